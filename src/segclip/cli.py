@@ -1,0 +1,110 @@
+"""The command `segclip`: one thin function per command, and errors in one line.
+
+Exit codes: 0 all done, 1 some photos failed (named at the end), 2 nothing could be done, 130 interrupted.
+torch and all that needs it are imported by the commands, so that `--help` is quick.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
+DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
+
+console = Console(stderr=True)
+
+
+def segment(
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO...")],
+    /,
+    labels: tuple[str, ...],
+    out: Path,
+    model: str = "mini",
+    device: str = "auto",
+    protocol: Literal["open", "paper"] = "open",
+    background: str = "auto",
+) -> int:
+    """Find where in photos the things are that you name.
+
+    Writes STEM.overlay.png (to look at), STEM.mask.png (pixel value = label index, 0 the background; 16-bit from 256
+    labels on) and STEM.json (labels, areas, scores, boxes) for each photo. Of photos with the same stem, the second
+    becomes STEM-2, and so on.
+
+    Args:
+        photos: Photos, or folders of photos.
+        labels: What to look for: --labels cat "potted plant".
+        out: Folder to write to; made if missing.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        device: auto, cpu, cuda, mps ...
+        protocol: open: for people. paper: the evaluation of arXiv 2211.14813, to the letter.
+        background: auto: the protocol's own way. none: each pixel gets a label. A number in 0..1: where the best
+            label's probability is below it.
+    """
+    from segclip.run_segment import segment_files
+
+    return segment_files(photos, labels, out, model, device, protocol, background)
+
+
+def convert(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    /,
+) -> int:
+    """Convert weights (the authors' segclip.bin, OpenAI's or transformers' CLIP) to segclip's safetensors.
+
+    Args:
+        source: File or folder to read.
+        target: File to write, such as model.safetensors.
+    """
+    from segclip import checkpoints
+
+    checkpoints.convert(source, target)
+    console.print(f"wrote {target}", markup=False, highlight=False, soft_wrap=True)
+    return OK
+
+
+COMMANDS = {"segment": segment, "convert": convert}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="segclip", args=argv, description=_first_line())
+    except SystemExit as leave:  # tyro: --help, or arguments it could not read, which it has explained
+        return leave.code if isinstance(leave.code, int) else OK if leave.code is None else NOTHING_DONE
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except (ValueError, OSError) as error:
+        return _fail(str(error))
+    except MemoryError:
+        return _fail("out of memory; use fewer or smaller photos")
+    except Exception as error:  # a bug: still one line for the user, the traceback for who asks
+        if DEBUG in os.environ:
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error} (set {DEBUG}=1 to see where)")
+
+
+def _fail(why: str, code: int = NOTHING_DONE) -> int:
+    console.print(f"[bold red]segclip:[/] {escape(' '.join(why.split()))}", highlight=False, soft_wrap=True)
+    return code
+
+
+def _first_line() -> str:
+    return "Segment photos by words, with SegCLIP (arXiv 2211.14813)."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

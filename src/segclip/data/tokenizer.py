@@ -1,0 +1,121 @@
+"""Tokenizers of the two text towers: CLIP's byte-pair encoding and BERT's word pieces.
+
+Axes: B texts, L tokens.
+"""
+
+import functools
+import gzip
+import html
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+
+from segclip.config import BERT_VOCABULARY, CLIP_VOCABULARY, TextConfig
+
+VOCABULARY = {"clip": CLIP_VOCABULARY, "sentence": BERT_VOCABULARY}
+PADDING = 0
+CLIP_START, CLIP_END = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1
+# How CLIP splits a text into words (openai/CLIP, clip/simple_tokenizer.py).
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class TextTokenizer:
+    """Texts to the token ids of one text tower; made by `tokenizer_for`."""
+
+    def __init__(self, tokenizer: Tokenizer, clean: Callable[[str], str]) -> None:
+        self._tokenizer = tokenizer
+        self._clean = clean
+
+    def __call__(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
+        """Token ids, start and end included, padded with 0; longer texts are cut, their end token kept.
+
+        Raises:
+            ValueError: a lone str, no text, or something that is no text.
+        """
+        return torch.tensor([encoding.ids for encoding in self._encode(texts)])
+
+    def is_cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is longer than the context, so that its end is not seen. Raises as `__call__` does."""
+        return [bool(encoding.overflowing) for encoding in self._encode(texts)]
+
+    def _encode(self, texts: Sequence[Any]) -> list[Encoding]:
+        return self._tokenizer.encode_batch([self._clean(text) for text in _checked(texts)])
+
+
+def tokenizer_for(config: TextConfig) -> TextTokenizer:
+    """The tokenizer of a text tower, loaded once.
+
+    "clip" gives (B,context) ids, "sentence" (B,L) with L the longest text of the batch, at most the context.
+
+    Raises:
+        ValueError: the tower's vocabulary is not the tokenizer's.
+    """
+    expected = VOCABULARY[config.kind]
+    if config.vocabulary != expected:
+        raise ValueError(
+            f"text vocabulary {config.vocabulary} is not that of the {config.kind} tokenizer ({expected}); "
+            "give the model token ids of your own"
+        )
+    if config.context < 3:
+        raise ValueError(
+            f"text context {config.context} leaves no room between the start and end tokens; use 3 or more"
+        )
+    return _load(config.kind, config.context)
+
+
+@functools.cache
+def _load(kind: Literal["clip", "sentence"], context: int) -> TextTokenizer:
+    tokenizer = _clip_tokenizer() if kind == "clip" else Tokenizer.from_str(_asset("sentence_tokenizer.json.gz"))
+    tokenizer.enable_truncation(max_length=context)
+    tokenizer.enable_padding(pad_id=PADDING, length=context if kind == "clip" else None)
+    return TextTokenizer(tokenizer, _clean_clip if kind == "clip" else str)
+
+
+def _clip_tokenizer() -> Tokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [(left, right) for left, right in map(str.split, _asset("clip_merges.txt.gz").splitlines())]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    assert len(vocabulary) == CLIP_START
+
+    # Start and end are not in the vocabulary: no text, whatever it says, can spell an end token.
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
+    split = pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True)
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", CLIP_START), ("<end>", CLIP_END)]
+    )
+    return tokenizer
+
+
+def _clean_clip(text: str) -> str:
+    """CLIP's cleaning: mojibake repaired, HTML unescaped twice, white space single, lower case."""
+    import ftfy  # here, so that `import segclip` does not wait for it
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _checked(texts: Sequence[Any]) -> list[str]:
+    """The texts, as long as they are texts.
+
+    Half characters (surrogates), as a shell with another encoding passes them, become "?": the library refuses them.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"one text, {texts[:50]!r}, where a list of texts is expected; put it in a list")
+    if not len(texts):
+        raise ValueError("no text to tokenize; give at least one")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {index} is {text!r}, a {type(text).__name__}; expected a str")
+    return [text.encode("utf-8", errors="replace").decode("utf-8") for text in texts]
+
+
+def _asset(name: str) -> str:
+    return gzip.decompress(resources.files("segclip").joinpath("assets", name).read_bytes()).decode("utf-8")

@@ -1,0 +1,162 @@
+"""A label map drawn over its photo, with names and a legend, in colours that colour-blind people can tell apart.
+
+Axes: H W pixels, N colours.
+"""
+
+import colorsys
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+
+# Okabe and Ito, "Color Universal Design" (2008): told apart with any common colour vision. Black is the background's.
+OKABE_ITO = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+)  # fmt: skip
+OPACITY = 0.55  # of a label's colour over the photo
+LISTED = 40  # labels that are named, on the photo and in the legend; the rest is counted
+GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly, however many there are
+# Pillow's own font has Latin letters only; for other scripts, those that systems carry are tried.
+FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "msyh.ttc")
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@lru_cache(maxsize=8)
+def palette(count: int) -> UInt8[ndarray, "N 3"]:
+    """RGB of label 0 (the background, black) to count - 1: Okabe-Ito's seven, then hues of three lightnesses."""
+    colours: list[tuple[int, ...]] = [(0, 0, 0), *OKABE_ITO][:count]
+    for i in range(count - len(colours)):
+        rgb = colorsys.hls_to_rgb((0.13 + i * GOLDEN) % 1, (0.35, 0.75, 0.55)[i % 3], 0.75)
+        colours.append(tuple(round(255 * c) for c in rgb))
+    return np.array(colours, dtype=np.uint8)
+
+
+def draw_overlay(
+    photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], found: Sequence[tuple[int, str, float]]
+) -> Image.Image:
+    """The photo in the colours of its labels, names on them, a legend below.
+
+    Args:
+        photo: RGB uint8, 0-255.
+        labels: 0 the background.
+        found: index, name and share (0-1) of what is there, in the legend's order.
+    """
+    colours = palette(1 + int(labels.max()))
+    image = _tint(photo, labels, colours)
+    size = int(np.clip(min(image.size) / 22, 11, 64))
+    draw = ImageDraw.Draw(image)
+    for index, name, _ in found[:LISTED]:
+        if index:
+            _write_name(draw, labels == index, _readable(name, index, size), size, tuple(colours[index].tolist()))
+    entries = [(tuple(colours[i].tolist()), *_readable(n, i, size), s) for i, n, s in found[:LISTED]]
+    legend = _legend(entries, len(found) - len(entries), image.width, size)
+    sheet = Image.new("RGB", (max(image.width, legend.width), image.height + legend.height), "white")
+    sheet.paste(image, (0, 0))
+    sheet.paste(legend, (0, image.height))
+    return sheet
+
+
+def _tint(photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], colours: UInt8[ndarray, "N 3"]) -> Image.Image:
+    tint = colours[labels]
+    background = labels == 0
+    tint[background] = photo[background]
+    image = np.array(Image.blend(Image.fromarray(photo), Image.fromarray(tint), OPACITY))
+    edge = np.zeros(labels.shape, np.uint8)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    thick = max(1, min(labels.shape) // 400)
+    image[cv2.dilate(edge, np.ones((thick, thick), np.uint8)) > 0] = 255
+    return Image.fromarray(image)
+
+
+def _write_name(
+    draw: ImageDraw.ImageDraw, mask: Bool[ndarray, "H W"], text: tuple[str, Font], size: int, colour: tuple[int, ...]
+) -> None:
+    """The name at the widest place of the label's largest piece, where it can be read; else the legend alone has it."""
+    place = _widest_place(mask)
+    if place is None or place[2] < 0.6 * size:
+        return
+    name, font = text
+    left, top, right, bottom = draw.textbbox((0, 0), name, font=font, anchor="lt")
+    height, width = mask.shape
+    if right - left > min(width, 6 * place[2]) or bottom - top > height:
+        return  # it would hang over other labels: the legend has it
+    x = float(np.clip(place[0] - (right - left) / 2, 1, max(1, width - right - 1)))
+    y = float(np.clip(place[1] - (bottom - top) / 2, 1, max(1, height - bottom - 1)))
+    dark = sum(c * w for c, w in zip(colour, (0.3, 0.6, 0.1), strict=True)) < 128
+    fill, outline = ("white", "black") if dark else ("black", "white")
+    draw.text((x, y), name, fill=fill, font=font, anchor="lt", stroke_width=max(1, size // 9), stroke_fill=outline)
+
+
+def _widest_place(mask: Bool[ndarray, "H W"]) -> tuple[float, float, float] | None:
+    """x and y of the point of the largest piece that is farthest from its edge, and that distance, in pixels."""
+    step = max(1, min(mask.shape) // 256)  # a name needs no finer place
+    small = mask[::step, ::step].astype(np.uint8)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(small, connectivity=4)
+    if count < 2:
+        return None
+    largest = (pieces == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
+    distance = cv2.distanceTransform(np.pad(largest, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    return float(x * step), float(y * step), float(distance[y, x] * step)
+
+
+def _legend(
+    entries: Sequence[tuple[tuple[int, ...], str, Font, float]], more: int, width: int, size: int
+) -> Image.Image:
+    """A swatch, a name and a share for each, in rows as wide as the photo allows; `more` are only counted."""
+    shown = [(colour, f"{name}  {share:.1%}", font) for colour, name, font, share in entries]
+    if more:
+        shown.append(((255, 255, 255), f"and {more} more", _default_font(size)))
+    gap = size // 2
+    cell = max(int(font.getlength(text)) for _, text, font in shown) + size + 3 * gap
+    columns = max(1, (width - gap) // cell)
+    rows = -(-len(shown) // columns)
+    line = int(1.6 * size)
+    legend = Image.new("RGB", (max(width, cell + gap), rows * line + gap), "white")
+    draw = ImageDraw.Draw(legend)
+    for i, (colour, text, font) in enumerate(shown):
+        x, y = gap + i % columns * cell, gap + i // columns * line
+        # The background keeps the photo's own colours: its swatch is empty.
+        draw.rectangle((x, y, x + size, y + size), fill=colour if any(colour) else "white", outline="grey")
+        draw.text((x + size + gap, y + size // 2), text, fill="black", font=font, anchor="lm")
+    return legend
+
+
+def _readable(name: str, index: int, size: int) -> tuple[str, Font]:
+    """The name and a font that has all its letters; where none has, its number, which the JSON explains."""
+    name = " ".join(name.split())
+    name = name if len(name) <= 40 else name[:39] + "…"
+    for file in (None, *FONTS):
+        font = _default_font(size) if file is None else _system_font(file, size)
+        if font is not None and _draws(font, name):
+            return name, font
+    return f"label {index}", _default_font(size)
+
+
+@lru_cache(maxsize=8)
+def _default_font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=32)
+def _system_font(file: str, size: int) -> Font | None:
+    try:
+        return ImageFont.truetype(file, size)
+    except OSError:
+        return None
+
+
+def _draws(font: Font, text: str) -> bool:
+    """Whether no letter becomes the box that stands for a missing one."""
+    missing = _glyph(font, "\uffff")
+    return all(letter.isspace() or _glyph(font, letter) != missing for letter in set(text))
+
+
+def _glyph(font: Font, letter: str) -> bytes:
+    return bytes(font.getmask(letter))  # type: ignore[arg-type]  # Pillow's stubs do not know that it is a buffer

@@ -1,0 +1,113 @@
+"""Blocks that the towers share.
+
+Axes: B batch, N tokens, M context tokens, D width.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), CLIP's approximation of GELU (github.com/openai/CLIP, model.py)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; keys and values come from `context`, or from the tokens themselves."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        context: Float[Tensor, "B M D"] | None = None,
+        *,
+        causal: bool = False,
+        mask: Bool[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """`mask` is True where a context token may be attended to."""
+        if context is None:
+            q, k, v = self.in_proj(x).chunk(3, dim=-1)
+        else:
+            width = x.shape[-1]
+            weight, bias = self.in_proj.weight, self.in_proj.bias
+            q = F.linear(x, weight[:width], bias[:width])
+            k, v = F.linear(context, weight[width:], bias[width:]).chunk(2, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        allowed = None if mask is None else mask[:, None, None, :]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear layers, the hidden one four times as wide."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel (arXiv 2103.17239)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class Block(nn.Module):
+    """Pre-norm residual transformer block: CLIP's by default, DINOv2's with GELU and `layer_scale`."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        activation: Activation = quick_gelu,
+        eps: float = 1e-5,
+        layer_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attention = Attention(width, heads)
+        self.scale1 = LayerScale(width) if layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.mlp = MLP(width, activation)
+        self.scale2 = LayerScale(width) if layer_scale else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "B N D"], *, causal: bool = False) -> Float[Tensor, "B N D"]:
+        x = x + self.scale1(self.attention(self.norm1(x), causal=causal))
+        return x + self.scale2(self.mlp(self.norm2(x)))
+
+
+class PostNormBlock(nn.Module):
+    """BERT's post-norm block (arXiv 1810.04805)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width, 1e-12)
+        self.mlp = MLP(width, F.gelu)
+        self.norm2 = nn.LayerNorm(width, 1e-12)
+
+    def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+        x = self.norm1(x + self.attention(x, mask=mask))
+        return self.norm2(x + self.mlp(x))

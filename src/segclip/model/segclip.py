@@ -1,0 +1,248 @@
+"""SegCLIP: towers, centers, losses, wired together.
+
+Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E embedding, L tokens.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from segclip.config import ModelConfig
+from segclip.data.tokenizer import tokenizer_for
+from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss
+from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
+from segclip.model.image import ImageTower
+from segclip.model.layers import Attention
+from segclip.model.reconstruction import Reconstruction, patchify, visible_count
+from segclip.model.text import text_tower
+
+MAX_SCALE = 100.0  # ceiling of the contrastive multiplier, as CLIP has it
+INITIAL_SCALE = 1 / 0.07  # CLIP's start (arXiv 2103.00020, section 2.5)
+
+
+@dataclass(frozen=True)
+class ImageOutput:
+    """What an image becomes.
+
+    Attributes:
+        embedding: (B,E), not normalised.
+        regions: (B,C,E), an embedding per region, not normalised.
+        hard: (B,C,P), each patch given to one center.
+        soft: (B,C,P), softmax over the centers; draws the masks.
+    """
+
+    embedding: Float[Tensor, "B E"]
+    regions: Float[Tensor, "B C E"]
+    hard: Float[Tensor, "B C P"]
+    soft: Float[Tensor, "B C P"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Every random draw of a training step.
+
+    Attributes:
+        gumbel: (B,C,P), Gumbel noise of the plain pass.
+        mask: (B,P); the patches with the smallest values stay visible, in ascending order.
+        gumbel_visible: (B,C,V), Gumbel noise of the masked pass.
+    """
+
+    gumbel: Float[Tensor, "B C P"]
+    mask: Float[Tensor, "B P"]
+    gumbel_visible: Float[Tensor, "B C V"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The three losses (scalars) and their sum; `superpixel` is 0 where no superpixels were given."""
+
+    contrastive: Float[Tensor, ""]
+    superpixel: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
+    total: Float[Tensor, ""]
+
+
+class SegCLIP(nn.Module):
+    """The model. `SegCLIP(ModelConfig())` is the paper's ViT-B/16, untrained."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image = ImageTower(config)
+        self.text = text_tower(config)
+        self.reconstruction = Reconstruction(config)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+        self.apply(_initialise)
+
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageOutput:
+        """Encode normalised photos, without noise.
+
+        Args:
+            pixels: (B,3,H,W), normalised with CLIP's mean and standard deviation; H and W multiples of the patch.
+
+        Raises:
+            ValueError: a side is not a multiple of the patch.
+        """
+        self.image.check_size(*pixels.shape[-2:])
+        grouping = self.image.grouping(self.image.encode_patches(pixels))
+        embedding, regions = self.image.embed_regions(grouping.regions)
+        return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
+
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
+        """Token ids of texts for `encode_text`, padded with 0; texts longer than the context are cut.
+
+        Raises:
+            ValueError: a lone str or an empty list; the model's vocabulary is not a known tokenizer's.
+        """
+        return tokenizer_for(self.config.text)(texts)
+
+    def encode_text(self, token_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B E"]:
+        """Encode token ids as `tokenize` gives them; the embeddings are not normalised.
+
+        Raises:
+            ValueError: more tokens than the model's context.
+        """
+        limit = self.config.text.context
+        if token_ids.shape[1] > limit:
+            raise ValueError(f"text of {token_ids.shape[1]} tokens; the model takes at most {limit}: cut it")
+        return self.text(token_ids)
+
+    def losses(
+        self,
+        pixels: Float[Tensor, "B 3 H W"],
+        token_ids: Int[Tensor, "B L"],
+        superpixels: Int[Tensor, "B rows columns"] | None = None,
+        *,
+        noise: Noise | None = None,
+    ) -> Losses:
+        """The three losses of a batch of pairs.
+
+        Args:
+            pixels: (B,3,H,W) as for `encode_image`.
+            token_ids: (B,L), the caption of each.
+            superpixels: an id per patch; None leaves the superpixel loss out.
+            noise: every random draw; None draws it.
+        """
+        self.image.check_size(*pixels.shape[-2:])
+        patch = self.config.image.patch
+        grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        if superpixels is not None and tuple(superpixels.shape[1:]) != grid:
+            raise ValueError(
+                f"superpixels of {tuple(superpixels.shape[1:])} rows and columns; these photos have {grid} patches: "
+                "give one id per patch"
+            )
+        noise = noise or self.draw_noise(pixels)
+        order = noise.mask.argsort(dim=1)
+        visible = self.image.encode_patches(pixels, keep=order[:, : noise.gumbel_visible.shape[-1]])
+        return self.losses_from_patches(
+            self.image.encode_patches(pixels), visible, pixels, self.encode_text(token_ids), superpixels, noise
+        )
+
+    def losses_from_patches(
+        self,
+        patches: Float[Tensor, "B P D"],
+        visible: Float[Tensor, "B V D"],
+        pixels: Float[Tensor, "B 3 H W"],
+        text: Float[Tensor, "B E"],
+        superpixels: Int[Tensor, "B rows columns"] | None,
+        noise: Noise,
+        same: Int[Tensor, "B"] | None = None,
+    ) -> Losses:
+        """`losses` from what the trunk and the text tower gave, which frozen towers need to compute only once.
+
+        Args:
+            patches: trunk features of all patches.
+            visible: trunk features of the visible patches, in ascending order of `noise.mask`.
+            pixels, superpixels, noise: as for `losses`.
+            text: embedding of each caption.
+            same: equal numbers mark equal captions (see `contrastive_loss`).
+        """
+        grouping = self.image.grouping(patches, noise.gumbel)
+        embedding, _ = self.image.embed_regions(grouping.regions)
+        scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
+        contrastive = contrastive_loss(embedding, text, scale, same)
+
+        superpixel = torch.zeros_like(contrastive)
+        if superpixels is not None:
+            superpixel = superpixel_loss(grouping.hard, superpixels.flatten(1))
+
+        patch = self.config.image.patch
+        order = noise.mask.argsort(dim=1)
+        grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        grouping = self.image.grouping(visible, noise.gumbel_visible)
+        predicted = self.reconstruction(grouping, order, grid)
+        masked = torch.ones_like(noise.mask).scatter(1, order[:, : visible.shape[1]], 0.0)
+        reconstruction = reconstruction_loss(predicted, patchify(pixels, patch), masked)
+        return Losses(contrastive, superpixel, reconstruction, contrastive + superpixel + reconstruction)
+
+    def draw_noise(self, pixels: Float[Tensor, "B 3 H W"]) -> Noise:
+        """Random draws for one training step on these photos."""
+        batch, centers = len(pixels), self.config.centers
+        patches = pixels.shape[-2] * pixels.shape[-1] // self.config.image.patch**2
+        return Noise(
+            gumbel=sample_gumbel((batch, centers, patches), like=pixels),
+            mask=torch.rand(batch, patches, device=pixels.device, dtype=pixels.dtype),
+            gumbel_visible=sample_gumbel((batch, centers, visible_count(patches)), like=pixels),
+        )
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> "SegCLIP":
+        """A model saved by `save_pretrained`, in evaluation mode. `segclip.load` takes more formats.
+
+        Args:
+            name_or_folder: a folder, or a Hugging Face hub id "org/name".
+            options: revision, token, cache_dir, local_files_only ... of `huggingface_hub.hf_hub_download`.
+
+        Raises:
+            ValueError: it cannot be fetched, or is no such model.
+        """
+        from segclip.model import hub  # which needs this class
+
+        return hub.from_pretrained(name_or_folder, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `model.safetensors` and a readable `config.json` into a folder."""
+        from segclip.model import hub
+
+        hub.save_folder(self, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload a SegCLIP model",
+    ) -> str:
+        """Upload the model to the Hugging Face hub, made there if need be; gives the commit's address."""
+        from segclip.model import hub
+
+        return hub.push(self, repo_id, private=private, token=token, commit_message=commit_message)
+
+
+def _initialise(module: nn.Module) -> None:
+    """The paper's start: linear layers N(0, 0.02), attention's input Xavier-uniform, LayerNorm 1/0."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    elif isinstance(module, GroupedLinear):
+        nn.init.uniform_(module.weight, -(module.weight.shape[1] ** -0.5), module.weight.shape[1] ** -0.5)
+    elif isinstance(module, CenterGrouping):
+        nn.init.normal_(module.centers, std=0.02)
+    elif isinstance(module, Reconstruction):
+        nn.init.normal_(module.mask_token, std=0.02)
+    elif isinstance(module, Attention):  # after its own linear layers: `apply` visits children first
+        nn.init.xavier_uniform_(module.in_proj.weight)
+    else:
+        for name in ("class_token", "positions", "projection"):
+            if isinstance(parameter := getattr(module, name, None), nn.Parameter):
+                nn.init.normal_(parameter, std=parameter.shape[-1 if name == "class_token" else 0] ** -0.5)

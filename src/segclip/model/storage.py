@@ -1,0 +1,171 @@
+"""Our file of weights: one safetensors file, the model's configuration in its metadata.
+
+With `eight_bit`, a large weight matrix is stored as int8 with a float32 scale per row (row: index of its first axis)
+under the name `NAME.scale`; loading gives float32 again.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from segclip.config import ModelConfig
+from segclip.model.segclip import SegCLIP
+
+FORMAT, FORMAT_VERSION = "segclip", "1"
+SMALLEST_EIGHT_BIT = 16384  # elements; below it (centers, biases, norms) float32 costs next to nothing
+LISTED = 5  # names that an error message lists before it only counts
+
+
+class CheckpointError(ValueError):
+    """A file of weights that cannot be used: says which file, what it looks like, and what is expected."""
+
+
+def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool = False) -> None:
+    """Write a model to one safetensors file, aside first and then renamed, so that no half file is ever seen.
+
+    Args:
+        model: on any device; stored in float32, or as `eight_bit` says.
+        path: the file; missing parent folders are made.
+        eight_bit: store weight matrices in 8 bits with a scale per row, about a quarter of the size.
+
+    Raises:
+        CheckpointError: the file cannot be written, or a weight to be quantised is not finite.
+    """
+    path = Path(path)
+    state = {
+        name: tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    if eight_bit:
+        state = _quantise(state)
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "segclip_config": model.config.to_json()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, aside, metadata)
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({error}); name another file") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def load_model(path: str | os.PathLike[str]) -> SegCLIP:
+    """Read a file that `save_model` wrote: float32, in evaluation mode, every parameter trainable.
+
+    Raises:
+        CheckpointError: no such file, or not of this format, truncated, or its tensors do not fit its configuration.
+    """
+    path = Path(path)
+    state, metadata = read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: a safetensors file of {listing(state)}, without a segclip configuration in its metadata; "
+            "expected a file written by segclip.save_model or `segclip convert`"
+        )
+    return load_state(state, metadata, path)
+
+
+def load_state(state: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> SegCLIP:
+    """The model of a file in our format that `read_safetensors` has read."""
+    if (version := metadata.get("format_version")) != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: segclip file of format version {version}; expected {FORMAT_VERSION}: update segclip"
+        )
+    try:
+        config = ModelConfig.from_json(metadata.get("segclip_config", ""))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; the file is damaged or of another version of segclip") from error
+    return build_model(config, _dequantise(state, path), path)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of any safetensors file.
+
+    Raises:
+        CheckpointError: truncated, or no safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or 'no such file'}); give a safetensors file"
+        ) from error
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path}: {size:,} bytes that are no whole safetensors file ({error}); "
+            "expected one: it is truncated or of another format, so copy or download it again"
+        ) from error
+
+
+def build_model(config: ModelConfig, state: Mapping[str, Tensor], path: Path) -> SegCLIP:
+    """A model of this configuration holding exactly these float32 tensors, in evaluation mode.
+
+    Raises:
+        CheckpointError: missing or extra names, wrong shapes.
+    """
+    with torch.device("meta"):  # no random weights are drawn, none are left: every name is assigned below
+        model = SegCLIP(config)
+    check_state(model.state_dict(), state, path)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    """Raises CheckpointError where the names or shapes of `found` are not those of `expected`."""
+    problems = []
+    if missing := expected.keys() - found.keys():
+        problems.append(f"missing: {listing(missing)}")
+    if extra := found.keys() - expected.keys():
+        problems.append(f"extra: {listing(extra)}")
+    shapes = [
+        f"{name} {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    if shapes:
+        problems.append(f"wrong shapes: {listing(shapes, '; ')}")
+    if problems:
+        raise CheckpointError(f"{path}: its tensors are not those of a SegCLIP model: {'. '.join(problems)}")
+
+
+def listing(names: Iterable[str], separator: str = ", ") -> str:
+    """The first few names, and how many there are."""
+    ordered = sorted(names)
+    more = ["..."] if len(ordered) > LISTED else []
+    return f"{len(ordered)} ({separator.join(ordered[:LISTED] + more)})"
+
+
+def _quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    stored = {}
+    for name, tensor in state.items():
+        if tensor.ndim < 2 or tensor.numel() < SMALLEST_EIGHT_BIT:
+            stored[name] = tensor
+            continue
+        rows = tensor.flatten(1)
+        scale = rows.abs().amax(dim=1) / 127
+        if not scale.isfinite().all():
+            raise CheckpointError(f"weights {name} are not finite; they cannot be stored in 8 bits")
+        rows = (rows / scale.clamp(min=torch.finfo().tiny)[:, None]).round().clamp(-127, 127)
+        stored[name] = rows.to(torch.int8).view_as(tensor)
+        stored[f"{name}.scale"] = scale
+    return stored
+
+
+def _dequantise(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    scales = {name: state.pop(f"{name}.scale", None) for name, t in list(state.items()) if t.dtype == torch.int8}
+    for name, scale in scales.items():
+        tensor = state[name]
+        if tensor.ndim == 0 or scale is None or scale.shape != tensor.shape[:1]:
+            raise CheckpointError(f"{path}: {name} is in 8 bits, but {name}.scale, one number per row, is not there")
+        state[name] = tensor.float().mul_(scale.view(-1, *[1] * (tensor.ndim - 1)))
+    return state

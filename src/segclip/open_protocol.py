@@ -1,0 +1,218 @@
+"""The open protocol, for people: any labels, a background without a threshold, edges that follow the photo.
+
+One class competition per region, against contrast words; the regions' soft assignment drawn over overlapping windows;
+the result averaged over the photo's own superpixels. No step but the first depends on how many labels there are.
+
+Axes: B windows, C centers, P patches, E embedding, K labels, N contrast words, J score columns, H W pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from PIL import Image
+from skimage.segmentation import felzenszwalb
+from torch import Tensor
+
+from segclip.model.segclip import ImageOutput
+from segclip.paper_protocol import patch_grid
+from segclip.windows import Windows, resize_map
+
+Background = Literal["auto"] | float | None
+
+
+@dataclass(frozen=True)
+class OpenSettings:
+    """Every constant of the protocol, chosen on photos; none depends on the labels.
+
+    Attributes:
+        scales: short sides the photo is encoded at, in units of the model's side; the scores are averaged.
+        stride: of the windows, in units of their side.
+        longest: the long side at most, in units of the model's side: bounds the work for a 1x4000 photo.
+        superpixel_side: short side at which superpixels are computed, in pixels; smaller photos keep their size.
+        superpixel_longest: long side there at most.
+        superpixel_scale, superpixel_sigma, superpixel_min: of Felzenszwalb's method; finer than in training.
+        vote: weight of a superpixel's mean score beside the pixel's own, so that small things do not vanish.
+        too_near: a contrast word whose text is nearer than this to a label's (cosine around the contrast words' mean)
+            does not compete.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    stride: float = 0.5
+    longest: float = 8.0
+    superpixel_side: int = 480
+    superpixel_longest: int = 2000
+    superpixel_scale: float = 80.0
+    superpixel_sigma: float = 0.8
+    superpixel_min: int = 40
+    vote: float = 0.7
+    too_near: float = 0.6
+
+
+SETTINGS = OpenSettings()
+
+
+def cut_windows(photo: UInt8[ndarray, "H W 3"], side: int, settings: OpenSettings = SETTINGS) -> list[Windows]:
+    """The photo at each scale, in overlapping windows of the model's `side`."""
+    views = []
+    for scale in settings.scales:
+        size = fitted(photo.shape[0], photo.shape[1], scale * side, settings.longest * side)
+        views.append(Windows.cut(_resize(photo, size), side, max(1, int(settings.stride * side))))
+    return views
+
+
+def competitors(
+    labels: Float[Tensor, "K E"],
+    names: Sequence[str],
+    contrast: Float[Tensor, "N E"],
+    words: Sequence[str],
+    settings: OpenSettings = SETTINGS,
+) -> Float[Tensor, "_ E"]:
+    """The contrast words that may compete: those that mean something else than every label.
+
+    Text embeddings of any two words are alike; around their common mean they are not, so cosines are taken there.
+    """
+    if not len(contrast):
+        return contrast
+    center = F.normalize(contrast, dim=-1).mean(dim=0)
+    around = [F.normalize(F.normalize(x, dim=-1) - center, dim=-1) for x in (contrast, labels)]
+    far = (around[0] @ around[1].T).amax(dim=-1) <= settings.too_near
+    kinds = [_kinds(name) for name in names]
+    labels_and_kinds, whole = set().union(*kinds), {_singular(name) for name in names}
+    # "table" stands aside for the label "dining table", and "brick wall" for "wall".
+    other = [_singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
+    return contrast[far & torch.tensor(other, device=far.device)]
+
+
+def _kinds(name: str) -> set[str]:
+    """The name and the thing it is a kind of, in the singular: "dining tables" -> dining table, table."""
+    return {_singular(name), _singular(name.split(" of ")[0].split()[-1])}
+
+
+def _singular(word: str) -> str:
+    word = " ".join(word.lower().split())
+    for ending, instead in (("ies", "y"), ("ses", "s"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
+        if word.endswith(ending):
+            return word[: -len(ending)] + instead
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+
+
+@torch.inference_mode()
+def label_photo(
+    photo: UInt8[ndarray, "H W 3"],
+    views: list[Windows],
+    outputs: list[ImageOutput],
+    labels: Float[Tensor, "K E"],
+    contrast: Float[Tensor, "N E"],
+    logit_scale: float,
+    background: Background,
+    settings: OpenSettings = SETTINGS,
+) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
+    """The label of each pixel (0 background, i the i-th label) and its score in 0..1.
+
+    Args:
+        photo: RGB uint8, 0-255.
+        views, outputs: the photo at each scale, and what the model made of its windows.
+        labels: an embedding per label.
+        contrast: embeddings of the words that stand for "something else"; used unless background is None.
+        logit_scale: the multiplier of the cosines.
+        background: "auto": where a contrast word wins; a number: where the best label's probability is below it, the
+            contrast words competing; None: nowhere.
+    """
+    tables, columns = _region_tables(outputs, labels, contrast, logit_scale, background)
+    canvas = _canvas(views, outputs, tables)
+    best, winner = _vote(photo, canvas, settings)
+    found = columns[winner]
+    if isinstance(background, float | int):
+        below = best < background
+        found, best = found.masked_fill(below, 0), torch.where(below, 1 - best, best)
+    return _nearest(found, photo.shape[:2]), _nearest(best, photo.shape[:2])
+
+
+def _region_tables(
+    outputs: list[ImageOutput],
+    labels: Float[Tensor, "K E"],
+    contrast: Float[Tensor, "N E"],
+    logit_scale: float,
+    background: Background,
+) -> tuple[list[Float[Tensor, "B C J"]], Int[Tensor, "J"]]:
+    """Probability of each label that is some region's best, and their numbers; under "auto" the background first."""
+    count = len(labels)
+    text = F.normalize(labels if background is None else torch.cat([labels, contrast]), dim=-1)
+    sizes = [len(output.regions) for output in outputs]
+    regions = F.normalize(torch.cat([output.regions for output in outputs]), dim=-1)
+    chances = (logit_scale * regions @ text.T).softmax(dim=-1)
+    named = chances[..., :count]
+    winners = named.argmax(dim=-1).unique()
+    table, columns = named[..., winners], winners + 1
+    if background == "auto" and len(contrast):
+        table = torch.cat([chances[..., count:].amax(dim=-1, keepdim=True), table], dim=-1)
+        columns = torch.cat([columns.new_zeros(1), columns])
+    return list(table.split(sizes)), columns
+
+
+def _canvas(views: list[Windows], outputs: list[ImageOutput], tables: list[Tensor]) -> Float[Tensor, "J h w"]:
+    """Scores over the photo at the first scale's size: windows averaged, then scales."""
+    canvases = []
+    for view, output, table in zip(views, outputs, tables, strict=True):
+        side = (view.side, view.side)
+        soft = output.soft.unflatten(-1, patch_grid(output.soft.shape[-1], side))
+        # Mixing scores by assignment and drawing them are both linear: mix at patches, which are few, then draw.
+        scores = torch.einsum("bcj,bcrk->bjrk", table, soft)
+        canvases.append(view.average([resize_map(window, side) for window in scores]))
+    total = canvases[0]
+    for canvas in canvases[1:]:
+        total = total + resize_map(canvas, views[0].size)
+    return total / len(canvases)
+
+
+def _vote(
+    photo: UInt8[ndarray, "H W 3"], canvas: Float[Tensor, "J h w"], settings: OpenSettings
+) -> tuple[Float[Tensor, "rows columns"], Int[Tensor, "rows columns"]]:
+    """Best score and its column, after each superpixel's mean had its say; one column at a time, to stay small."""
+    size = fitted(photo.shape[0], photo.shape[1], settings.superpixel_side, settings.superpixel_longest, grow=False)
+    ids = _superpixels(_resize(photo, size), settings).to(canvas.device)
+    area = ids.bincount().to(canvas.dtype)
+    best = canvas.new_full(size, -1.0)
+    winner = torch.zeros(size, dtype=torch.int64, device=canvas.device)
+    for column, coarse in enumerate(canvas):
+        own = resize_map(coarse[None], size)[0]
+        mean = torch.zeros_like(area).index_add_(0, ids, own.flatten()) / area
+        score = own.lerp(mean[ids].view(size), settings.vote)
+        better = score > best
+        best, winner = torch.where(better, score, best), torch.where(better, column, winner)
+    return best.clamp(0, 1), winner
+
+
+def _superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings) -> Int[Tensor, "N"]:
+    """A superpixel id per pixel, 0 to the number of superpixels - 1, rows one after the other."""
+    ids = felzenszwalb(photo, settings.superpixel_scale, settings.superpixel_sigma, settings.superpixel_min)
+    return torch.from_numpy(np.unique(ids, return_inverse=True)[1].reshape(-1))
+
+
+def fitted(height: int, width: int, short: float | int, longest: float | int, *, grow: bool = True) -> tuple[int, int]:
+    """Height and width with the short side at `short`, the long side at most `longest`, the shape kept."""
+    scale = min(short / min(height, width), longest / max(height, width))
+    scale = scale if grow else min(scale, 1.0)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resize(photo: UInt8[ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[ndarray, "h w 3"]:
+    """Antialiased, as the training crops are."""
+    if photo.shape[:2] == size:
+        return photo
+    image = Image.fromarray(photo).resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(image)
+
+
+def _nearest(values: Tensor, size: tuple[int, int]) -> Tensor:
+    rows, columns = (
+        ((torch.arange(n, device=values.device) + 0.5) * (m / n)).long()
+        for n, m in zip(size, values.shape, strict=True)
+    )
+    return values[rows[:, None], columns]

@@ -1,0 +1,202 @@
+"""`segclip segment`: many photos in, three files each out; a bad photo stops no other."""
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from segclip.checkpoints import load
+from segclip.data.photos import list_photos, open_photo
+from segclip.labels import check_labels
+from segclip.segment import AnyPhoto, Background, Protocol, Segmentation, Segmenter
+
+BATCH = 4  # photos at once: enough windows for a GPU, few enough pixels for a laptop
+WRITTEN = (".overlay.png", ".mask.png", ".json")
+
+log = logging.getLogger(__name__)
+Failure = tuple[str, str]  # which photo, and why
+
+
+def segment_files(
+    photos: Sequence[Path],
+    labels: Sequence[str],
+    out: Path,
+    model: str = "mini",
+    device: str = "auto",
+    protocol: Protocol = "open",
+    background: str = "auto",
+) -> int:
+    """Segment photos and folders of photos into `out`; see `segclip segment --help`.
+
+    Returns:
+        0, 1 where some photos failed (named at the end), or 2 where all did.
+
+    Raises:
+        ValueError: labels, model, device, background or `out` that cannot be used.
+    """
+    if not photos:
+        raise ValueError("no photo given; name photos or folders of photos, before --labels")
+    check_labels(labels)
+    wanted = parse_background(background)
+    files, failures = find_photos(photos)
+    check_writable(out)
+    done = 0
+    if files:
+        segmenter = Segmenter(load(model, pick_device(device)), protocol)
+        for path, result, stem in _segment_all(segmenter, files, labels, wanted, unused_stems(files, out), failures):
+            try:
+                result.save(out, stem)
+            except OSError as error:
+                failures.append((str(path), f"cannot be written to {out}: {error.strerror or error}"))
+                continue
+            done += 1
+            if len(files) == 1:
+                Console().print(result_table(result, path))
+    _report(failures, done, out)
+    return (1 if failures else 0) if done else 2
+
+
+def find_photos(paths: Iterable[Path]) -> tuple[list[Path], list[Failure]]:
+    """The photos named and those in the folders named, each once; and the folders that have none."""
+    files: dict[Path, Path] = {}
+    failures: list[Failure] = []
+    for path in paths:
+        try:
+            for file in list_photos([path]):
+                files.setdefault(file.resolve(), file)
+        except (ValueError, OSError) as error:
+            failures.append((str(path), str(error)))
+    return list(files.values()), failures
+
+
+def unused_stems(files: Sequence[Path], out: Path) -> list[str]:
+    """A stem for each photo's files: its own, or with -2, -3 ... where another has it or an input would be lost."""
+    inputs = {file.resolve() for file in files}
+    taken: set[str] = set()
+    stems = []
+    for file in files:
+        stem, number = file.stem, 1
+        while stem.casefold() in taken or any((out / f"{stem}{end}").resolve() in inputs for end in WRITTEN):
+            number += 1
+            stem = f"{file.stem}-{number}"
+        if number > 1:
+            log.warning("%s: another photo is called %s; its files are called %s", file, file.stem, stem)
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder and see that a file can be made in it, before any work is done."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror or error}); give another folder") from error
+
+
+def pick_device(device: str) -> str:
+    """What "auto" stands for here: CUDA, Apple's GPU, or the processor.
+
+    Raises:
+        ValueError: a device that torch does not know or that is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used ({why}); give auto, cpu, cuda or mps") from error
+    return device
+
+
+def parse_background(text: str) -> Background:
+    """What `--background` says: auto, none, or a number in 0..1."""
+    if text.lower() == "auto":
+        return "auto"
+    if text.lower() == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"background {text!r}; give auto, none, or a number in 0..1")
+    return value
+
+
+def result_table(result: Segmentation, path: Path) -> Table:
+    """What was found in a photo, for the terminal."""
+    height, width = result.labels.shape
+    table = Table("label", title=f"{escape(path.name)}, {width}x{height}", title_justify="left")
+    for column in ("index", "area", "score"):
+        table.add_column(column, justify="right")
+    table.add_column("box")
+    for found in result.found():
+        box = "{}, {} to {}, {}".format(*found.box)
+        table.add_row(escape(found.label), str(found.index), f"{found.share:.1%}", f"{found.score:.2f}", box)
+    return table
+
+
+def _segment_all(
+    segmenter: Segmenter,
+    files: Sequence[Path],
+    labels: Sequence[str],
+    background: Background,
+    stems: Sequence[str],
+    failures: list[Failure],
+) -> Iterator[tuple[Path, Segmentation, str]]:
+    """Segment in batches; what cannot be read or segmented goes to `failures`."""
+    with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
+        task = progress.add_task("segmenting", total=len(files))
+        for start in range(0, len(files), BATCH):
+            batch = []
+            for path, stem in zip(files[start : start + BATCH], stems[start : start + BATCH], strict=True):
+                try:
+                    batch.append((path, open_photo(path), stem))
+                except ValueError as error:
+                    failures.append((str(path), str(error)))
+                    progress.advance(task)
+            for path, result, stem in _segment_batch(segmenter, batch, labels, background, failures):
+                yield path, result, stem
+                progress.advance(task)
+
+
+def _segment_batch(
+    segmenter: Segmenter,
+    batch: list[tuple[Path, AnyPhoto, str]],
+    labels: Sequence[str],
+    background: Background,
+    failures: list[Failure],
+) -> list[tuple[Path, Segmentation, str]]:
+    """Segment together; where that fails, for want of memory mostly, one by one."""
+    if not batch:
+        return []
+    try:
+        results = segmenter.segment_batch([photo for _, photo, _ in batch], labels, background=background)
+        return [(path, result, stem) for (path, _, stem), result in zip(batch, results, strict=True)]
+    except (MemoryError, RuntimeError) as error:
+        if len(batch) > 1:
+            return [done for one in batch for done in _segment_batch(segmenter, [one], labels, background, failures)]
+        log.debug("%s", batch[0][0], exc_info=True)
+        why = "out of memory; scale the photo down" if isinstance(error, MemoryError) else f"{error}"
+        failures.append((str(batch[0][0]), f"cannot be segmented: {why}"))
+        return []
+
+
+def _report(failures: Sequence[Failure], done: int, out: Path) -> None:
+    console = Console(stderr=True)
+    if done:
+        count = "1 photo" if done == 1 else f"{done} photos"
+        console.print(f"{count} written to {out}", markup=False, highlight=False, soft_wrap=True)
+    for name, why in failures:
+        text = why if name in why else f"{name}: {why}"
+        console.print(f"[bold red]failed:[/] {escape(' '.join(text.split()))}", highlight=False, soft_wrap=True)

@@ -1,0 +1,145 @@
+"""What segmenting a photo gives: a label per pixel, to look at and to save.
+
+Axes: H W pixels, K labels.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from PIL import Image
+from scipy.ndimage import find_objects
+
+from segclip.drawing import draw_overlay, palette
+
+PALETTE_ENTRIES = 256  # of a palette PNG; with more labels the mask is a 16-bit PNG
+
+
+@dataclass(frozen=True)
+class Found:
+    """One label that was found, or the background (index 0).
+
+    Attributes:
+        label: its name.
+        index: its value in the label map and the mask.
+        share: share of the photo's area, 0-1.
+        score: mean score of its pixels, 0-1.
+        box: left, top, right, bottom in pixels; right and bottom are the first beyond it.
+    """
+
+    label: str
+    index: int
+    share: float
+    score: float
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A photo's segmentation.
+
+    Attributes:
+        labels: int32 (H,W), the photo's size: 0 the background, i the i-th label given.
+        scores: float32 (H,W), 0-1, the score of the label at each pixel.
+        names: the labels given, in order; `names[i - 1]` is label i.
+        photo: RGB uint8 (H,W,3), 0-255, upright.
+        protocol: "open" or "paper".
+        background: as it was asked for.
+    """
+
+    labels: Int[ndarray, "H W"]
+    scores: Float[ndarray, "H W"]
+    names: tuple[str, ...]
+    photo: UInt8[ndarray, "H W 3"]
+    protocol: Literal["open", "paper"]
+    background: Literal["auto"] | float | None
+
+    def found(self) -> list[Found]:
+        """What is in the photo, the largest first, the background included."""
+        areas = np.bincount(self.labels.ravel())
+        score = np.bincount(self.labels.ravel(), self.scores.ravel()) / np.maximum(areas, 1)
+        boxes = find_objects(self.labels + 1)
+        found = [
+            Found(self._name(i), i, float(areas[i] / self.labels.size), float(score[i]), _box(boxes[i]))
+            for i in map(int, areas.nonzero()[0])
+        ]
+        return sorted(found, key=lambda f: -f.share)
+
+    def overlay(self) -> Image.Image:
+        """The photo with each label in its colour, its name on it, and a legend below with its share of the area."""
+        return draw_overlay(self.photo, self.labels, [(f.index, f.label, f.share) for f in self.found()])
+
+    def mask(self) -> Image.Image:
+        """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255."""
+        if len(self.names) >= PALETTE_ENTRIES:
+            return Image.fromarray(self.labels.astype(np.uint16))
+        image = Image.fromarray(self.labels.astype(np.uint8))
+        image.putpalette(palette(PALETTE_ENTRIES).ravel().tolist())
+        return image
+
+    def record(self) -> dict:
+        """What `STEM.json` holds."""
+        height, width = self.labels.shape
+        return {
+            "width": width,
+            "height": height,
+            "protocol": self.protocol,
+            "background": self.background,
+            "labels": list(self.names),
+            "found": [asdict(f) for f in self.found()],
+        }
+
+    def save(self, folder: str | os.PathLike, stem: str) -> tuple[Path, Path, Path]:
+        """Write `STEM.overlay.png`, `STEM.mask.png` and `STEM.json`; an existing file is replaced whole or not at all.
+
+        With more than 255 labels the mask is a 16-bit greyscale PNG, else a palette PNG; pixel value = label index.
+
+        Returns:
+            The three paths, in that order.
+
+        Raises:
+            ValueError: `stem` is no plain file name, or there are more labels than a 16-bit mask holds.
+            OSError: the folder cannot be written.
+        """
+        if not stem or stem == ".." or Path(stem).name != stem:
+            raise ValueError(f"stem {stem!r} is no file name; give one without a folder")
+        if len(self.names) > np.iinfo(np.uint16).max:
+            raise ValueError(f"{len(self.names)} labels; a 16-bit mask holds {np.iinfo(np.uint16).max}: give fewer")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
+        paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
+        _write(paths[0], lambda file: self.overlay().save(file, "PNG"))
+        _write(paths[1], lambda file: self.mask().save(file, "PNG"))
+        _write(paths[2], lambda file: file.write(text.encode()))
+        return paths
+
+    def _name(self, index: int) -> str:
+        return self.names[index - 1] if index else "background"
+
+
+def _box(slices: tuple[slice, ...]) -> tuple[int, int, int, int]:
+    rows, columns = slices
+    return columns.start, rows.start, columns.stop, rows.stop
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write aside, then rename: nobody sees half a file."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(aside, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise

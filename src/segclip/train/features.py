@@ -1,0 +1,168 @@
+"""What frozen towers give for a few fixed crops of each photo, computed once and kept on disk.
+
+The cache is a folder of blocks, each a folder of .npy files that is written aside and renamed: what is there is
+whole, and a run that was broken goes on with the blocks that are missing. The masked pass has fixed masks too, one
+for each crop. The trunk runs in bfloat16, which halves the time. Axes: N photos, P patches, V visible patches, D width.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from segclip.data.pairs import Pair, crop_photo, draw_crop
+from segclip.data.photos import PhotoError, normalise, open_photo
+from segclip.data.superpixels import crop_superpixels, felzenszwalb, patch_superpixels
+from segclip.model.reconstruction import visible_count
+from segclip.model.segclip import SegCLIP
+from segclip.model.storage import load_model
+
+BLOCK = 64  # photos in a block
+MAX_BAD = 0.05  # share of unreadable photos past which the data must be mended
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cached arrays of one crop of some photos.
+
+    Attributes:
+        rows: (N,) which pair each photo is.
+        pixels: (N,S,S,3) uint8, the crop.
+        patches: (N,P,D) float16, the trunk's features.
+        visible: (N,V,D) float16, the trunk's features of the visible patches.
+        mask: (N,P) float32; the patches with the smallest values are the visible ones, ascending.
+        superpixels: (N,rows,columns) int32.
+    """
+
+    rows: np.ndarray
+    pixels: np.ndarray
+    patches: np.ndarray
+    visible: np.ndarray
+    mask: np.ndarray
+    superpixels: np.ndarray
+
+
+def cache_features(
+    towers: Path, pairs: Sequence[Pair], folder: Path, *, crops: int, seed: int
+) -> list[list[Block]]:
+    """Compute what is missing in `folder`, over all cores, and open it memory-mapped.
+
+    Args:
+        towers: file of a model in our format, whose trunk is used.
+        pairs: the photos.
+        folder: the cache; it belongs to these towers, pairs and seed. More crops can be added to it later.
+        crops: how many of each photo.
+        seed: of the crops, the masks and the order of the photos.
+
+    Returns:
+        For each crop, the blocks of all photos, in the same order.
+
+    Raises:
+        ValueError: the folder holds the features of another run; more than 5% of the photos are bad.
+    """
+    _claim(folder, towers, pairs, seed)
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    blocks = np.array_split(order, -(-len(order) // BLOCK))
+    paths = [[folder / f"crop{crop}" / f"{i:05d}" for i in range(len(blocks))] for crop in range(crops)]
+    work = partial(_write_block, pairs=pairs, seed=seed)
+    missing = [
+        (path, rows, crop)
+        for crop, row in enumerate(paths)
+        for path, rows in zip(row, blocks, strict=True)
+        if not path.exists()
+    ]
+    if missing:
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start_worker, (towers,)) as pool:
+            futures = [pool.submit(work, *task) for task in missing]
+            try:
+                for future in track(as_completed(futures), "features", total=len(futures)):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    opened = [[_open_block(path) for path in row] for row in paths]
+    bad = len(pairs) - sum(len(block.rows) for block in opened[0])
+    log.info("features of %d photos; %d bad ones left out", len(pairs) - bad, bad)
+    if bad > MAX_BAD * len(pairs):
+        raise ValueError(f"{bad} of {len(pairs)} photos cannot be read (the log names them): mend the data")
+    return opened
+
+
+def _claim(folder: Path, towers: Path, pairs: Sequence[Pair], seed: int) -> None:
+    """Refuse to mix features of different origins in one folder."""
+    digest = hashlib.sha256(towers.read_bytes())
+    digest.update(repr(([pair.photo.name for pair in pairs], seed)).encode())
+    stamp = folder / "made-of"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not stamp.exists():
+        stamp.write_text(digest.hexdigest())
+    if stamp.read_text() != digest.hexdigest():
+        raise ValueError(f"{folder}: features of other towers, photos or settings; give another folder or delete it")
+
+
+_model: SegCLIP  # of a worker process
+
+
+def _start_worker(towers: Path) -> None:
+    global _model
+    torch.set_num_threads(1)
+    _model = load_model(towers).to(torch.bfloat16)
+
+
+def _write_block(path: Path, rows: np.ndarray, crop: int, *, pairs: Sequence[Pair], seed: int) -> None:
+    photos = list(_prepare_photos(rows, pairs, crop, seed))
+    arrays = {name: np.stack([photo[name] for photo in photos]) for name in photos[0]}
+    aside = path.with_suffix(".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name, array in (arrays | _encode(arrays["pixels"], arrays["mask"])).items():
+        np.save(aside / f"{name}.npy", array)
+    aside.rename(path)
+
+
+def _prepare_photos(
+    rows: np.ndarray, pairs: Sequence[Pair], crop: int, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    side, patch = _model.config.image.side, _model.config.image.patch
+    for row in rows:
+        try:
+            photo = open_photo(pairs[row].photo)
+        except PhotoError as error:
+            log.warning("left out: %s", error)
+            continue
+        generator = np.random.default_rng((seed, crop, int(row)))
+        box = draw_crop(*photo.shape[:2], generator)
+        superpixels = crop_superpixels(felzenszwalb(photo), (box.top, box.left, box.height, box.width), side)
+        yield {
+            "rows": np.asarray(row),
+            "pixels": crop_photo(photo, box, side),
+            "mask": generator.random((side // patch) ** 2, dtype=np.float32),
+            "superpixels": patch_superpixels(superpixels, patch),
+        }
+
+
+@torch.inference_mode()
+def _encode(pixels: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    order = torch.from_numpy(mask).argsort(dim=1)
+    keep = order[:, : visible_count(order.shape[1])]
+    patches, visible = [], []
+    for i in range(0, len(pixels), 8):
+        normed = normalise(pixels[i : i + 8]).bfloat16()
+        patches.append(_model.image.encode_patches(normed).half())
+        visible.append(_model.image.encode_patches(normed, keep[i : i + 8]).half())
+    return {"patches": torch.cat(patches).numpy(), "visible": torch.cat(visible).numpy()}
+
+
+def _open_block(path: Path) -> Block:
+    return Block(**{field.name: np.load(path / f"{field.name}.npy", mmap_mode="r") for field in fields(Block)})

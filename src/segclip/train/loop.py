@@ -1,0 +1,233 @@
+"""Train the centers over frozen towers, on one machine, from cached features.
+
+A run's folder: `features/` (see features.py), `state.pt` (from which a broken run goes on), `metrics.jsonl` (a line a
+step) and, at the end, `model.safetensors`.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from segclip.config import TrainConfig
+from segclip.data.pairs import Pair, read_pairs
+from segclip.data.photos import normalise
+from segclip.model.grouping import sample_gumbel
+from segclip.model.segclip import MAX_SCALE, Losses, Noise, SegCLIP
+from segclip.model.storage import load_model, save_model
+from segclip.train.features import Block, cache_features
+from segclip.train.optim import learning_rate, make_optimiser
+
+FROZEN = ("image.patch_embed", "image.class_token", "image.positions", "image.trunk", "image.norm_trunk", "text.")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's photos, from the cache; `same` numbers the captions (equal ones alike)."""
+
+    patches: Tensor
+    visible: Tensor
+    pixels: Tensor
+    mask: Tensor
+    superpixels: Tensor
+    text: Tensor
+    same: Tensor
+
+
+def train(config: TrainConfig, data: Path, run: Path, towers: Path, *, steps: int | None = None) -> Path:
+    """Train, or go on with a run that was broken.
+
+    Args:
+        config: the recipe.
+        data: folder with `pairs.jsonl`.
+        run: folder of the run; where it already has a state, the run goes on from there.
+        towers: a model in our format; its trunk and text tower are used and stay as they are.
+        steps: end after so many steps; None: as the recipe's epochs give.
+
+    Returns:
+        The file of the trained model.
+
+    Raises:
+        ValueError: the data cannot be used, or the run in the folder was started with another recipe.
+        FloatingPointError: the loss is not finite.
+    """
+    pairs = read_pairs(data)
+    if len(pairs) < config.batch:
+        raise ValueError(f"{data}: {len(pairs)} photos are less than one batch of {config.batch}; lower the batch")
+    run.mkdir(parents=True, exist_ok=True)
+    _claim(run / "recipe.json", config, steps)
+    crops = cache_features(towers, pairs, run / "features", crops=config.crops, seed=config.seed)
+    model = start_model(towers, config.seed)
+    captions = embed_captions(model, pairs, run / "features" / "captions.pt")
+    epoch_steps = sum(len(block.rows) for block in crops[0]) // config.batch
+    steps = steps or config.epochs * epoch_steps
+    _run_steps(config, model, lambda epoch: batches(config, crops, pairs, captions, epoch), steps, run)
+    save_model(model, run / "model.safetensors")
+    return run / "model.safetensors"
+
+
+def start_model(towers: Path, seed: int) -> SegCLIP:
+    """A new model over the frozen trunk and text tower of `towers`; everything else starts afresh."""
+    source = load_model(towers)
+    torch.manual_seed(seed)
+    model = SegCLIP(source.config)
+    kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(FROZEN)}
+    model.load_state_dict(kept, strict=False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(FROZEN))
+    return model
+
+
+@torch.inference_mode()
+def embed_captions(model: SegCLIP, pairs: Sequence[Pair], file: Path) -> dict[str, Tensor]:
+    """The text tower's embedding of every caption, kept in `file`."""
+    texts = sorted({caption for pair in pairs for caption in pair.captions}, key=lambda text: (len(text), text))
+    if file.exists() and list(saved := torch.load(file, weights_only=True)) == texts:
+        return saved
+    embeddings = torch.cat([model.encode_text(model.tokenize(texts[i : i + 128])) for i in range(0, len(texts), 128)])
+    captions = dict(zip(texts, embeddings, strict=True))
+    _save_aside(captions, file)
+    return captions
+
+
+def batches(
+    config: TrainConfig, crops: Sequence[Sequence[Block]], pairs: Sequence[Pair], captions: dict[str, Tensor], epoch: int
+) -> Iterator[Batch]:
+    """One pass over the photos: of each a random crop and a random caption; the draws depend on seed and epoch alone."""
+    generator = np.random.default_rng((config.seed, epoch))
+    places = [(b, i) for b, block in enumerate(crops[0]) for i in range(len(block.rows))]
+    order = generator.permutation(len(places))
+    numbers = {text: number for number, text in enumerate(captions)}
+    for start in range(0, len(order) - config.batch + 1, config.batch):
+        rows, texts = [], []
+        for b, i in (places[n] for n in order[start : start + config.batch]):
+            block = crops[generator.integers(len(crops))][b]
+            rows.append([getattr(block, name)[i] for name in ("patches", "visible", "pixels", "mask", "superpixels")])
+            own = pairs[block.rows[i]].captions
+            texts.append(own[generator.integers(len(own))])
+        patches, visible, pixels, mask, superpixels = (np.stack(column) for column in zip(*rows, strict=True))
+        yield Batch(
+            patches=torch.from_numpy(patches).float(),
+            visible=torch.from_numpy(visible).float(),
+            pixels=normalise(pixels),
+            mask=torch.from_numpy(mask),
+            superpixels=torch.from_numpy(superpixels),
+            text=torch.stack([captions[text] for text in texts]),
+            same=torch.tensor([numbers[text] for text in texts]),
+        )
+
+
+def step_losses(model: SegCLIP, batch: Batch) -> Losses:
+    """The three losses of a cached batch; the Gumbel noise is drawn here."""
+    size, centers = len(batch.patches), model.config.centers
+    noise = Noise(
+        gumbel=sample_gumbel((size, centers, batch.patches.shape[1]), like=batch.patches),
+        mask=batch.mask,
+        gumbel_visible=sample_gumbel((size, centers, batch.visible.shape[1]), like=batch.patches),
+    )
+    return model.losses_from_patches(
+        batch.patches, batch.visible, batch.pixels, batch.text, batch.superpixels, noise, batch.same
+    )
+
+
+def _run_steps(config: TrainConfig, model: SegCLIP, epoch_batches, steps: int, run: Path) -> None:
+    optimiser = make_optimiser(model, config)
+    state, metrics = run / "state.pt", run / "metrics.jsonl"
+    epoch, skip, step = _restore(state, model, optimiser)
+    _cut_metrics(metrics, step)
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
+    with metrics.open("a") as lines, Progress(*columns) as progress:
+        task = progress.add_task("training", total=steps, completed=step)
+        while step < steps:
+            for number, batch in enumerate(epoch_batches(epoch)):
+                if number < skip:
+                    continue
+                step += 1
+                record = _step(config, model, optimiser, batch, step, steps)
+                lines.write(json.dumps(record) + "\n")
+                lines.flush()
+                progress.update(task, completed=step, description=f"loss {record['loss']:.3f}")
+                if step % config.save_every == 0 or step == steps:
+                    _save_state(state, model, optimiser, epoch, number + 1, step)
+                if step == steps:
+                    break
+            epoch, skip = epoch + 1, 0
+
+
+def _step(
+    config: TrainConfig, model: SegCLIP, optimiser: torch.optim.Optimizer, batch: Batch, step: int, steps: int
+) -> dict[str, float]:
+    start = time.perf_counter()
+    rate = learning_rate(step, steps, config.lr, config.warmup)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    losses = step_losses(model, batch)
+    if not losses.total.isfinite():
+        raise FloatingPointError(f"step {step}: the loss is {losses.total.item()}; lower the learning rate")
+    optimiser.zero_grad()
+    losses.total.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimiser.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(MAX_SCALE))
+    return {
+        "step": step,
+        "loss": losses.total.item(),
+        "contrastive": losses.contrastive.item(),
+        "superpixel": losses.superpixel.item(),
+        "reconstruction": losses.reconstruction.item(),
+        "lr": rate,
+        "samples_per_s": len(batch.patches) / (time.perf_counter() - start),
+    }
+
+
+def _claim(file: Path, config: TrainConfig, steps: int | None) -> None:
+    recipe = {**asdict(config), "steps": steps}
+    if not file.exists():
+        file.write_text(json.dumps(recipe, indent=1))
+    found = json.loads(file.read_text())
+    if changed := [f"{name} {found.get(name)} -> {value}" for name, value in recipe.items() if found.get(name) != value]:
+        raise ValueError(f"{file.parent}: a run with another recipe ({', '.join(changed)}); give another folder")
+
+
+def _save_state(
+    file: Path, model: SegCLIP, optimiser: torch.optim.Optimizer, epoch: int, batch: int, step: int
+) -> None:
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    random = torch.get_rng_state()
+    _save_aside(
+        {"model": trained, "optimiser": optimiser.state_dict(), "random": random, "position": (epoch, batch, step)}, file
+    )
+
+
+def _restore(file: Path, model: SegCLIP, optimiser: torch.optim.Optimizer) -> tuple[int, int, int]:
+    """Epoch, batches of it that are done, and steps that are done."""
+    if not file.exists():
+        return 0, 0, 0
+    state = torch.load(file, weights_only=True)
+    model.load_state_dict(state["model"], strict=False)
+    optimiser.load_state_dict(state["optimiser"])
+    torch.set_rng_state(state["random"])
+    return state["position"]
+
+
+def _cut_metrics(file: Path, step: int) -> None:
+    """Drop the lines of steps that a broken run did after its last saved state."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    file.write_text("".join(lines[:step]))
+
+
+def _save_aside(value: object, file: Path) -> None:
+    aside = file.with_suffix(".part")
+    torch.save(value, aside)
+    os.replace(aside, file)

@@ -1,0 +1,60 @@
+"""What several tests share: the golden arrays and the small model they belong to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from formats import State, Tree, to_openai
+from safetensors.torch import load_file
+from torch import Tensor
+
+from segclip.checkpoints import load
+from segclip.model.segclip import SegCLIP
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Tensor]:
+    return load_file(GOLDEN / "tiny.golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_losses() -> dict[str, Any]:
+    return json.loads((GOLDEN / "tiny.golden.json").read_text())["losses"]
+
+
+@pytest.fixture(scope="session")
+def tiny_bin() -> Path:
+    """The small model as the authors' code stores it."""
+    return GOLDEN / "tiny.bin"
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bin: Path) -> SegCLIP:
+    """The small model; shared, so tests leave it as it is."""
+    return load(tiny_bin)
+
+
+@pytest.fixture(scope="session")
+def authors(tiny_bin: Path) -> State:
+    """The small model's weights under the authors' names."""
+    return torch.load(tiny_bin, weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def openai(authors: State) -> State:
+    """Its towers under OpenAI's names."""
+    return to_openai(authors)
+
+
+@pytest.fixture
+def archive(openai: State, tmp_path: Path) -> Path:
+    """A TorchScript archive of them, as OpenAI published its own."""
+    path = tmp_path / "ViT-tiny.pt"
+    module = torch.jit.trace(Tree(openai), torch.zeros(1))
+    assert isinstance(module, torch.jit.ScriptModule)
+    module.save(path)
+    return path

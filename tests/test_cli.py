@@ -1,0 +1,282 @@
+"""The command, in process: what it writes, its exit codes, and one line for whatever goes wrong."""
+
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+from small_model import small_model
+
+from segclip.cli import main
+from segclip.model.storage import save_model
+from segclip.segment import Segmenter
+from segclip.segmentation import Segmentation
+
+Run = Callable[..., tuple[int, str, str]]
+PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_model(small_model(), path)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "cup.jpg"
+    Image.fromarray(PHOTO).save(path)
+    return path
+
+
+@pytest.fixture
+def run(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `segclip segment` into tmp_path/out; gives the exit code, stdout and stderr."""
+
+    def run(*arguments: str | Path, labels: tuple[str, ...] = ("cup", "table"), out: Path | None = None):
+        out = out or tmp_path / "out"
+        model = () if "--model" in arguments else ("--model", weights)
+        argv = ["segment", *arguments, *model, "--labels", *labels, "--out", out]
+        code = main([str(a) for a in argv])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_one_photo(run: Run, photo: Path, tmp_path: Path) -> None:
+    code, out, _ = run(photo, labels=("cup", "dining table"))
+    assert code == 0
+    assert written(tmp_path / "out") == ["cup.json", "cup.mask.png", "cup.overlay.png"]
+    record = json.loads((tmp_path / "out/cup.json").read_text())
+    assert record["labels"] == ["cup", "dining table"] and (record["width"], record["height"]) == (150, 100)
+    assert "label" in out and "area" in out and "cup.jpg, 150x100" in out
+    assert all(found["label"] in out for found in record["found"])
+
+
+@pytest.mark.parametrize(
+    ("options", "protocol", "background"),
+    [
+        (("--protocol", "paper", "--background", "0.3"), "paper", 0.3),
+        (("--background", "none"), "open", None),
+        (("--device", "cpu", "--background", "AUTO"), "open", "auto"),
+    ],
+)
+def test_options(run: Run, photo: Path, tmp_path: Path, options: tuple[str, ...], protocol: str, background: object):
+    assert run(photo, *options)[0] == 0
+    record = json.loads((tmp_path / "out/cup.json").read_text())
+    assert (record["protocol"], record["background"]) == (protocol, background)
+    if background is None:
+        assert (np.asarray(Image.open(tmp_path / "out/cup.mask.png")) > 0).all()
+
+
+def test_folder_with_one_bad_photo(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(PHOTO[i:]).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:2000])
+    code, _, err = run(folder)
+    assert code == 1
+    assert len(written(tmp_path / "out")) == 15 and "3.json" not in written(tmp_path / "out")
+    assert "5 photos written" in err and err.count("failed:") == 1 and "3.png" in err.split("failed:")[1]
+
+
+def test_same_stems_do_not_overwrite_each_other(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i, name in enumerate(("a/cup.png", "b/cup.png", "a/CUP.jpg")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(PHOTO[i:]).save(tmp_path / name)
+    names = [tmp_path / name for name in ("a/cup.png", "b/cup.png", "a/CUP.jpg", "a/cup.png")]
+    assert run(*names)[0] == 0
+    assert "cup-2" in caplog.text and caplog.text.count("another photo is called") == 2
+    assert [n for n in written(tmp_path / "out") if n.endswith("json")] == ["CUP-3.json", "cup-2.json", "cup.json"]
+    sizes = [json.loads((tmp_path / "out" / f"{s}.json").read_text())["height"] for s in ("cup", "cup-2", "CUP-3")]
+    assert sizes == [100, 99, 98]
+
+
+def test_no_input_is_overwritten(run: Run, tmp_path: Path) -> None:
+    for name in ("cup.png", "cup.mask.png"):
+        Image.fromarray(PHOTO).save(tmp_path / name)
+    before = (tmp_path / "cup.mask.png").read_bytes()
+    assert run(tmp_path / "cup.png", tmp_path / "cup.mask.png", out=tmp_path)[0] == 0
+    assert (tmp_path / "cup.mask.png").read_bytes() == before
+    assert (tmp_path / "cup-2.mask.png").exists()
+
+
+def noise(path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+
+
+def truncated(path: Path) -> None:
+    noise(path)
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+def bomb(path: Path) -> None:
+    """The header of a PNG of 20000x20000 pixels."""
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00N \x00\x00N \x08\x02\x00\x00\x00"
+    check = zlib.crc32(header[12:]).to_bytes(4, "big")
+    path.write_bytes(header + check + b"\x00\x00\x00\x00IEND\xaeB`\x82")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("text.jpg", lambda path: path.write_text("no image")),
+        ("cut.jpg", truncated),
+        ("empty.png", lambda path: path.write_bytes(b"")),
+        ("bomb.png", bomb),
+        ("missing.png", lambda path: None),
+        ("empty_folder", lambda path: path.mkdir()),
+    ],
+)
+def test_bad_photos(run: Run, tmp_path: Path, photo: Path, name: str, make: Callable[[Path], object]) -> None:
+    make(tmp_path / name)
+    code, _, err = run(tmp_path / name)
+    assert code == 2 and err.count("\n") == 1 and name in err
+    code, _, err = run(tmp_path / name, photo)
+    assert code == 1 and name in err
+    assert written(tmp_path / "out") == ["cup.json", "cup.mask.png", "cup.overlay.png"]
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "L", "P", "RGBA", "LA", "1", "I;16", "rotated", "1x1", "1x4000", "4000x1"])
+def test_unusual_photos_work(run: Run, tmp_path: Path, kind: str) -> None:
+    path, size = tmp_path / "photo.tif", PHOTO.shape[:2]
+    image = Image.fromarray(PHOTO)
+    if kind == "I;16":
+        image = Image.fromarray(PHOTO[..., 0].astype(np.uint16) * 257)
+    elif kind == "rotated":
+        path, size = tmp_path / "photo.jpg", size[::-1]
+    elif "x" in kind:
+        size = (int(kind.split("x")[0]), int(kind.split("x")[1]))
+        image = Image.fromarray(np.resize(PHOTO, (*size, 3)))
+    else:
+        image = image.convert(kind)
+    image.getexif()[0x0112] = 6 if kind == "rotated" else 1  # to be turned by a quarter, or upright
+    image.save(path, exif=image.getexif())
+    code, _, _ = run(path)
+    record = json.loads((tmp_path / "out/photo.json").read_text())
+    assert code == 0 and (record["height"], record["width"]) == size
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"), [((), "label"), (("cup", ""), "label"), (("cup", "cup"), "cup"), (("cup", " \t"), "label")]
+)
+def test_bad_labels(run: Run, photo: Path, tmp_path: Path, labels: tuple[str, ...], why: str) -> None:
+    code, _, err = run(photo, labels=labels)
+    assert code == 2 and err.count("\n") == 1 and why in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        tuple(f"thing {i}" for i in range(5000)),
+        ("猫", "собака", "قطة", "🐈", "[bold]x[/]"),
+        ("cup", "very " * 200 + "small"),
+        ("cup",),
+    ],
+    ids=["5000", "scripts", "long", "one"],
+)
+def test_unusual_labels_work(
+    run: Run, photo: Path, tmp_path: Path, labels: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(photo, labels=labels)[0] == 0
+    assert json.loads((tmp_path / "out/cup.json").read_text(encoding="utf-8"))["labels"] == list(labels)
+    assert ("longer than the model's" in caplog.text) == (len(labels[-1]) > 500)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--model", "minni"), "did you mean mini"),
+        (("--model", "nowhere.safetensors"), "no such file"),
+        (("--device", "abacus"), "device 'abacus'"),
+        (("--background", "2"), "0..1"),
+        (("--background", "black"), "0..1"),
+    ],
+)
+def test_bad_options(run: Run, photo: Path, arguments: tuple[str, ...], why: str) -> None:
+    code, _, err = run(photo, *arguments)
+    assert code == 2 and err.count("\n") == 1 and why in err
+
+
+def test_folder_that_cannot_be_written(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run(photo, out=tmp_path / "file")
+    assert code == 2 and err.count("\n") == 1 and "cannot be written" in err
+    assert run(photo, out=tmp_path / "file" / "below")[0] == 2
+
+
+def test_a_photo_whose_files_cannot_be_written(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(PHOTO).save(tmp_path / "other.png")
+    save = Segmentation.save
+
+    def full(self: Segmentation, folder: Path, stem: str) -> object:
+        if stem == "cup":
+            raise OSError(28, "No space left on device")
+        return save(self, folder, stem)
+
+    monkeypatch.setattr(Segmentation, "save", full)
+    code, _, err = run(photo, tmp_path / "other.png")
+    assert code == 1 and "No space left" in err and (tmp_path / "out/other.json").exists()
+
+
+def test_no_photo_given(run: Run) -> None:
+    code, _, err = run()
+    assert code == 2 and "before --labels" in err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "why"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "out of memory"),
+        (RuntimeError("no kernel"), 2, "cup.jpg: cannot be segmented: no kernel"),
+        (ZeroDivisionError("a bug"), 2, "ZeroDivisionError: a bug"),
+    ],
+)
+def test_whatever_happens_is_one_line(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, why: str
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise raised
+
+    monkeypatch.delenv("SEGCLIP_DEBUG", raising=False)
+    monkeypatch.setattr(Segmenter, "segment_batch", fail)
+    got, _, err = run(photo)
+    assert got == code and err.count("\n") == 1 and why in err
+
+
+def test_convert(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(weights), str(tmp_path / "new.safetensors")]) == 0
+    assert (tmp_path / "new.safetensors").exists()
+    assert main(["convert", str(tmp_path / "none.bin"), str(tmp_path / "x.safetensors")]) == 2
+    err = capsys.readouterr().err
+    assert "no such file" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("argv", [["segment"], ["fly"], ["segment", "--labels"], ["convert", "one"]])
+def test_arguments_that_cannot_be_read(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from segclip.cli import main; sys.exit(main(['--help']) or 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and "segment" in result.stdout and "convert" in result.stdout

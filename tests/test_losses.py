@@ -1,0 +1,169 @@
+"""Losses and small tensor functions against plain loops in float64, written from their definitions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss
+from segclip.model.grouping import TAU, _straight_through, sample_gumbel
+from segclip.model.reconstruction import patchify, sin_cos_positions, visible_count
+
+seeds = st.integers(0, 2**31 - 1)
+few = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def one_hot(seed: int, batch: int, centers: int, patches: int) -> Tensor:
+    return torch.nn.functional.one_hot(normal(seed, batch, centers, patches).argmax(dim=1), centers).mT.double()
+
+
+def assert_equal(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def softmax(row: list[float]) -> list[float]:
+    total = sum(math.exp(v) for v in row)
+    return [math.exp(v) / total for v in row]
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+
+
+def contrastive_by_loops(image: Tensor, text: Tensor, scale: float, same: list[int]) -> float:
+    """Mean over images and over texts of the cross-entropy to the pairs that carry the same number."""
+
+    def cosine(a: Tensor, b: Tensor) -> float:
+        return (sum(x * y for x, y in zip(a, b, strict=True)) / (a.norm() * b.norm())).item()
+
+    n, total = len(image), 0.0
+    for i in range(n):
+        partners = [j for j in range(n) if same[j] == same[i]]
+        of_image = softmax([scale * cosine(image[i], text[j]) for j in range(n)])
+        of_text = softmax([scale * cosine(image[j], text[i]) for j in range(n)])
+        total -= sum(math.log(of_image[j]) + math.log(of_text[j]) for j in partners) / len(partners)
+    return total / (2 * n)
+
+
+@few
+@given(seeds, st.integers(1, 6), st.floats(0.1, 20))
+def test_contrastive_loss(seed: int, batch: int, scale: float) -> None:
+    image, text = normal(seed, batch, 5), normal(seed + 1, batch, 5)
+    expected = contrastive_by_loops(image, text, scale, list(range(batch)))
+    got = contrastive_loss(image, text, torch.tensor(scale, dtype=torch.float64))
+    assert got.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@few
+@given(seeds, st.lists(st.integers(0, 2), min_size=1, max_size=6), st.floats(0.1, 20))
+def test_contrastive_loss_shares_the_target_among_equal_captions(seed: int, same: list[int], scale: float) -> None:
+    image, text = normal(seed, len(same), 5), normal(seed + 1, len(same), 5)
+    expected = contrastive_by_loops(image, text, scale, same)
+    got = contrastive_loss(image, text, torch.tensor(scale, dtype=torch.float64), torch.tensor(same))
+    assert got.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_contrastive_loss_with_distinct_numbers_is_the_plain_one() -> None:
+    image, text, scale = normal(0, 4, 8), normal(1, 4, 8), torch.tensor(3.0, dtype=torch.float64)
+    assert_equal(contrastive_loss(image, text, scale, torch.tensor([7, 3, 9, 1])), contrastive_loss(image, text, scale))
+
+
+@few
+@given(seeds, st.integers(1, 3), st.integers(2, 5), st.integers(1, 9), st.integers(1, 4))
+def test_superpixel_loss(seed: int, batch: int, centers: int, patches: int, segments: int) -> None:
+    hard = one_hot(seed, batch, centers, patches)
+    ids = torch.randint(segments, (batch, patches), generator=torch.Generator().manual_seed(seed))
+    total = 0.0
+    for photo, own in zip(hard, ids.tolist(), strict=True):
+        rows = photo.T.tolist()
+        for row, segment in zip(rows, own, strict=True):
+            together = [other for other, s in zip(rows, own, strict=True) if s == segment]
+            mean = [sum(column) / len(together) for column in zip(*together, strict=True)]
+            total += kl(softmax(mean), softmax(row)) + kl(softmax(row), softmax(mean))
+    expected = total / (2 * batch * patches * centers)
+    assert superpixel_loss(hard, ids).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_superpixel_loss_is_zero_where_superpixels_agree_and_its_gradient_reaches_the_assignment() -> None:
+    hard = torch.eye(3, dtype=torch.float64)[None, :, [0, 0, 2, 2]].clone().requires_grad_()
+    assert superpixel_loss(hard, torch.tensor([[5, 5, 8, 8]])).item() == pytest.approx(0, abs=1e-15)
+    superpixel_loss(hard, torch.tensor([[5, 8, 8, 5]])).backward()
+    assert hard.grad is not None and hard.grad.abs().sum() > 0
+    ids = torch.tensor([[5, 8, 8, 5]])
+    assert torch.autograd.gradcheck(lambda x: superpixel_loss(x, ids), (hard,))
+
+
+@few
+@given(seeds, st.integers(1, 3), st.integers(2, 8))
+def test_reconstruction_loss_counts_masked_patches_only(seed: int, batch: int, patches: int) -> None:
+    predicted, target = normal(seed, batch, patches, 6), normal(seed + 1, batch, patches, 6)
+    masked = (normal(seed + 2, batch, patches) > 0).double()
+    masked[:, 0] = 1
+    errors = [
+        (predicted[b, p, i] - target[b, p, i]).item() ** 2
+        for b in range(batch)
+        for p in range(patches)
+        for i in range(6)
+        if masked[b, p]
+    ]
+    expected = sum(errors) / len(errors)
+    assert reconstruction_loss(predicted, target, masked).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_straight_through_is_one_hot_forward_and_softmax_backward() -> None:
+    logits, weight = normal(0, 2, 4, 7).requires_grad_(), normal(1, 2, 4, 7)
+    hard = _straight_through(logits)
+    torch.testing.assert_close(hard.detach().sort(dim=1).values[:, :-1], torch.zeros(2, 3, 7, dtype=torch.float64))
+    torch.testing.assert_close(hard.argmax(dim=1), logits.argmax(dim=1))
+    (got,) = torch.autograd.grad((hard * weight).sum(), logits)
+    (expected,) = torch.autograd.grad((logits.softmax(dim=1) * weight).sum(), logits)
+    assert_equal(got, expected)
+
+
+def test_gumbel_noise_picks_centers_as_often_as_their_softmax() -> None:
+    """The Gumbel-max property (arXiv 1611.01144, section 2)."""
+    torch.manual_seed(0)
+    logits = torch.tensor([0.0, 1.0, 2.0])[None, :, None]
+    hard = _straight_through((logits + sample_gumbel((1, 3, 200_000), like=logits)) / TAU)
+    torch.testing.assert_close(hard.mean(dim=-1)[0], logits.softmax(dim=1)[0, :, 0], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("patches", "visible"), [(196, 48), (256, 63), (36, 8), (144, 35)])
+def test_visible_count(patches: int, visible: int) -> None:
+    assert visible_count(patches) == math.floor((patches + 1) * 0.25) - 1 == visible
+
+
+def test_patchify_lays_pixels_out_row_column_channel() -> None:
+    pixels = torch.arange(2 * 3 * 6 * 9).reshape(2, 3, 6, 9).double()
+    patches = patchify(pixels, 3)
+    assert patches.shape == (2, 6, 27)
+    for b in range(2):
+        for p in range(6):
+            row, column = divmod(p, 3)
+            expected = [
+                pixels[b, channel, row * 3 + y, column * 3 + x].item()
+                for y in range(3)
+                for x in range(3)
+                for channel in range(3)
+            ]
+            assert patches[b, p].tolist() == expected
+
+
+def test_sin_cos_positions() -> None:
+    rows, columns, width = 3, 5, 16
+    half = width // 2
+    got = sin_cos_positions(rows, columns, width)
+    for row in range(rows):
+        for column in range(columns):
+            expected = []
+            for position in (column, row):
+                angles = [position * 10000 ** (-i / (half / 2)) for i in range(half // 2)]
+                expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+            torch.testing.assert_close(got[row * columns + column], torch.tensor(expected))

@@ -1,0 +1,159 @@
+"""The repository keeps its word: the README's commands run, and what the pages name exists."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import skimage.data
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from PIL import Image
+
+from segclip.cli import main
+from segclip.config import CLIP_VOCABULARY
+from segclip.losses import superpixel_loss
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py"))
+PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in fenced if name == language]
+
+
+def shell_lines() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README's commands expect to find: photos, pairs, and a file of the authors' weights."""
+    folder = tmp_path_factory.mktemp("readme")
+    cat = Image.fromarray(skimage.data.chelsea())
+    cat.save(folder / "photo.jpg")
+    for name in ("photos", "pairs"):
+        (folder / name).mkdir()
+        for number in (1, 2):
+            cat.crop((10 * number, 0, 300, 300)).save(folder / name / f"{number}.jpg")
+    pairs = [{"image": f"{number}.jpg", "captions": [f"cat number {number}", "a cat"]} for number in (1, 2)]
+    (folder / "pairs" / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    weights = torch.load(ROOT / "tests/golden/tiny.bin", weights_only=True)
+    width = weights["clip.token_embedding.weight"].shape[1]
+    weights["clip.token_embedding.weight"] = torch.randn(CLIP_VOCABULARY, width, dtype=torch.float16)
+    torch.save(weights, folder / "segclip.bin")
+    return folder
+
+
+def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in order: a later one may use what an earlier one wrote. Training does two steps only."""
+    monkeypatch.chdir(folder)
+    commands = [shlex.split(line, comments=True) for line in shell_lines() if line.startswith("segclip ")]
+    assert {command[1] for command in commands} == {"segment", "convert", "train"}
+    for _, *arguments in commands:
+        steps = ["--steps", "2"] if arguments[0] == "train" else []
+        assert main([*arguments, *steps]) == 0, arguments
+    for stem in ("photo", "1", "2"):
+        for suffix in ("overlay.png", "mask.png", "json"):
+            assert (folder / "out" / f"{stem}.{suffix}").stat().st_size > 0
+    assert (folder / "run" / "model.safetensors").is_file()
+
+
+def test_readmes_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(folder)
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert "('cat', 'dog', 'potted plant') (300, 451)" in capsys.readouterr().out
+
+
+def test_readmes_make_targets_exist() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = {shlex.split(line, comments=True)[1] for line in shell_lines() if line.startswith("make ")}
+    assert named == {"demo", "test", "check"}
+    assert named <= set(targets)
+
+
+def test_readmes_scripts_exist() -> None:
+    scripts = [shlex.split(line)[1] for line in shell_lines() if line.startswith("python ")]
+    assert scripts
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_readmes_tree_names_every_module_and_nothing_else() -> None:
+    (tree,) = blocks("")
+    named, parents = set(), []
+    for line in filter(str.strip, tree.splitlines()):
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        parents = [*parents[: indent // 2], name.rstrip("/")]
+        path = Path(*parents)
+        assert (ROOT / path).is_dir() if name.endswith("/") else (ROOT / path).is_file(), path
+        named.add(path)
+    assert [path for path in MODULES if path not in named and path.name != "__init__.py"] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = (ROOT / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (ROOT / page.parent / link.split("#")[0]).exists()] == []
+
+
+def test_fidelity_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/fidelity.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 10
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    declared = {Requirement(line).name.lower().replace("_", "-") for line in PROJECT["dependencies"]}
+    homes = importlib.metadata.packages_distributions()
+    for path in MODULES:
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"segclip"}:
+                owners = {home.lower().replace("_", "-") for home in homes[top]}
+                assert owners & declared, f"{path} imports {top}, of {owners}: declare it in pyproject.toml"
+
+
+def test_losses_know_nothing_of_processes() -> None:
+    assert "distributed" not in (ROOT / "src/segclip/losses.py").read_text()
+
+
+def test_makes_torch_is_in_the_range_of_the_package() -> None:
+    pinned = re.search(r"torch==([\d.]+)", (ROOT / "Makefile").read_text())
+    (torch_range,) = [Requirement(line) for line in PROJECT["dependencies"] if re.match(r"torch\b", line)]
+    assert pinned and pinned[1] in torch_range.specifier
+
+
+def test_supported_pythons() -> None:
+    supported = SpecifierSet(PROJECT["requires-python"])
+    assert [minor for minor in range(9, 16) if f"3.{minor}" in supported] == [11, 12, 13]
+
+
+def test_ci_runs_tests_and_checks() -> None:
+    script = ROOT / ".ci/run"
+    lines = script.read_text().splitlines()
+    assert os.access(script, os.X_OK)
+    assert {"set -euo pipefail", "make test", "make check"} <= set(lines)
+
+
+def test_shapes_are_checked_while_tests_run() -> None:
+    """pyproject.toml asks pytest for it; without, wrong shapes in signatures would go unseen."""
+    with pytest.raises(jaxtyping.TypeCheckError, match="superpixels"):
+        superpixel_loss(torch.zeros(1, 8, 4), torch.zeros(1, 5, dtype=torch.int64))

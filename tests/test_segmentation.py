@@ -1,0 +1,95 @@
+"""A Segmentation is drawn, saved and listed as documented."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segclip.drawing import LISTED, OKABE_ITO, palette
+from segclip.segmentation import Segmentation
+
+
+def make(names: tuple[str, ...], labels: np.ndarray, scores: np.ndarray | None = None) -> Segmentation:
+    photo = np.full((*labels.shape, 3), 90, np.uint8)
+    scores = np.full(labels.shape, 0.5, np.float32) if scores is None else scores
+    return Segmentation(labels.astype(np.int32), scores, names, photo, "open", "auto")
+
+
+def quarters() -> Segmentation:
+    """Label 2 upper left (score 0.75), background elsewhere (0.25)."""
+    labels, scores = np.zeros((80, 120)), np.full((80, 120), 0.25, np.float32)
+    labels[:40, :60], scores[:40, :60] = 2, 0.75
+    return make(("dog", "cat"), labels, scores)
+
+
+def test_what_was_found() -> None:
+    background, cat = quarters().found()
+    assert (cat.label, cat.index, cat.share, cat.score, cat.box) == ("cat", 2, 0.25, 0.75, (0, 0, 60, 40))
+    assert (background.label, background.index, background.share, background.score) == ("background", 0, 0.75, 0.25)
+
+
+def test_saved_files(tmp_path: Path) -> None:
+    result = quarters()
+    overlay, mask, record = result.save(tmp_path / "new" / "folder", "photo.1")
+    assert [p.name for p in (overlay, mask, record)] == ["photo.1.overlay.png", "photo.1.mask.png", "photo.1.json"]
+    assert sorted(p.name for p in overlay.parent.iterdir()) == sorted(p.name for p in (overlay, mask, record))
+    with Image.open(mask) as image:
+        assert image.mode == "P" and (np.asarray(image) == result.labels).all()
+        colours = image.getpalette() or []
+    assert colours[:3] == [0, 0, 0] and tuple(colours[3:6]) == OKABE_ITO[0]
+    with Image.open(overlay) as image:
+        assert image.width >= 120 and image.height > 80
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    assert (stored["width"], stored["height"], stored["protocol"], stored["background"]) == (120, 80, "open", "auto")
+    assert stored["labels"] == ["dog", "cat"]
+    assert stored["found"][1] == {"label": "cat", "index": 2, "share": 0.25, "score": 0.75, "box": [0, 0, 60, 40]}
+
+
+@pytest.mark.parametrize(("count", "mode"), [(255, "P"), (256, "I;16"), (5000, "I;16")])
+def test_mask_holds_every_index(tmp_path: Path, count: int, mode: str) -> None:
+    labels = np.resize(np.arange(count + 1), (80, 80))
+    result = make(tuple(f"thing {i}" for i in range(count)), labels)
+    _, mask, _ = result.save(tmp_path, "many")
+    with Image.open(mask) as image:
+        assert image.mode == mode and (np.asarray(image) == result.labels).all()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quarters().save(tmp_path, "photo")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def fail(self: Segmentation) -> Image.Image:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Segmentation, "mask", fail)
+    with pytest.raises(OSError, match="disk full"):
+        quarters().save(tmp_path, "photo")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("stem", ["", "../photo", "a/b", ".", ".."])
+def test_a_stem_is_a_file_name(tmp_path: Path, stem: str) -> None:
+    with pytest.raises(ValueError, match="is no file name"):
+        quarters().save(tmp_path, stem)
+
+
+def test_colours_are_distinct() -> None:
+    assert len(np.unique(palette(256), axis=0)) == 256
+    assert (palette(300)[:256] == palette(256)).all()
+
+
+def test_overlay_tints_labels_only_and_names_them() -> None:
+    overlay = np.asarray(quarters().overlay())
+    assert (overlay[60:80, 80:120] == 90).all(), "the background keeps the photo"
+    assert (overlay[2, 2] != 90).any()
+    plain = np.asarray(make(("dog", "-"), quarters().labels).overlay())
+    assert (overlay[:40, :60] != plain[:40, :60]).any(), "the name is written in its region"
+
+
+def test_overlay_of_scripts_without_a_font_and_of_many_labels() -> None:
+    names = ("猫", "\U0001f408", "قطة", "a\nb", "x" * 300, *(f"thing {i}" for i in range(200)))
+    labels = np.resize(np.arange(len(names) + 1), (60, 60))
+    overlay = make(names, labels).overlay()
+    assert overlay.height < 60 + (LISTED + 3) * 30
