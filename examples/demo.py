@@ -1,7 +1,7 @@
 """Segment four photos with the embedded model: python examples/demo.py [FOLDER], or `make demo`.
 
 The photos are scikit-image's samples, in the public domain. For each this is the command
-`segclip segment PHOTO --labels ... --out FOLDER`.
+`segclip segment PHOTO --labels ... --out FOLDER`. `FOLDER/demo.png` shows them together: the README's picture.
 """
 
 import sys
@@ -29,10 +29,22 @@ def main() -> int:
         photo = photos / f"{name}.png"
         Image.fromarray(getattr(skimage.data, name)()).save(photo)
         codes.append(segclip(["segment", str(photo), "--labels", *labels, "--out", str(folder)]))
-    print("\nLook at:")
-    for name in LABELS:
-        print(f"  {(folder / f'{name}.overlay.png').resolve()}")
+    overlays = [folder / f"{name}.overlay.png" for name in LABELS]
+    sheet = folder / "demo.png"
+    side_by_side(overlays).save(sheet)
+    print("\nLook at:", *(f"  {path.resolve()}" for path in (*overlays, sheet)), sep="\n")
     return max(codes)
+
+
+def side_by_side(files: list[Path], height: int = 360) -> Image.Image:
+    images = [Image.open(file) for file in files]
+    images = [image.resize((round(image.width * height / image.height), height)) for image in images]
+    sheet = Image.new("RGB", (sum(image.width + 8 for image in images) - 8, height), "white")
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width + 8
+    return sheet
 
 
 if __name__ == "__main__":

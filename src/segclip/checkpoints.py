@@ -40,8 +40,8 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     return _load(name_or_path).to(device)
 
 
-def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Read weights of any format that `load` takes and write them in ours.
+def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], *, eight_bit: bool = False) -> None:
+    """Read weights of any format that `load` takes and write them in ours, in 8 bits if asked (see `save_model`).
 
     Raises:
         CheckpointError: the source cannot be read, the target cannot be written, or both are the same file.
@@ -51,7 +51,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
         raise CheckpointError(f"{target}: is the source itself, which is never overwritten; name another target")
     if target.is_dir():
         raise CheckpointError(f"{target}: is a folder; name the file to write, such as {target / WEIGHTS_FILE}")
-    save_model(_load(source), target)
+    save_model(_load(source), target, eight_bit=eight_bit)
 
 
 def read_file(path: Path) -> SegCLIP:

@@ -55,21 +55,55 @@ def convert(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     /,
+    eight_bit: bool = False,
 ) -> int:
     """Convert weights (the authors' segclip.bin, OpenAI's or transformers' CLIP) to segclip's safetensors.
 
     Args:
         source: File or folder to read.
         target: File to write, such as model.safetensors.
+        eight_bit: Store weight matrices in 8 bits with a scale per row, about a quarter of the size.
     """
     from segclip import checkpoints
 
-    checkpoints.convert(source, target)
+    checkpoints.convert(source, target, eight_bit=eight_bit)
     console.print(f"wrote {target}", markup=False, highlight=False, soft_wrap=True)
     return OK
 
 
-COMMANDS = {"segment": segment, "convert": convert}
+def train(
+    recipe: Annotated[Literal["mini"], tyro.conf.Positional],
+    /,
+    data: Path,
+    out: Path,
+    towers: str = "mini",
+    steps: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Train the centers over frozen towers, on this machine; the same command again goes on with a broken run.
+
+    Writes OUT/metrics.jsonl (a line a step) and OUT/model.safetensors, and keeps the towers' features in OUT/features.
+
+    Args:
+        recipe: mini: two CPU cores, under two hours for 11,000 photos.
+        data: Folder with pairs.jsonl, a line a photo: {"image": ..., "captions": [...]}.
+        out: Folder of the run.
+        towers: Whose trunk and text tower to keep: mini, or a file of a model of ours.
+        steps: End after so many steps; as the recipe has it if not given.
+        seed: Of everything random.
+    """
+    import dataclasses
+
+    from segclip.recipes import RECIPES
+    from segclip.train.loop import train as run
+
+    config = dataclasses.replace(RECIPES[recipe](), seed=seed)
+    file = run(config, data, out, towers, steps=steps)
+    console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
+    return OK
+
+
+COMMANDS = {"segment": segment, "convert": convert, "train": train}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

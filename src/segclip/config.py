@@ -79,7 +79,7 @@ class ModelConfig:
             if value % unit:
                 raise ValueError(f"{name} {value} is not a multiple of {unit}; choose a width that is")
         if image.side % image.patch:
-            raise ValueError(f"image side {image.side} is not a multiple of the patch {image.patch}; change one of them")
+            raise ValueError(f"image side {image.side} is not a multiple of the patch {image.patch}; change one")
         if text.kind == "sentence" and text.width != self.embed:
             raise ValueError(
                 f"a sentence tower has no projection: embed {self.embed} must equal its width {text.width}"
@@ -106,6 +106,7 @@ class TrainConfig:
         epochs: passes over the photos.
         crops: fixed crops of each photo whose features are cached; every pass draws one of them.
         batch: photos in a step; the last incomplete batch of a pass is left out.
+        reconstructed: share of a batch that the masked branch sees: it costs three times what the plain one does.
         lr: peak learning rate, reached after `warmup` of the steps, then down to 0 by a cosine.
         warmup: share of all steps.
         weight_decay: on all but biases.
@@ -114,9 +115,10 @@ class TrainConfig:
         seed: of everything random.
     """
 
-    epochs: int = 10
-    crops: int = 2
-    batch: int = 256
+    epochs: int = 8
+    crops: int = 1
+    batch: int = 128
+    reconstructed: float = 0.25
     lr: float = 1e-3
     warmup: float = 0.15
     weight_decay: float = 0.05

@@ -29,10 +29,10 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 @lru_cache(maxsize=8)
 def palette(count: int) -> UInt8[ndarray, "N 3"]:
     """RGB of label 0 (the background, black) to count - 1: Okabe-Ito's seven, then hues of three lightnesses."""
-    colours: list[tuple[int, ...]] = [(0, 0, 0), *OKABE_ITO][:count]
+    colours = [(0, 0, 0), *OKABE_ITO][:count]
     for i in range(count - len(colours)):
-        rgb = colorsys.hls_to_rgb((0.13 + i * GOLDEN) % 1, (0.35, 0.75, 0.55)[i % 3], 0.75)
-        colours.append(tuple(round(255 * c) for c in rgb))
+        r, g, b = colorsys.hls_to_rgb((0.13 + i * GOLDEN) % 1, (0.35, 0.75, 0.55)[i % 3], 0.75)
+        colours.append((round(255 * r), round(255 * g), round(255 * b)))
     return np.array(colours, dtype=np.uint8)
 
 

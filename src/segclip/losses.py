@@ -33,9 +33,7 @@ def contrastive_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def superpixel_loss(
-    hard: Float[Tensor, "B C P"], superpixels: Int[Tensor, "B P"]
-) -> Float[Tensor, ""]:
+def superpixel_loss(hard: Float[Tensor, "B C P"], superpixels: Int[Tensor, "B P"]) -> Float[Tensor, ""]:
     """Patches of one superpixel should go to the same center: symmetric KL to the superpixel's mean.
 
     The softmax is taken of rows that are one-hot already, as the authors do; it bounds the loss near 0.02.

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
-from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
 from segclip.model.segclip import ImageOutput
@@ -28,7 +28,7 @@ Background = Literal["auto"] | float | None
 
 @dataclass(frozen=True)
 class OpenSettings:
-    """Every constant of the protocol, chosen on photos; none depends on the labels.
+    """Every constant of the protocol, chosen by general knowledge, on no photo; none depends on the labels.
 
     Attributes:
         scales: short sides the photo is encoded at, in units of the model's side; the scores are averaged.
@@ -183,15 +183,18 @@ def _vote(
     for column, coarse in enumerate(canvas):
         own = resize_map(coarse[None], size)[0]
         mean = torch.zeros_like(area).index_add_(0, ids, own.flatten()) / area
-        score = own.lerp(mean[ids].view(size), settings.vote)
-        better = score > best
-        best, winner = torch.where(better, score, best), torch.where(better, column, winner)
+        score = own.lerp(mean.index_select(0, ids).view(size), settings.vote)
+        winner.masked_fill_(score > best, column)  # in place: a column must cost little, there may be many
+        torch.maximum(best, score, out=best)
     return best.clamp(0, 1), winner
 
 
 def _superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings) -> Int[Tensor, "N"]:
     """A superpixel id per pixel, 0 to the number of superpixels - 1, rows one after the other."""
-    ids = felzenszwalb(photo, settings.superpixel_scale, settings.superpixel_sigma, settings.superpixel_min)
+    method = cv2.ximgproc.segmentation.createGraphSegmentation(
+        settings.superpixel_sigma, settings.superpixel_scale, settings.superpixel_min
+    )
+    ids = method.processImage(photo)  # Felzenszwalb's method; OpenCV's is 4 times as fast as scikit-image's
     return torch.from_numpy(np.unique(ids, return_inverse=True)[1].reshape(-1))
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
-from scipy.ndimage import find_objects
 
 from segclip.drawing import draw_overlay, palette
 
@@ -65,9 +64,9 @@ class Segmentation:
         """What is in the photo, the largest first, the background included."""
         areas = np.bincount(self.labels.ravel())
         score = np.bincount(self.labels.ravel(), self.scores.ravel()) / np.maximum(areas, 1)
-        boxes = find_objects(self.labels + 1)
+        boxes = _boxes(self.labels, len(areas))
         found = [
-            Found(self._name(i), i, float(areas[i] / self.labels.size), float(score[i]), _box(boxes[i]))
+            Found(self._name(i), i, float(areas[i] / self.labels.size), float(score[i]), boxes[i])
             for i in map(int, areas.nonzero()[0])
         ]
         return sorted(found, key=lambda f: -f.share)
@@ -125,9 +124,17 @@ class Segmentation:
         return self.names[index - 1] if index else "background"
 
 
-def _box(slices: tuple[slice, ...]) -> tuple[int, int, int, int]:
-    rows, columns = slices
-    return columns.start, rows.start, columns.stop, rows.stop
+def _boxes(labels: Int[ndarray, "H W"], count: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right, bottom of labels 0 to count - 1; of no meaning for one that does not occur."""
+    ends = []
+    for axis in (1, 0):
+        length = labels.shape[axis]
+        there = np.zeros((length, count), dtype=bool)  # which labels occur in each column, then row
+        there[np.arange(length)[None, :] if axis else np.arange(length)[:, None], labels] = True
+        ends.append((there.argmax(axis=0), length - there[::-1].argmax(axis=0)))
+    (left, right), (top, bottom) = ends
+    boxes = zip(left, top, right, bottom, strict=True)
+    return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in boxes]
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

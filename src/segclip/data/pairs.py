@@ -11,6 +11,7 @@ from PIL import Image
 
 SCALE = (0.5, 1.0)  # of the photo's area; arXiv 2211.14813, training
 RATIO = (3 / 4, 4 / 3)  # width to height
+LINE = '{"image": ..., "captions": [...]}'  # what a line holds
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ def read_pairs(folder: Path) -> list[Pair]:
     """
     path = folder / "pairs.jsonl"
     if not path.is_file():
-        raise ValueError(f'{path}: no such file; give a folder with it, a line a photo: {{"image": ..., "captions": [...]}}')
+        raise ValueError(f"{path}: no such file; give a folder with it, a line a photo: {LINE}")
     pairs = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
             photo, captions = folder / record["image"], tuple(record["captions"])
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(f'{path}, line {number}: expected {{"image": ..., "captions": [...]}} ({error!r})') from error
+            raise ValueError(f"{path}, line {number}: expected {LINE} ({error!r})") from error
         if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
             raise ValueError(f"{path}, line {number}: captions {captions!r}; expected one or more texts")
         pairs.append(Pair(photo, captions))

@@ -56,9 +56,7 @@ class CenterBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width, quick_gelu)
 
-    def forward(
-        self, centers: Float[Tensor, "B C D"], patches: Float[Tensor, "B P D"]
-    ) -> Float[Tensor, "B C D"]:
+    def forward(self, centers: Float[Tensor, "B C D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B C D"]:
         context = self.norm_context(torch.cat([centers, patches], dim=1))
         centers = centers + self.attention(self.norm_centers(centers), context)
         return centers + self.mlp(self.norm2(centers))
@@ -79,9 +77,7 @@ class CenterGrouping(nn.Module):
         self.norm_out = nn.LayerNorm(width)
         self.mlp_out = MLP(width, F.gelu)
 
-    def forward(
-        self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None
-    ) -> Grouping:
+    def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
         """Gather patches.
 
         Args:

@@ -50,9 +50,7 @@ class ImageTower(nn.Module):
         x = self.norm_trunk(x)
         return x[:, 1:] if self.config.kind == "dinov2" else x
 
-    def embed_regions(
-        self, regions: Float[Tensor, "B C D"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C E"]]:
+    def embed_regions(self, regions: Float[Tensor, "B C D"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C E"]]:
         """Regions -> the image's embedding (their element-wise maximum) and one embedding each."""
         for block in self.region_blocks:
             regions = block(regions)

@@ -51,12 +51,12 @@ class Noise:
     Attributes:
         gumbel: (B,C,P), Gumbel noise of the plain pass.
         mask: (B,P); the patches with the smallest values stay visible, in ascending order.
-        gumbel_visible: (B,C,V), Gumbel noise of the masked pass.
+        gumbel_visible: (M,C,V), Gumbel noise of the masked pass; M is B, or less where only a part is masked.
     """
 
     gumbel: Float[Tensor, "B C P"]
     mask: Float[Tensor, "B P"]
-    gumbel_visible: Float[Tensor, "B C V"]
+    gumbel_visible: Float[Tensor, "M C V"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class SegCLIP(nn.Module):
     def losses_from_patches(
         self,
         patches: Float[Tensor, "B P D"],
-        visible: Float[Tensor, "B V D"],
+        visible: Float[Tensor, "M V D"],
         pixels: Float[Tensor, "B 3 H W"],
         text: Float[Tensor, "B E"],
         superpixels: Int[Tensor, "B rows columns"] | None,
@@ -157,29 +157,32 @@ class SegCLIP(nn.Module):
     ) -> Losses:
         """`losses` from what the trunk and the text tower gave, which frozen towers need to compute only once.
 
+        Under autocast the losses themselves stay in full precision: small differences decide them.
+
         Args:
             patches: trunk features of all patches.
-            visible: trunk features of the visible patches, in ascending order of `noise.mask`.
+            visible: trunk features of the visible patches, in ascending order of `noise.mask`, of the first M
+                photos: the masked branch costs the most, and a part of the batch estimates its loss too.
             pixels, superpixels, noise: as for `losses`.
             text: embedding of each caption.
             same: equal numbers mark equal captions (see `contrastive_loss`).
         """
         grouping = self.image.grouping(patches, noise.gumbel)
         embedding, _ = self.image.embed_regions(grouping.regions)
-        scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
-        contrastive = contrastive_loss(embedding, text, scale, same)
-
-        superpixel = torch.zeros_like(contrastive)
-        if superpixels is not None:
-            superpixel = superpixel_loss(grouping.hard, superpixels.flatten(1))
-
-        patch = self.config.image.patch
-        order = noise.mask.argsort(dim=1)
+        patch, count = self.config.image.patch, len(visible)
         grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
-        grouping = self.image.grouping(visible, noise.gumbel_visible)
-        predicted = self.reconstruction(grouping, order, grid)
-        masked = torch.ones_like(noise.mask).scatter(1, order[:, : visible.shape[1]], 0.0)
-        reconstruction = reconstruction_loss(predicted, patchify(pixels, patch), masked)
+        order = noise.mask[:count].argsort(dim=1)
+        predicted = self.reconstruction(self.image.grouping(visible, noise.gumbel_visible[:count]), order, grid)
+        masked = torch.ones_like(noise.mask[:count]).scatter(1, order[:, : visible.shape[1]], 0.0)
+
+        with torch.autocast(pixels.device.type, enabled=False):
+            scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
+            contrastive = contrastive_loss(embedding.to(text.dtype), text, scale, same)
+            superpixel = torch.zeros_like(contrastive)
+            if superpixels is not None:
+                superpixel = superpixel_loss(grouping.hard, superpixels.flatten(1))
+            target = patchify(pixels[:count], patch)
+            reconstruction = reconstruction_loss(predicted.to(target.dtype), target, masked)
         return Losses(contrastive, superpixel, reconstruction, contrastive + superpixel + reconstruction)
 
     def draw_noise(self, pixels: Float[Tensor, "B 3 H W"]) -> Noise:

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from segclip.checkpoints import load
 from segclip.data.pairs import Pair, crop_photo, draw_crop
 from segclip.data.photos import PhotoError, normalise, open_photo
 from segclip.data.superpixels import crop_superpixels, felzenszwalb, patch_superpixels
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
-from segclip.model.storage import load_model
 
 BLOCK = 64  # photos in a block
 MAX_BAD = 0.05  # share of unreadable photos past which the data must be mended
@@ -53,13 +53,11 @@ class Block:
     superpixels: np.ndarray
 
 
-def cache_features(
-    towers: Path, pairs: Sequence[Pair], folder: Path, *, crops: int, seed: int
-) -> list[list[Block]]:
+def cache_features(towers: str, pairs: Sequence[Pair], folder: Path, *, crops: int, seed: int) -> list[list[Block]]:
     """Compute what is missing in `folder`, over all cores, and open it memory-mapped.
 
     Args:
-        towers: file of a model in our format, whose trunk is used.
+        towers: the model whose trunk is used, as `segclip.load` takes it.
         pairs: the photos.
         folder: the cache; it belongs to these towers, pairs and seed. More crops can be added to it later.
         crops: how many of each photo.
@@ -83,7 +81,8 @@ def cache_features(
         if not path.exists()
     ]
     if missing:
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start_worker, (towers,)) as pool:
+        workers = min(os.cpu_count() or 1, len(missing))
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (towers,)) as pool:
             futures = [pool.submit(work, *task) for task in missing]
             try:
                 for future in track(as_completed(futures), "features", total=len(futures)):
@@ -99,9 +98,11 @@ def cache_features(
     return opened
 
 
-def _claim(folder: Path, towers: Path, pairs: Sequence[Pair], seed: int) -> None:
+def _claim(folder: Path, towers: str, pairs: Sequence[Pair], seed: int) -> None:
     """Refuse to mix features of different origins in one folder."""
-    digest = hashlib.sha256(towers.read_bytes())
+    digest = hashlib.sha256()
+    for parameter in load(towers).image.trunk.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
     digest.update(repr(([pair.photo.name for pair in pairs], seed)).encode())
     stamp = folder / "made-of"
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,10 +115,10 @@ def _claim(folder: Path, towers: Path, pairs: Sequence[Pair], seed: int) -> None
 _model: SegCLIP  # of a worker process
 
 
-def _start_worker(towers: Path) -> None:
+def _start_worker(towers: str) -> None:
     global _model
     torch.set_num_threads(1)
-    _model = load_model(towers).to(torch.bfloat16)
+    _model = load(towers).to(torch.bfloat16)
 
 
 def _write_block(path: Path, rows: np.ndarray, crop: int, *, pairs: Sequence[Pair], seed: int) -> None:
@@ -131,9 +132,7 @@ def _write_block(path: Path, rows: np.ndarray, crop: int, *, pairs: Sequence[Pai
     aside.rename(path)
 
 
-def _prepare_photos(
-    rows: np.ndarray, pairs: Sequence[Pair], crop: int, seed: int
-) -> Iterator[dict[str, np.ndarray]]:
+def _prepare_photos(rows: np.ndarray, pairs: Sequence[Pair], crop: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
     side, patch = _model.config.image.side, _model.config.image.patch
     for row in rows:
         try:

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,12 +18,13 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from segclip.checkpoints import load
 from segclip.config import TrainConfig
 from segclip.data.pairs import Pair, read_pairs
 from segclip.data.photos import normalise
 from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import MAX_SCALE, Losses, Noise, SegCLIP
-from segclip.model.storage import load_model, save_model
+from segclip.model.storage import save_model
 from segclip.train.features import Block, cache_features
 from segclip.train.optim import learning_rate, make_optimiser
 
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's photos, from the cache; `same` numbers the captions (equal ones alike)."""
+    """One step's photos, from the cache; `visible` of the first of them; `same` numbers the captions."""
 
     patches: Tensor
     visible: Tensor
@@ -44,14 +45,14 @@ class Batch:
     same: Tensor
 
 
-def train(config: TrainConfig, data: Path, run: Path, towers: Path, *, steps: int | None = None) -> Path:
+def train(config: TrainConfig, data: Path, run: Path, towers: str, *, steps: int | None = None) -> Path:
     """Train, or go on with a run that was broken.
 
     Args:
         config: the recipe.
         data: folder with `pairs.jsonl`.
         run: folder of the run; where it already has a state, the run goes on from there.
-        towers: a model in our format; its trunk and text tower are used and stay as they are.
+        towers: a model as `segclip.load` takes it; its trunk and text tower are used and stay as they are.
         steps: end after so many steps; None: as the recipe's epochs give.
 
     Returns:
@@ -76,9 +77,9 @@ def train(config: TrainConfig, data: Path, run: Path, towers: Path, *, steps: in
     return run / "model.safetensors"
 
 
-def start_model(towers: Path, seed: int) -> SegCLIP:
+def start_model(towers: str, seed: int) -> SegCLIP:
     """A new model over the frozen trunk and text tower of `towers`; everything else starts afresh."""
-    source = load_model(towers)
+    source = load(towers)
     torch.manual_seed(seed)
     model = SegCLIP(source.config)
     kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(FROZEN)}
@@ -101,9 +102,13 @@ def embed_captions(model: SegCLIP, pairs: Sequence[Pair], file: Path) -> dict[st
 
 
 def batches(
-    config: TrainConfig, crops: Sequence[Sequence[Block]], pairs: Sequence[Pair], captions: dict[str, Tensor], epoch: int
+    config: TrainConfig,
+    crops: Sequence[Sequence[Block]],
+    pairs: Sequence[Pair],
+    captions: dict[str, Tensor],
+    epoch: int,
 ) -> Iterator[Batch]:
-    """One pass over the photos: of each a random crop and a random caption; the draws depend on seed and epoch alone."""
+    """One pass over the photos, of each a random crop and caption; the draws depend on seed and epoch alone."""
     generator = np.random.default_rng((config.seed, epoch))
     places = [(b, i) for b, block in enumerate(crops[0]) for i in range(len(block.rows))]
     order = generator.permutation(len(places))
@@ -118,7 +123,7 @@ def batches(
         patches, visible, pixels, mask, superpixels = (np.stack(column) for column in zip(*rows, strict=True))
         yield Batch(
             patches=torch.from_numpy(patches).float(),
-            visible=torch.from_numpy(visible).float(),
+            visible=torch.from_numpy(visible[: max(1, round(config.reconstructed * config.batch))]).float(),
             pixels=normalise(pixels),
             mask=torch.from_numpy(mask),
             superpixels=torch.from_numpy(superpixels),
@@ -128,19 +133,22 @@ def batches(
 
 
 def step_losses(model: SegCLIP, batch: Batch) -> Losses:
-    """The three losses of a cached batch; the Gumbel noise is drawn here."""
+    """The three losses of a cached batch, in bfloat16; the Gumbel noise is drawn here."""
     size, centers = len(batch.patches), model.config.centers
     noise = Noise(
         gumbel=sample_gumbel((size, centers, batch.patches.shape[1]), like=batch.patches),
         mask=batch.mask,
-        gumbel_visible=sample_gumbel((size, centers, batch.visible.shape[1]), like=batch.patches),
+        gumbel_visible=sample_gumbel((len(batch.visible), centers, batch.visible.shape[1]), like=batch.patches),
     )
-    return model.losses_from_patches(
-        batch.patches, batch.visible, batch.pixels, batch.text, batch.superpixels, noise, batch.same
-    )
+    with torch.autocast(batch.patches.device.type, torch.bfloat16):
+        return model.losses_from_patches(
+            batch.patches, batch.visible, batch.pixels, batch.text, batch.superpixels, noise, batch.same
+        )
 
 
-def _run_steps(config: TrainConfig, model: SegCLIP, epoch_batches, steps: int, run: Path) -> None:
+def _run_steps(
+    config: TrainConfig, model: SegCLIP, epoch_batches: Callable[[int], Iterator[Batch]], steps: int, run: Path
+) -> None:
     optimiser = make_optimiser(model, config)
     state, metrics = run / "state.pt", run / "metrics.jsonl"
     epoch, skip, step = _restore(state, model, optimiser)
@@ -196,7 +204,8 @@ def _claim(file: Path, config: TrainConfig, steps: int | None) -> None:
     if not file.exists():
         file.write_text(json.dumps(recipe, indent=1))
     found = json.loads(file.read_text())
-    if changed := [f"{name} {found.get(name)} -> {value}" for name, value in recipe.items() if found.get(name) != value]:
+    changed = [f"{name} {found.get(name)} -> {value}" for name, value in recipe.items() if found.get(name) != value]
+    if changed:
         raise ValueError(f"{file.parent}: a run with another recipe ({', '.join(changed)}); give another folder")
 
 
@@ -205,9 +214,9 @@ def _save_state(
 ) -> None:
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     random = torch.get_rng_state()
-    _save_aside(
-        {"model": trained, "optimiser": optimiser.state_dict(), "random": random, "position": (epoch, batch, step)}, file
-    )
+    position = (epoch, batch, step)
+    state = {"model": trained, "optimiser": optimiser.state_dict(), "random": random, "position": position}
+    _save_aside(state, file)
 
 
 def _restore(file: Path, model: SegCLIP, optimiser: torch.optim.Optimizer) -> tuple[int, int, int]:

@@ -1,0 +1,169 @@
+"""Training over frozen towers: the same run, broken or not; frozen stays frozen; the losses fall."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_model import SENTENCE, small_model
+
+from segclip.cli import main
+from segclip.config import TrainConfig
+from segclip.data.photos import normalise
+from segclip.model.segclip import Noise
+from segclip.model.storage import load_model, save_model
+from segclip.train import loop
+from segclip.train.optim import learning_rate, make_optimiser
+
+CONFIG = TrainConfig(epochs=3, crops=2, batch=4, reconstructed=0.5, lr=2e-3, save_every=2)
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (128, 128, 128)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve small photos of coloured squares, and a broken one that fails no run."""
+    folder = tmp_path_factory.mktemp("pairs")
+    generator = np.random.default_rng(0)
+    lines = []
+    for i in range(24):
+        name = list(COLOURS)[i % 4]
+        photo = generator.integers(0, 60, (70, 80, 3)).astype(np.uint8)
+        photo[15:55, 20:60] = COLOURS[name]
+        Image.fromarray(photo).save(folder / f"{i}.png")
+        lines.append({"image": f"{i}.png", "captions": [f"a {name} square", f"a photo of something {name}"]})
+    (folder / "broken.png").write_bytes(b"no photo")
+    lines.append({"image": "broken.png", "captions": ["nothing"]})
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("towers") / "towers.safetensors"
+    save_model(small_model(SENTENCE), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, towers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was not broken."""
+    run = tmp_path_factory.mktemp("whole")
+    loop.train(CONFIG, data, run, towers)
+    return run
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "samples_per_s"} for line in lines]
+
+
+def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, towers: str) -> None:
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == list(range(1, 3 * (24 // 4) + 1))
+    assert lines[-1]["lr"] == 0
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["contrastive"] + line["superpixel"] + line["reconstruction"])
+    first, last = (np.mean([line["reconstruction"] for line in part]) for part in (lines[:4], lines[-4:]))
+    assert last < first
+    before, after = load_model(towers).state_dict(), load_model(whole / "model.safetensors").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith(loop.FROZEN) for name in changed)
+    assert {"image.grouping.centers", "image.projection", "logit_scale", "reconstruction.mask_token"} <= changed
+
+
+def test_a_broken_run_goes_on_and_ends_alike(
+    data: Path, towers: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop._step
+    done = []
+
+    def breaking(*args, **kwargs):
+        if len(done) == 9:  # after a step that no saved state knows of
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "_step", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(CONFIG, data, tmp_path, towers)
+    assert len(metrics(tmp_path)) == 9 and not (tmp_path / "model.safetensors").exists()
+    monkeypatch.setattr(loop, "_step", real)
+    loop.train(CONFIG, data, tmp_path, towers)
+    assert metrics(tmp_path) == metrics(whole)
+    ended, expected = (load_model(run / "model.safetensors").state_dict() for run in (tmp_path, whole))
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+
+
+def test_a_run_with_another_recipe_is_refused(data: Path, towers: str, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"lr 0\.002 -> 0\.1"):
+        loop.train(replace(CONFIG, lr=0.1), data, whole, towers)
+
+
+def test_too_few_photos_and_too_many_bad_ones(data: Path, towers: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="less than one batch of 64"):
+        loop.train(replace(CONFIG, batch=64), data, tmp_path / "a", towers)
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "pairs.jsonl").write_text('{"image": "none.jpg", "captions": ["x"]}\n' * 4)
+    with pytest.raises(ValueError, match="4 of 4 photos cannot be read"):
+        loop.train(CONFIG, bad, tmp_path / "b", towers)
+
+
+def test_cached_features_give_the_losses_of_the_model() -> None:
+    torch.manual_seed(1)
+    model = small_model(SENTENCE)
+    pixels = normalise(torch.randint(0, 256, (3, 56, 56, 3), dtype=torch.uint8))
+    token_ids = model.tokenize(["a cat", "a dog", "a red car on a road"])
+    superpixels = torch.randint(0, 3, (3, 4, 4))
+    noise = model.draw_noise(pixels)
+    plain = model.losses(pixels, token_ids, superpixels, noise=noise)
+    keep = noise.mask.argsort(dim=1)[:, : noise.gumbel_visible.shape[-1]]
+    patches, visible = model.image.encode_patches(pixels), model.image.encode_patches(pixels, keep)
+    text = model.encode_text(token_ids)
+    cached = model.losses_from_patches(patches, visible, pixels, text, superpixels, noise)
+    assert torch.equal(plain.total, cached.total)
+
+    part = model.losses_from_patches(patches, visible[:2], pixels, text, superpixels, noise)
+    two = Noise(noise.gumbel[:2], noise.mask[:2], noise.gumbel_visible[:2])
+    alone = model.losses(pixels[:2], token_ids[:2], superpixels[:2], noise=two)
+    torch.testing.assert_close(part.reconstruction, alone.reconstruction)
+    torch.testing.assert_close(part.contrastive, plain.contrastive)
+
+
+def test_learning_rate() -> None:
+    assert learning_rate(15, 200, 4e-3, 0.15) == pytest.approx(2e-3)  # x = 0.075, half of the way up
+    assert learning_rate(30, 200, 4e-3, 0.15) == pytest.approx(4e-3)
+    assert learning_rate(115, 200, 4e-3, 0.15) == pytest.approx(2e-3)  # half of the way down
+    assert learning_rate(200, 200, 4e-3, 0.15) == pytest.approx(0, abs=1e-12)
+
+
+def test_biases_do_not_decay_and_frozen_parameters_are_left_out(towers: str) -> None:
+    model = loop.start_model(towers, seed=0)
+    decayed, free = make_optimiser(model, CONFIG).param_groups
+    assert decayed["weight_decay"] == CONFIG.weight_decay and free["weight_decay"] == 0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names[id(p)].endswith("bias") for p in free["params"])
+    assert not any(names[id(p)].endswith("bias") for p in decayed["params"])
+    trained = {names[id(p)] for group in (decayed, free) for p in group["params"]}
+    assert trained == {name for name in names.values() if not name.startswith(loop.FROZEN)}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: Path, towers: str, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        loop.train(replace(CONFIG, lr=math.inf, crops=1), data, tmp_path, towers)
+
+
+def test_train_command(
+    data: Path, towers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("segclip.recipes.RECIPES", {"mini": lambda: replace(CONFIG, crops=1)})
+    argv = ["train", "mini", "--data", str(data), "--out", str(tmp_path / "run"), "--towers", towers, "--steps", "2"]
+    assert main(argv) == 0
+    assert len(metrics(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert main(["train", "mini", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
+    assert "pairs.jsonl" in capsys.readouterr().err
