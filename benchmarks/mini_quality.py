@@ -18,7 +18,7 @@ from segclip import Segmenter, load
 
 
 def main(folder: Path, model: str) -> None:
-    classes = {int(i): name for i, name in json.loads((folder / "classes.json").read_text())["classes"].items()}
+    classes = class_names(folder)
     names = [classes[i] for i in sorted(classes) if i]
     segmenter = Segmenter(load(model))
     told, named, whole = (np.zeros((len(classes), len(classes)), np.int64) for _ in range(3))
@@ -35,6 +35,10 @@ def main(folder: Path, model: str) -> None:
     print(f"told the photo's labels: mIoU {miou(told[1:, 1:]):.3f}, pixel accuracy {accuracy:.3f}")
     print(f"against {len(names)} names, labelled pixels: foreground mIoU {miou(named[1:, 1:]):.3f}")
     print(f"whole photos with background: mIoU {miou(whole):.3f}")
+
+
+def class_names(folder: Path) -> dict[int, str]:
+    return {int(i): name for i, name in json.loads((folder / "classes.json").read_text())["classes"].items()}
 
 
 def photos(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:

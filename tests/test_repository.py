@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -21,6 +22,7 @@ from PIL import Image
 from segclip.cli import main
 from segclip.config import CLIP_VOCABULARY
 from segclip.losses import superpixel_loss
+from segclip.recipes import RECIPES, mini
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -58,8 +60,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, in order: a later one may use what an earlier one wrote. Training does two steps only."""
+    """All of them, in order: a later one may use what an earlier one wrote. Training does two steps of two photos."""
     monkeypatch.chdir(folder)
+    monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2))
     commands = [shlex.split(line, comments=True) for line in shell_lines() if line.startswith("segclip ")]
     assert {command[1] for command in commands} == {"segment", "convert", "train"}
     for _, *arguments in commands:

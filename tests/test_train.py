@@ -143,13 +143,14 @@ def test_learning_rate() -> None:
 
 def test_biases_do_not_decay_and_frozen_parameters_are_left_out(towers: str) -> None:
     model = loop.start_model(towers, seed=0)
-    decayed, free = make_optimiser(model, CONFIG).param_groups
-    assert decayed["weight_decay"] == CONFIG.weight_decay and free["weight_decay"] == 0
+    groups = make_optimiser(model, CONFIG).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert all(names[id(p)].endswith("bias") for p in free["params"])
-    assert not any(names[id(p)].endswith("bias") for p in decayed["params"])
-    trained = {names[id(p)] for group in (decayed, free) for p in group["params"]}
-    assert trained == {name for name in names.values() if not name.startswith(loop.FROZEN)}
+    found = {names[id(p)]: (group["share"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found.keys() == {name for name in names.values() if not name.startswith(loop.FROZEN)}
+    assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (1, 0.05)
+    assert found["image.region_blocks.0.mlp.fc1.bias"] == found["image.grouping.norm_patches.bias"] == (1, 0)
+    assert found["image.grouping.centers"] == found["image.grouping.blocks.1.mlp.fc2.weight"] == (0.1, 0.05)
+    assert found["image.grouping.key.weight"] == (0.1, 0.05) and found["image.grouping.norm_key.bias"] == (0.1, 0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, towers: str, tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ class TrainConfig:
         batch: photos in a step; the last incomplete batch of a pass is left out.
         reconstructed: share of a batch that the masked branch sees: it costs three times what the plain one does.
         lr: peak learning rate, reached after `warmup` of the steps, then down to 0 by a cosine.
+        assignment_lr: share of the learning rate that what assigns patches to centers gets: at the full rate, over
+            frozen features, one center soon takes every patch.
         warmup: share of all steps.
         weight_decay: on all but biases.
         clip: ceiling of the gradient's global norm.
@@ -115,11 +117,12 @@ class TrainConfig:
         seed: of everything random.
     """
 
-    epochs: int = 8
+    epochs: int = 4
     crops: int = 1
     batch: int = 128
-    reconstructed: float = 0.25
+    reconstructed: float = 0.125
     lr: float = 1e-3
+    assignment_lr: float = 0.1
     warmup: float = 0.15
     weight_decay: float = 0.05
     clip: float = 1.0

@@ -79,7 +79,8 @@ class SegCLIP(nn.Module):
         self.text = text_tower(config)
         self.reconstruction = Reconstruction(config)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
-        self.apply(_initialise)
+        if not self.logit_scale.is_meta:  # else a file's weights are to come
+            self.apply(_initialise)
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageOutput:
         """Encode normalised photos, without noise.

@@ -16,7 +16,7 @@ class ClipText(nn.Module):
 
     def __init__(self, config: TextConfig, embed: int) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.token_embedding = _embedding(config)
         self.positions = nn.Parameter(torch.empty(config.context, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.norm_final = nn.LayerNorm(config.width)
@@ -39,7 +39,7 @@ class SentenceText(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.token_embedding = _embedding(config)
         self.positions = nn.Parameter(torch.empty(config.context, config.width))
         self.norm_embedding = nn.LayerNorm(config.width, 1e-12)
         self.blocks = nn.ModuleList(PostNormBlock(config.width, config.heads) for _ in range(config.layers))
@@ -51,6 +51,11 @@ class SentenceText(nn.Module):
             x = block(x, mask)
         weight = mask[..., None].to(x.dtype)
         return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def _embedding(config: TextConfig) -> nn.Embedding:
+    """Not drawn here: SegCLIP does it, and on the meta device drawing imports half of torch, over a second."""
+    return nn.Embedding.from_pretrained(torch.empty(config.vocabulary, config.width), freeze=False)
 
 
 def text_tower(config: ModelConfig) -> ClipText | SentenceText:

@@ -178,7 +178,7 @@ def _step(
     start = time.perf_counter()
     rate = learning_rate(step, steps, config.lr, config.warmup)
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     losses = step_losses(model, batch)
     if not losses.total.isfinite():
         raise FloatingPointError(f"step {step}: the loss is {losses.total.item()}; lower the learning rate")

@@ -9,6 +9,8 @@ from segclip.config import TrainConfig
 
 BETAS = (0.9, 0.98)
 EPS = 1e-6
+# What decides which center a patch goes to.
+ASSIGNMENT = tuple(f"image.grouping.{part}" for part in ("centers", "blocks", "norm_centers", "key", "norm_key"))
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -20,9 +22,19 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what is not frozen; weight decay on all but biases."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    biases = [p for name, p in named if name.endswith("bias")]
-    others = [p for name, p in named if not name.endswith("bias")]
-    groups = [{"params": others, "weight_decay": config.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, eps=EPS)
+    """AdamW over what is not frozen; weight decay on all but biases.
+
+    Each group's `share` says which part of the schedule's learning rate it gets.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = config.assignment_lr if name.startswith(ASSIGNMENT) else 1.0
+            decay = 0.0 if name.endswith("bias") else config.weight_decay
+            groups.setdefault((share, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": params, "share": share, "weight_decay": decay} for (share, decay), params in groups.items()],
+        lr=config.lr,
+        betas=BETAS,
+        eps=EPS,
+    )

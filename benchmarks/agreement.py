@@ -1,0 +1,30 @@
+"""Share of pixels on which two models agree: python benchmarks/agreement.py SET_FOLDER MODEL OTHER
+
+Each photo of SET_FOLDER (see mini_quality.py) is labelled by both, among the labels it has and with background.
+What 8-bit storage costs: MODEL the float32 file of a run, OTHER `mini`.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from mini_quality import class_names, photos
+
+from segclip import Segmenter, load
+
+
+def main(folder: Path, model: str, other: str) -> None:
+    classes = class_names(folder)
+    segmenters = [Segmenter(load(name)) for name in (model, other)]
+    equal = pixels = 0
+    for photo, truth in photos(folder):
+        present = [classes[int(i)] for i in np.unique(truth) if 0 < i < 255]
+        if present:
+            first, second = (segmenter.segment(photo, present).labels for segmenter in segmenters)
+            equal += int((first == second).sum())
+            pixels += first.size
+    print(f"equal labels: {equal / pixels:.4%} of {pixels} pixels")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
