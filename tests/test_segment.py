@@ -102,7 +102,7 @@ def test_the_number_of_labels_changes_no_map_but_the_winners() -> None:
     """Labels that win no region cost no map: the columns are the winners, however many labels there are."""
     _, output = two_halves()
     many = torch.cat([OTHER.expand(998, 4), RED, BLUE])
-    tables, columns = open_protocol._region_tables([output], many, NOTHING, 10.0, None, 1.0)
+    tables, columns = open_protocol._region_tables([output], many, NOTHING, 10.0, None)
     assert columns.tolist() == [999, 1000] and tables[0].shape == (1, 2, 2)
 
 

@@ -109,7 +109,7 @@ def test_too_few_photos_and_too_many_bad_ones(data: Path, towers: str, tmp_path:
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "pairs.jsonl").write_text('{"image": "none.jpg", "captions": ["x"]}\n' * 4)
-    with pytest.raises(ValueError, match="4 of 4 photos cannot be read"):
+    with pytest.raises(ValueError, match="none of the 4 photos of a block can be read"):
         loop.train(CONFIG, bad, tmp_path / "b", towers)
 
 

@@ -6,7 +6,6 @@ the result averaged over the photo's own superpixels. No step but the first depe
 Axes: B windows, C centers, P patches, E embedding, K labels, N contrast words, J score columns, H W pixels.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +38,6 @@ class OpenSettings:
         superpixel_longest: long side there at most.
         superpixel_scale, superpixel_sigma, superpixel_min: of Felzenszwalb's method; finer than in training.
         vote: weight of a superpixel's mean score beside the pixel's own, so that small things do not vanish.
-        prior: how many times as likely a label is taken to be in the photo as a contrast word: somebody asked for it.
         too_near: a contrast word whose text is nearer than this to a label's (cosine around the contrast words' mean)
             does not compete.
     """
@@ -53,7 +51,6 @@ class OpenSettings:
     superpixel_sigma: float = 0.8
     superpixel_min: int = 40
     vote: float = 0.7
-    prior: float = 4.0
     too_near: float = 0.6
 
 
@@ -127,7 +124,7 @@ def label_photo(
         background: "auto": where a contrast word wins; a number: where the best label's probability is below it, the
             contrast words competing; None: nowhere.
     """
-    tables, columns = _region_tables(outputs, labels, contrast, logit_scale, background, settings.prior)
+    tables, columns = _region_tables(outputs, labels, contrast, logit_scale, background)
     canvas = _canvas(views, outputs, tables)
     best, winner = _vote(photo, canvas, settings)
     found = columns[winner]
@@ -143,16 +140,13 @@ def _region_tables(
     contrast: Float[Tensor, "N E"],
     logit_scale: float,
     background: Background,
-    prior: float,
-) -> tuple[list[Float[Tensor, "B C J"]], Int[Tensor, "J"]]:
+) -> tuple[list[Float[Tensor, "_ C J"]], Int[Tensor, "J"]]:
     """Probability of each label that is some region's best, and their numbers; under "auto" the background first."""
     count = len(labels)
     text = F.normalize(labels if background is None else torch.cat([labels, contrast]), dim=-1)
     sizes = [len(output.regions) for output in outputs]
     regions = F.normalize(torch.cat([output.regions for output in outputs]), dim=-1)
-    logits = logit_scale * regions @ text.T
-    logits[..., :count] += math.log(prior)
-    chances = logits.softmax(dim=-1)
+    chances = (logit_scale * regions @ text.T).softmax(dim=-1)
     named = chances[..., :count]
     winners = named.argmax(dim=-1).unique()
     table, columns = named[..., winners], winners + 1

@@ -123,6 +123,8 @@ def _start_worker(towers: str) -> None:
 
 def _write_block(path: Path, rows: np.ndarray, crop: int, *, pairs: Sequence[Pair], seed: int) -> None:
     photos = list(_prepare_photos(rows, pairs, crop, seed))
+    if not photos:
+        raise ValueError(f"none of the {len(rows)} photos of a block can be read (the log names them): mend the data")
     arrays = {name: np.stack([photo[name] for photo in photos]) for name in photos[0]}
     aside = path.with_suffix(".part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -141,7 +143,7 @@ def _prepare_photos(rows: np.ndarray, pairs: Sequence[Pair], crop: int, seed: in
             log.warning("left out: %s", error)
             continue
         generator = np.random.default_rng((seed, crop, int(row)))
-        box = draw_crop(*photo.shape[:2], generator)
+        box = draw_crop(photo.shape[0], photo.shape[1], generator)
         superpixels = crop_superpixels(felzenszwalb(photo), (box.top, box.left, box.height, box.width), side)
         yield {
             "rows": np.asarray(row),

@@ -116,10 +116,10 @@ def batches(
     for start in range(0, len(order) - config.batch + 1, config.batch):
         rows, texts = [], []
         for b, i in (places[n] for n in order[start : start + config.batch]):
-            block = crops[generator.integers(len(crops))][b]
+            block = crops[int(generator.integers(len(crops)))][b]
             rows.append([getattr(block, name)[i] for name in ("patches", "visible", "pixels", "mask", "superpixels")])
-            own = pairs[block.rows[i]].captions
-            texts.append(own[generator.integers(len(own))])
+            own = pairs[int(block.rows[i])].captions
+            texts.append(own[int(generator.integers(len(own)))])
         patches, visible, pixels, mask, superpixels = (np.stack(column) for column in zip(*rows, strict=True))
         yield Batch(
             patches=torch.from_numpy(patches).float(),
@@ -174,7 +174,7 @@ def _run_steps(
 
 def _step(
     config: TrainConfig, model: SegCLIP, optimiser: torch.optim.Optimizer, batch: Batch, step: int, steps: int
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     start = time.perf_counter()
     rate = learning_rate(step, steps, config.lr, config.warmup)
     for group in optimiser.param_groups:
