@@ -8,18 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from small_model import SENTENCE, small_model
 
 from segclip.cli import main
 from segclip.config import TrainConfig
+from segclip.data.pairs import read_pairs
 from segclip.data.photos import normalise
+from segclip.model.grouping import Grouping
 from segclip.model.segclip import Noise
 from segclip.model.storage import load_model, save_model
 from segclip.train import loop
+from segclip.train.features import cache_features
 from segclip.train.optim import learning_rate, make_optimiser
+from segclip.train.start import FROZEN, start_centers
 
-CONFIG = TrainConfig(epochs=3, crops=2, batch=4, reconstructed=0.5, lr=2e-3, save_every=2)
+CONFIG = TrainConfig(epochs=3, crops=2, batch=4, mosaics=(1, 2), reconstructed=0.5, lr=2e-3, save_every=2)
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (128, 128, 128)}
 
 
@@ -71,7 +76,7 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, towers: str) -> Non
     assert last < first
     before, after = load_model(towers).state_dict(), load_model(whole / "model.safetensors").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert not any(name.startswith(loop.FROZEN) for name in changed)
+    assert not any(name.startswith(FROZEN) for name in changed)
     assert {"image.grouping.centers", "image.projection", "logit_scale", "reconstruction.mask_token"} <= changed
 
 
@@ -124,14 +129,64 @@ def test_cached_features_give_the_losses_of_the_model() -> None:
     keep = noise.mask.argsort(dim=1)[:, : noise.gumbel_visible.shape[-1]]
     patches, visible = model.image.encode_patches(pixels), model.image.encode_patches(pixels, keep)
     text = model.encode_text(token_ids)
-    cached = model.losses_from_patches(patches, visible, pixels, text, superpixels, noise)
+    cached = model.losses_from_patches(patches, visible, pixels, text, superpixels.flatten(1), noise)
     assert torch.equal(plain.total, cached.total)
 
-    part = model.losses_from_patches(patches, visible[:2], pixels, text, superpixels, noise)
+    part = model.losses_from_patches(patches, visible[:2], pixels[:2], text, superpixels.flatten(1), noise)
     two = Noise(noise.gumbel[:2], noise.mask[:2], noise.gumbel_visible[:2])
     alone = model.losses(pixels[:2], token_ids[:2], superpixels[:2], noise=two)
     torch.testing.assert_close(part.reconstruction, alone.reconstruction)
     torch.testing.assert_close(part.contrastive, plain.contrastive)
+
+
+def test_a_photo_in_a_mosaic_is_the_maximum_of_its_own_regions() -> None:
+    """Three photos of 4 patches in a row; the third has no region of its own, so it gets all of them."""
+    tower = small_model(SENTENCE).image
+    regions = torch.randn(1, 4, 64)
+    owner = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1])  # center of each patch; centers 2 and 3 are empty
+    hard = F.one_hot(owner, 4).T[None].float()
+    found = tower.embed_mosaic(Grouping(regions, hard, hard), 3)
+    for block in tower.region_blocks:
+        regions = block(regions)
+    for photo, own in enumerate(([0], [1], [0, 1, 2, 3])):
+        expected = tower.norm_post(regions[0, own].amax(dim=0)) @ tower.projection
+        torch.testing.assert_close(found[photo], expected)
+
+
+def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(data: Path, towers: str, whole: Path) -> None:
+    pairs = read_pairs(data)
+    crops = cache_features(towers, pairs, whole / "features", crops=2, seed=CONFIG.seed)
+    texts = {caption: torch.zeros(64) for pair in pairs for caption in pair.captions}
+    known = {photo[p].tobytes() for crop in crops for block in crop for photo in block.patches for p in range(16)}
+    drawn = [list(loop.batches(replace(CONFIG, mosaics=(2,)), crops, pairs, texts, epoch=1)) for _ in range(2)]
+    for batch, again in zip(*drawn, strict=True):
+        assert batch.patches.shape == (2, 16, 64) and batch.superpixels.shape == (2, 16)
+        assert all(p.half().numpy().tobytes() in known for p in batch.patches.flatten(0, 1))
+        for row in batch.superpixels:
+            assert not set(row[:8].tolist()) & set(row[8:].tolist())
+        assert torch.equal(batch.patches, again.patches) and torch.equal(batch.same, again.same)
+
+
+def test_centers_start_where_alike_patches_meet() -> None:
+    """Photos of patches around two of four directions: each center holds patches of one direction only."""
+    torch.manual_seed(0)
+    directions = torch.randn(4, 64)
+    kind = torch.stack([torch.randperm(4)[:2].repeat(8) for _ in range(50)])  # photo, patch
+    patches = directions[kind] + 0.3 * torch.randn(50, 16, 64)
+    purity = []
+    for started in (False, True):
+        model = small_model(SENTENCE)
+        if started:
+            start_centers(model, patches.flatten(0, 1), np.random.default_rng(0))
+        hard = model.image.grouping(patches).hard
+        alike = torch.einsum("bcp,bpk->bck", hard, F.one_hot(kind, 4).float())
+        purity.append(float(alike.amax(dim=-1).sum() / alike.sum()))
+    assert purity[0] < 0.9 < 0.99 < purity[1]
+
+
+def test_mosaics_that_do_not_divide_the_batch() -> None:
+    with pytest.raises(ValueError, match="mosaics of 3 photos do not divide a batch of 128"):
+        TrainConfig(mosaics=(2, 3))
 
 
 def test_learning_rate() -> None:
@@ -142,11 +197,13 @@ def test_learning_rate() -> None:
 
 
 def test_biases_do_not_decay_and_frozen_parameters_are_left_out(towers: str) -> None:
-    model = loop.start_model(towers, seed=0)
+    model = load_model(towers)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(FROZEN))
     groups = make_optimiser(model, CONFIG).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {names[id(p)]: (group["share"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert found.keys() == {name for name in names.values() if not name.startswith(loop.FROZEN)}
+    assert found.keys() == {name for name in names.values() if not name.startswith(FROZEN)}
     assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (1, 0.05)
     assert found["image.region_blocks.0.mlp.fc1.bias"] == found["image.grouping.norm_patches.bias"] == (1, 0)
     assert found["image.grouping.centers"] == found["image.grouping.blocks.1.mlp.fc2.weight"] == (0.1, 0.05)

@@ -106,10 +106,12 @@ class TrainConfig:
         epochs: passes over the photos.
         crops: fixed crops of each photo whose features are cached; every pass draws one of them.
         batch: photos in a step; the last incomplete batch of a pass is left out.
+        mosaics: how many photos share an image: each step draws one of these and gives the centers a mosaic of random
+            patches of that many photos, so that regions must tell them apart; 1: each photo by itself.
         reconstructed: share of a batch that the masked branch sees: it costs three times what the plain one does.
         lr: peak learning rate, reached after `warmup` of the steps, then down to 0 by a cosine.
-        assignment_lr: share of the learning rate that what assigns patches to centers gets: at the full rate, over
-            frozen features, one center soon takes every patch.
+        assignment_lr: share of the learning rate that what assigns patches to centers gets: it starts from k-means,
+            which the full rate undoes sooner than it learns better.
         warmup: share of all steps.
         weight_decay: on all but biases.
         clip: ceiling of the gradient's global norm.
@@ -117,10 +119,11 @@ class TrainConfig:
         seed: of everything random.
     """
 
-    epochs: int = 4
+    epochs: int = 12
     crops: int = 1
     batch: int = 128
-    reconstructed: float = 0.125
+    mosaics: tuple[int, ...] = (2, 4)
+    reconstructed: float = 0.0625
     lr: float = 1e-3
     assignment_lr: float = 0.1
     warmup: float = 0.15
@@ -128,3 +131,8 @@ class TrainConfig:
     clip: float = 1.0
     save_every: int = 50
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for photos in self.mosaics:
+            if photos < 1 or self.batch % photos:
+                raise ValueError(f"mosaics of {photos} photos do not divide a batch of {self.batch}; change one")

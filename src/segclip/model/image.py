@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
-from segclip.model.grouping import CenterGrouping
+from segclip.model.grouping import CenterGrouping, Grouping
 from segclip.model.layers import Block
 
 
@@ -52,10 +52,29 @@ class ImageTower(nn.Module):
 
     def embed_regions(self, regions: Float[Tensor, "B C D"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C E"]]:
         """Regions -> the image's embedding (their element-wise maximum) and one embedding each."""
+        regions = self._relate(regions)
+        return self._project(regions.amax(dim=1)), self._project(regions)
+
+    def embed_mosaic(self, grouping: Grouping, photos: int) -> Float[Tensor, "_ E"]:
+        """The embedding of each photo of a mosaic: the maximum over the regions with most of their patches in it.
+
+        Args:
+            grouping: of mosaics: the patches of `photos` photos one after the other, equally many of each.
+            photos: in a mosaic. One without a region of its own gets the maximum over all regions.
+        """
+        patches = grouping.hard.detach().unflatten(-1, (photos, -1)).sum(dim=-1)
+        own = F.one_hot(patches.argmax(dim=-1), photos).bool() & (patches > 0)
+        own = own | ~own.any(dim=1, keepdim=True)
+        regions = self._relate(grouping.regions)[:, :, None]
+        return self._project(regions.masked_fill(~own[..., None], -torch.inf).amax(dim=1).flatten(0, 1))
+
+    def _relate(self, regions: Float[Tensor, "B C D"]) -> Float[Tensor, "B C D"]:
         for block in self.region_blocks:
             regions = block(regions)
-        image = regions.amax(dim=1)
-        return self.norm_post(image) @ self.projection, self.norm_post(regions) @ self.projection
+        return regions
+
+    def _project(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
+        return self.norm_post(x) @ self.projection
 
     def check_size(self, height: int, width: int) -> None:
         patch = self.config.patch

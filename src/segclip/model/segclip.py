@@ -49,12 +49,12 @@ class Noise:
     """Every random draw of a training step.
 
     Attributes:
-        gumbel: (B,C,P), Gumbel noise of the plain pass.
+        gumbel: (B,C,P), Gumbel noise of the plain pass; a row for each mosaic where there are any.
         mask: (B,P); the patches with the smallest values stay visible, in ascending order.
         gumbel_visible: (M,C,V), Gumbel noise of the masked pass; M is B, or less where only a part is masked.
     """
 
-    gumbel: Float[Tensor, "B C P"]
+    gumbel: Float[Tensor, "R C N"]
     mask: Float[Tensor, "B P"]
     gumbel_visible: Float[Tensor, "M C V"]
 
@@ -143,33 +143,46 @@ class SegCLIP(nn.Module):
         order = noise.mask.argsort(dim=1)
         visible = self.image.encode_patches(pixels, keep=order[:, : noise.gumbel_visible.shape[-1]])
         return self.losses_from_patches(
-            self.image.encode_patches(pixels), visible, pixels, self.encode_text(token_ids), superpixels, noise
+            self.image.encode_patches(pixels),
+            visible,
+            pixels,
+            self.encode_text(token_ids),
+            None if superpixels is None else superpixels.flatten(1),
+            noise,
         )
 
     def losses_from_patches(
         self,
-        patches: Float[Tensor, "B P D"],
+        patches: Float[Tensor, "R N D"],
         visible: Float[Tensor, "M V D"],
-        pixels: Float[Tensor, "B 3 H W"],
+        pixels: Float[Tensor, "_ 3 H W"],
         text: Float[Tensor, "B E"],
-        superpixels: Int[Tensor, "B rows columns"] | None,
+        superpixels: Int[Tensor, "R N"] | None,
         noise: Noise,
         same: Int[Tensor, "B"] | None = None,
+        *,
+        photos: int = 1,
     ) -> Losses:
         """`losses` from what the trunk and the text tower gave, which frozen towers need to compute only once.
 
         Under autocast the losses themselves stay in full precision: small differences decide them.
 
         Args:
-            patches: trunk features of all patches.
+            patches: trunk features of all patches; or of mosaics (R = B / photos, N patches each).
             visible: trunk features of the visible patches, in ascending order of `noise.mask`, of the first M
                 photos: the masked branch costs the most, and a part of the batch estimates its loss too.
-            pixels, superpixels, noise: as for `losses`.
+            pixels: as for `losses`, of the first M photos at least.
             text: embedding of each caption.
+            superpixels: an id per patch; None leaves the superpixel loss out.
+            noise: as for `losses`.
             same: equal numbers mark equal captions (see `contrastive_loss`).
+            photos: in a mosaic (see `ImageTower.embed_mosaic`); 1: every photo is encoded by itself.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
-        embedding, _ = self.image.embed_regions(grouping.regions)
+        if photos > 1:
+            embedding = self.image.embed_mosaic(grouping, photos)
+        else:
+            embedding, _ = self.image.embed_regions(grouping.regions)
         patch, count = self.config.image.patch, len(visible)
         grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
         order = noise.mask[:count].argsort(dim=1)
@@ -181,7 +194,7 @@ class SegCLIP(nn.Module):
             contrastive = contrastive_loss(embedding.to(text.dtype), text, scale, same)
             superpixel = torch.zeros_like(contrastive)
             if superpixels is not None:
-                superpixel = superpixel_loss(grouping.hard, superpixels.flatten(1))
+                superpixel = superpixel_loss(grouping.hard, superpixels)
             target = patchify(pixels[:count], patch)
             reconstruction = reconstruction_loss(predicted.to(target.dtype), target, masked)
         return Losses(contrastive, superpixel, reconstruction, contrastive + superpixel + reconstruction)

@@ -18,7 +18,6 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from segclip.checkpoints import load
 from segclip.config import TrainConfig
 from segclip.data.pairs import Pair, read_pairs
 from segclip.data.photos import normalise
@@ -27,22 +26,23 @@ from segclip.model.segclip import MAX_SCALE, Losses, Noise, SegCLIP
 from segclip.model.storage import save_model
 from segclip.train.features import Block, cache_features
 from segclip.train.optim import learning_rate, make_optimiser
+from segclip.train.start import start_model
 
-FROZEN = ("image.patch_embed", "image.class_token", "image.positions", "image.trunk", "image.norm_trunk", "text.")
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's photos, from the cache; `visible` of the first of them; `same` numbers the captions."""
+    """What a step gets of its photos, from the cache: arguments of `SegCLIP.losses_from_patches`."""
 
     patches: Tensor
     visible: Tensor
     pixels: Tensor
-    mask: Tensor
     superpixels: Tensor
     text: Tensor
     same: Tensor
+    photos: int
+    mask: Tensor
 
 
 def train(config: TrainConfig, data: Path, run: Path, towers: str, *, steps: int | None = None) -> Path:
@@ -68,25 +68,13 @@ def train(config: TrainConfig, data: Path, run: Path, towers: str, *, steps: int
     run.mkdir(parents=True, exist_ok=True)
     _claim(run / "recipe.json", config, steps)
     crops = cache_features(towers, pairs, run / "features", crops=config.crops, seed=config.seed)
-    model = start_model(towers, config.seed)
+    model = start_model(towers, config.seed, crops)
     captions = embed_captions(model, pairs, run / "features" / "captions.pt")
     epoch_steps = sum(len(block.rows) for block in crops[0]) // config.batch
     steps = steps or config.epochs * epoch_steps
     _run_steps(config, model, lambda epoch: batches(config, crops, pairs, captions, epoch), steps, run)
     save_model(model, run / "model.safetensors")
     return run / "model.safetensors"
-
-
-def start_model(towers: str, seed: int) -> SegCLIP:
-    """A new model over the frozen trunk and text tower of `towers`; everything else starts afresh."""
-    source = load(towers)
-    torch.manual_seed(seed)
-    model = SegCLIP(source.config)
-    kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(FROZEN)}
-    model.load_state_dict(kept, strict=False)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(FROZEN))
-    return model
 
 
 @torch.inference_mode()
@@ -113,37 +101,49 @@ def batches(
     places = [(b, i) for b, block in enumerate(crops[0]) for i in range(len(block.rows))]
     order = generator.permutation(len(places))
     numbers = {text: number for number, text in enumerate(captions)}
+    masked = max(1, round(config.reconstructed * config.batch))
     for start in range(0, len(order) - config.batch + 1, config.batch):
-        rows, texts = [], []
+        photos = int(generator.choice(config.mosaics))
+        whole, mixed, texts = [], [], []
         for b, i in (places[n] for n in order[start : start + config.batch]):
             block = crops[int(generator.integers(len(crops)))][b]
-            rows.append([getattr(block, name)[i] for name in ("patches", "visible", "pixels", "mask", "superpixels")])
+            count = len(block.patches[i])
+            chosen = generator.permutation(count)[: count // photos] if photos > 1 else slice(None)
+            mixed.append((block.patches[i][chosen], block.superpixels[i].reshape(-1)[chosen]))
+            if len(whole) < masked:
+                whole.append((block.visible[i], block.pixels[i], block.mask[i]))
             own = pairs[int(block.rows[i])].captions
             texts.append(own[int(generator.integers(len(own)))])
-        patches, visible, pixels, mask, superpixels = (np.stack(column) for column in zip(*rows, strict=True))
+        patches, superpixels = _stacked(mixed)
+        visible, pixels, mask = _stacked(whole)
+        superpixels = superpixels + (superpixels.max() + 1) * torch.arange(config.batch)[:, None]
         yield Batch(
-            patches=torch.from_numpy(patches).float(),
-            visible=torch.from_numpy(visible[: max(1, round(config.reconstructed * config.batch))]).float(),
+            patches=patches.float().unflatten(0, (-1, photos)).flatten(1, 2),
+            visible=visible.float(),
             pixels=normalise(pixels),
-            mask=torch.from_numpy(mask),
-            superpixels=torch.from_numpy(superpixels),
+            superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2),
             text=torch.stack([captions[text] for text in texts]),
             same=torch.tensor([numbers[text] for text in texts]),
+            photos=photos,
+            mask=mask,
         )
+
+
+def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[Tensor]:
+    return [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
 
 
 def step_losses(model: SegCLIP, batch: Batch) -> Losses:
     """The three losses of a cached batch, in bfloat16; the Gumbel noise is drawn here."""
-    size, centers = len(batch.patches), model.config.centers
+    centers = model.config.centers
     noise = Noise(
-        gumbel=sample_gumbel((size, centers, batch.patches.shape[1]), like=batch.patches),
+        gumbel=sample_gumbel((len(batch.patches), centers, batch.patches.shape[1]), like=batch.patches),
         mask=batch.mask,
         gumbel_visible=sample_gumbel((len(batch.visible), centers, batch.visible.shape[1]), like=batch.patches),
     )
+    arguments = {name: value for name, value in vars(batch).items() if name != "mask"}
     with torch.autocast(batch.patches.device.type, torch.bfloat16):
-        return model.losses_from_patches(
-            batch.patches, batch.visible, batch.pixels, batch.text, batch.superpixels, noise, batch.same
-        )
+        return model.losses_from_patches(**arguments, noise=noise)
 
 
 def _run_steps(
@@ -195,12 +195,12 @@ def _step(
         "superpixel": losses.superpixel.item(),
         "reconstruction": losses.reconstruction.item(),
         "lr": rate,
-        "samples_per_s": len(batch.patches) / (time.perf_counter() - start),
+        "samples_per_s": len(batch.text) / (time.perf_counter() - start),
     }
 
 
 def _claim(file: Path, config: TrainConfig, steps: int | None) -> None:
-    recipe = {**asdict(config), "steps": steps}
+    recipe = json.loads(json.dumps({**asdict(config), "steps": steps}))  # lists for tuples, as the file has them
     if not file.exists():
         file.write_text(json.dumps(recipe, indent=1))
     found = json.loads(file.read_text())
