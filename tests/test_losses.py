@@ -37,42 +37,44 @@ def kl(p: list[float], q: list[float]) -> float:
     return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
 
 
-def contrastive_by_loops(image: Tensor, text: Tensor, scale: float, same: list[int]) -> float:
-    """Mean over images and over texts of the cross-entropy to the pairs that carry the same number."""
-
-    def cosine(a: Tensor, b: Tensor) -> float:
-        return (sum(x * y for x, y in zip(a, b, strict=True)) / (a.norm() * b.norm())).item()
-
+def contrastive_by_loops(image: Tensor, text: Tensor, scale: float, targets: list[list[float]]) -> float:
+    """Mean over images and over texts of the cross-entropy to the pairs' targets."""
     n, total = len(image), 0.0
     for i in range(n):
-        partners = [j for j in range(n) if same[j] == same[i]]
         of_image = softmax([scale * cosine(image[i], text[j]) for j in range(n)])
         of_text = softmax([scale * cosine(image[j], text[i]) for j in range(n)])
-        total -= sum(math.log(of_image[j]) + math.log(of_text[j]) for j in partners) / len(partners)
+        total -= sum(t * (math.log(a) + math.log(b)) for t, a, b in zip(targets[i], of_image, of_text, strict=True))
     return total / (2 * n)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return (sum(x * y for x, y in zip(a, b, strict=True)) / (a.norm() * b.norm())).item()
 
 
 @few
 @given(seeds, st.integers(1, 6), st.floats(0.1, 20))
 def test_contrastive_loss(seed: int, batch: int, scale: float) -> None:
     image, text = normal(seed, batch, 5), normal(seed + 1, batch, 5)
-    expected = contrastive_by_loops(image, text, scale, list(range(batch)))
+    expected = contrastive_by_loops(image, text, scale, torch.eye(batch).tolist())
     got = contrastive_loss(image, text, torch.tensor(scale, dtype=torch.float64))
     assert got.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @few
-@given(seeds, st.lists(st.integers(0, 2), min_size=1, max_size=6), st.floats(0.1, 20))
-def test_contrastive_loss_shares_the_target_among_equal_captions(seed: int, same: list[int], scale: float) -> None:
-    image, text = normal(seed, len(same), 5), normal(seed + 1, len(same), 5)
-    expected = contrastive_by_loops(image, text, scale, same)
-    got = contrastive_loss(image, text, torch.tensor(scale, dtype=torch.float64), torch.tensor(same))
+@given(seeds, st.integers(1, 6), st.floats(0.1, 20), st.floats(0, 30))
+def test_contrastive_loss_shares_targets_among_captions_alike(
+    seed: int, batch: int, scale: float, likeness: float
+) -> None:
+    image, text = normal(seed, batch, 5), normal(seed + 1, batch, 5)
+    targets = [softmax([likeness * cosine(a, b) for b in text]) for a in text]
+    expected = contrastive_by_loops(image, text, scale, targets)
+    got = contrastive_loss(image, text, torch.tensor(scale, dtype=torch.float64), likeness)
     assert got.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_contrastive_loss_with_distinct_numbers_is_the_plain_one() -> None:
+def test_a_likeness_without_end_leaves_each_pair_its_own_target() -> None:
     image, text, scale = normal(0, 4, 8), normal(1, 4, 8), torch.tensor(3.0, dtype=torch.float64)
-    assert_equal(contrastive_loss(image, text, scale, torch.tensor([7, 3, 9, 1])), contrastive_loss(image, text, scale))
+    torch.testing.assert_close(contrastive_loss(image, text, scale, 1e6), contrastive_loss(image, text, scale))
 
 
 @few

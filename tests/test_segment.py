@@ -19,7 +19,7 @@ from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.open_protocol import Background, competitors, cut_windows, label_photo
 from segclip.segment import Protocol, Segmenter
 from segclip.segmentation import Segmentation
-from segclip.windows import Windows, encode_windows
+from segclip.windows import BATCH, Windows, encode_windows
 
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
 
@@ -166,6 +166,16 @@ def test_a_batch_gives_what_each_photo_gives_alone(model: SegCLIP, protocol: Pro
         np.testing.assert_allclose(alone.scores, together.scores, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("size", "sizes"), [((64, 64), [(64, 64)]), ((40, 80), [(64, 128)]), ((96, 192), [(64, 128), (96, 192)])]
+)
+def test_a_photo_is_seen_at_two_scales_and_not_enlarged_for_the_second(
+    size: tuple[int, int], sizes: list[tuple[int, int]]
+) -> None:
+    views = cut_windows(np.zeros((*size, 3), np.uint8), 64)
+    assert [view.size for view in views] == sizes
+
+
 def test_each_window_is_encoded_once_and_in_batches(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     encode = model.encode_image
@@ -173,7 +183,8 @@ def test_each_window_is_encoded_once_and_in_batches(model: SegCLIP, monkeypatch:
     views = [view for photo in (PHOTO, PHOTO, PHOTO[:80]) for view in cut_windows(photo, 64)]
     outputs = encode_windows(model, views)
     assert [len(output.regions) for output in outputs] == [len(view.boxes) for view in views]
-    assert sum(seen) == sum(len(view.boxes) for view in views) and len(seen) == 1
+    windows = sum(len(view.boxes) for view in views)
+    assert sum(seen) == windows and len(seen) == -(-windows // BATCH)
 
 
 def test_text_is_embedded_once(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,7 @@ class TrainConfig:
         mosaics: how many photos share an image: each step draws one of these and gives the centers a mosaic of random
             patches of that many photos, so that regions must tell them apart; 1: each photo by itself.
         reconstructed: share of a batch that the masked branch sees: it costs three times what the plain one does.
+        likeness: how much captions that mean alike share their target (see `segclip.losses.contrastive_loss`).
         lr: peak learning rate, reached after `warmup` of the steps, then down to 0 by a cosine.
         assignment_lr: share of the learning rate that what assigns patches to centers gets: it starts from k-means,
             which the full rate undoes sooner than it learns better.
@@ -119,11 +120,12 @@ class TrainConfig:
         seed: of everything random.
     """
 
-    epochs: int = 12
+    epochs: int = 10
     crops: int = 1
     batch: int = 128
     mosaics: tuple[int, ...] = (2, 4)
     reconstructed: float = 0.0625
+    likeness: float = 12.0
     lr: float = 1e-3
     assignment_lr: float = 0.1
     warmup: float = 0.15

@@ -14,22 +14,22 @@ def contrastive_loss(
     image: Float[Tensor, "B E"],
     text: Float[Tensor, "B E"],
     scale: Float[Tensor, ""],
-    same: Int[Tensor, "B"] | None = None,
+    likeness: float | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric cross-entropy of each image against all texts and each text against all images.
 
     Args:
         image, text: embeddings of the pairs (of all processes), not normalised.
         scale: multiplier of the cosines.
-        same: pairs with equal numbers have the same caption, so they are no negatives of each other:
-            the target is shared among them. None: each pair is its own.
+        likeness: pairs whose captions mean alike are no negatives of each other, so each pair's target is shared: the
+            softmax of `likeness` times the cosines of the captions. None: each pair is its own, as the authors have it.
     """
-    logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-    if same is None:
+    text = F.normalize(text, dim=-1)
+    logits = scale * F.normalize(image, dim=-1) @ text.T
+    if likeness is None:
         target = torch.arange(len(logits), device=logits.device)
     else:
-        equal = (same[:, None] == same).to(logits.dtype)
-        target = equal / equal.sum(dim=1, keepdim=True)
+        target = (likeness * text @ text.T).softmax(dim=-1).detach()
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 

@@ -31,7 +31,8 @@ class OpenSettings:
     """Every constant of the protocol, chosen by general knowledge, on no photo; none depends on the labels.
 
     Attributes:
-        scales: short sides the photo is encoded at, in units of the model's side; the scores are averaged.
+        scales: short sides the photo is encoded at, in units of the model's side, no photo being enlarged beyond 1;
+            the scores are averaged.
         stride: of the windows, in units of their side.
         longest: the long side at most, in units of the model's side: bounds the work for a 1x4000 photo.
         superpixel_side: short side at which superpixels are computed, in pixels; smaller photos keep their size.
@@ -42,7 +43,7 @@ class OpenSettings:
             does not compete.
     """
 
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] = (1.0, 2.0)
     stride: float = 0.5
     longest: float = 8.0
     superpixel_side: int = 480
@@ -59,11 +60,16 @@ SETTINGS = OpenSettings()
 
 def cut_windows(photo: UInt8[ndarray, "H W 3"], side: int, settings: OpenSettings = SETTINGS) -> list[Windows]:
     """The photo at each scale, in overlapping windows of the model's `side`."""
-    views = []
-    for scale in settings.scales:
-        size = fitted(photo.shape[0], photo.shape[1], scale * side, settings.longest * side)
-        views.append(Windows.cut(_resize(photo, size), side, max(1, int(settings.stride * side))))
-    return views
+    height, width = photo.shape[:2]
+    shorts = {max(side, min(scale * side, height, width)) if scale > 1 else scale * side for scale in settings.scales}
+    return [
+        Windows.cut(
+            _resize(photo, fitted(height, width, short, settings.longest * side)),
+            side,
+            max(1, int(settings.stride * side)),
+        )
+        for short in sorted(shorts)
+    ]
 
 
 def competitors(

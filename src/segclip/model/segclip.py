@@ -159,8 +159,8 @@ class SegCLIP(nn.Module):
         text: Float[Tensor, "B E"],
         superpixels: Int[Tensor, "R N"] | None,
         noise: Noise,
-        same: Int[Tensor, "B"] | None = None,
         *,
+        likeness: float | None = None,
         photos: int = 1,
     ) -> Losses:
         """`losses` from what the trunk and the text tower gave, which frozen towers need to compute only once.
@@ -175,7 +175,7 @@ class SegCLIP(nn.Module):
             text: embedding of each caption.
             superpixels: an id per patch; None leaves the superpixel loss out.
             noise: as for `losses`.
-            same: equal numbers mark equal captions (see `contrastive_loss`).
+            likeness: see `contrastive_loss`.
             photos: in a mosaic (see `ImageTower.embed_mosaic`); 1: every photo is encoded by itself.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
@@ -191,7 +191,7 @@ class SegCLIP(nn.Module):
 
         with torch.autocast(pixels.device.type, enabled=False):
             scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
-            contrastive = contrastive_loss(embedding.to(text.dtype), text, scale, same)
+            contrastive = contrastive_loss(embedding.to(text.dtype), text, scale, likeness)
             superpixel = torch.zeros_like(contrastive)
             if superpixels is not None:
                 superpixel = superpixel_loss(grouping.hard, superpixels)

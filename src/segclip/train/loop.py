@@ -40,7 +40,6 @@ class Batch:
     pixels: Tensor
     superpixels: Tensor
     text: Tensor
-    same: Tensor
     photos: int
     mask: Tensor
 
@@ -100,7 +99,6 @@ def batches(
     generator = np.random.default_rng((config.seed, epoch))
     places = [(b, i) for b, block in enumerate(crops[0]) for i in range(len(block.rows))]
     order = generator.permutation(len(places))
-    numbers = {text: number for number, text in enumerate(captions)}
     masked = max(1, round(config.reconstructed * config.batch))
     for start in range(0, len(order) - config.batch + 1, config.batch):
         photos = int(generator.choice(config.mosaics))
@@ -123,7 +121,6 @@ def batches(
             pixels=normalise(pixels),
             superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2),
             text=torch.stack([captions[text] for text in texts]),
-            same=torch.tensor([numbers[text] for text in texts]),
             photos=photos,
             mask=mask,
         )
@@ -133,7 +130,7 @@ def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[Tensor]:
     return [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
 
 
-def step_losses(model: SegCLIP, batch: Batch) -> Losses:
+def step_losses(model: SegCLIP, batch: Batch, likeness: float) -> Losses:
     """The three losses of a cached batch, in bfloat16; the Gumbel noise is drawn here."""
     centers = model.config.centers
     noise = Noise(
@@ -143,7 +140,7 @@ def step_losses(model: SegCLIP, batch: Batch) -> Losses:
     )
     arguments = {name: value for name, value in vars(batch).items() if name != "mask"}
     with torch.autocast(batch.patches.device.type, torch.bfloat16):
-        return model.losses_from_patches(**arguments, noise=noise)
+        return model.losses_from_patches(**arguments, noise=noise, likeness=likeness)
 
 
 def _run_steps(
@@ -179,7 +176,7 @@ def _step(
     rate = learning_rate(step, steps, config.lr, config.warmup)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["share"]
-    losses = step_losses(model, batch)
+    losses = step_losses(model, batch, config.likeness)
     if not losses.total.isfinite():
         raise FloatingPointError(f"step {step}: the loss is {losses.total.item()}; lower the learning rate")
     optimiser.zero_grad()
