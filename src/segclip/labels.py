@@ -31,7 +31,7 @@ COCO81 = (
 # fmt: on
 
 PAPER_TEMPLATES = ("a photo of a {}.",)  # arXiv 2211.14813, evaluation protocol
-OPEN_TEMPLATES = ("{}",)  # one: each further template embeds all contrast words once more
+OPEN_TEMPLATES = ("a {}",)  # one: each further template embeds all contrast words once more
 
 # What fills photos besides the labels that were asked for. These words compete with the labels, and what they win is
 # reported as background. Chosen by general knowledge, on no photo and for no benchmark; whole things and stuff only, as

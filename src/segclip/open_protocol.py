@@ -6,6 +6,7 @@ the result averaged over the photo's own superpixels. No step but the first depe
 Axes: B windows, C centers, P patches, E embedding, K labels, N contrast words, J score columns, H W pixels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -152,7 +153,11 @@ def _region_tables(
     text = F.normalize(labels if background is None else torch.cat([labels, contrast]), dim=-1)
     sizes = [len(output.regions) for output in outputs]
     regions = F.normalize(torch.cat([output.regions for output in outputs]), dim=-1)
-    chances = (logit_scale * regions @ text.T).softmax(dim=-1)
+    logits = logit_scale * regions @ text.T
+    if len(contrast) > count:
+        # Few labels that somebody asked for must not drown in many words: a label is held to be likelier than a word.
+        logits[..., :count] += math.log(len(contrast) / count) / 2
+    chances = logits.softmax(dim=-1)
     named = chances[..., :count]
     winners = named.argmax(dim=-1).unique()
     table, columns = named[..., winners], winners + 1
