@@ -166,6 +166,14 @@ def test_a_batch_gives_what_each_photo_gives_alone(model: SegCLIP, protocol: Pro
         np.testing.assert_allclose(alone.scores, together.scores, atol=1e-4)
 
 
+def test_a_label_asked_for_is_likelier_than_one_of_many_words() -> None:
+    """Both regions are a little nearer to a contrast word; that decides only where there are few such words."""
+    photo, output = two_halves()
+    label, word = torch.tensor([[0.60, 0.60, 0.5292, 0.0]]), torch.tensor([[0.65, 0.65, 0.0, 0.3937]])
+    assert (open_labels(photo, output, label, word, "auto") == 0).all()
+    assert (open_labels(photo, output, label, torch.cat([word, -torch.eye(4)[3:].repeat(8, 1)]), "auto") == 1).all()
+
+
 @pytest.mark.parametrize(
     ("size", "sizes"), [((64, 64), [(64, 64)]), ((40, 80), [(64, 128)]), ((96, 192), [(64, 128), (96, 192)])]
 )
