@@ -17,7 +17,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from segclip.checkpoints import load
-from segclip.model.grouping import GroupedLinear
+from segclip.model.grouping import CenterBlock, GroupedLinear
 from segclip.model.segclip import SegCLIP
 from segclip.train.features import Block
 
@@ -55,7 +55,7 @@ def start_centers(model: SegCLIP, patches: Float[Tensor, "N D"], generator: np.r
     normed = F.layer_norm(patches, (width,))
     mean, spread = normed.mean(dim=0), normed.std(dim=0).clamp(min=1e-6)
     directions = F.normalize((normed - mean) / spread, dim=-1)
-    _, cluster = kmeans2(directions.numpy(), model.config.centers, minit="++", seed=generator)
+    _, cluster = kmeans2(directions.numpy(), model.config.centers, minit="++", rng=generator)
     for center in range(model.config.centers):
         members = torch.from_numpy(cluster == center)
         grouping.centers[center] = patches[members if members.any() else slice(None)].mean(dim=0)
@@ -65,7 +65,7 @@ def start_centers(model: SegCLIP, patches: Float[Tensor, "N D"], generator: np.r
         norm.bias.copy_(-scale * mean / spread)
 
     identity = torch.eye(width)
-    for block in grouping.blocks:
+    for block in (module for module in grouping.modules() if isinstance(module, CenterBlock)):
         whiten(block.norm_centers, FOCUS)
         whiten(block.norm_context, FOCUS)
         block.attention.in_proj.weight.copy_(identity.repeat(3, 1))
