@@ -1,7 +1,8 @@
 """Our file of weights: one safetensors file, the model's configuration in its metadata.
 
 With `eight_bit`, a large weight matrix is stored as int8 with a float32 scale per row (row: index of its first axis)
-under the name `NAME.scale`; loading gives float32 again.
+under the name `NAME.scale`, and the rest as float16: small tensors, and matrices near an identity, whose small values 8
+bits would lose. Loading gives float32 again.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from segclip.config import ModelConfig
 from segclip.model.segclip import SegCLIP
 
 FORMAT, FORMAT_VERSION = "segclip", "1"
-SMALLEST_EIGHT_BIT = 16384  # elements; below it (centers, biases, norms) float32 costs next to nothing
+SMALLEST_EIGHT_BIT = 16384  # elements; below it (centers, biases, norms) float16 costs next to nothing
+PEAKED = 15.0  # largest value of a row by its root mean square; past it (near an identity) 8 bits lose the small values
 LISTED = 5  # names that an error message lists before it only counts
 
 
@@ -148,13 +150,19 @@ def listing(names: Iterable[str], separator: str = ", ") -> str:
 def _quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     stored = {}
     for name, tensor in state.items():
-        if tensor.ndim < 2 or tensor.numel() < SMALLEST_EIGHT_BIT:
+        if tensor.ndim == 0:
             stored[name] = tensor
             continue
-        rows = tensor.flatten(1)
-        scale = rows.abs().amax(dim=1) / 127
-        if not scale.isfinite().all():
+        if not tensor.isfinite().all():
             raise CheckpointError(f"weights {name} are not finite; they cannot be stored in 8 bits")
+        rows = tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
+        peak = rows.abs().amax(dim=1)
+        peaked = (peak / rows.square().mean(dim=1).sqrt()).nanmedian() > PEAKED
+        if tensor.ndim < 2 or tensor.numel() < SMALLEST_EIGHT_BIT or peaked:
+            half = tensor.half()
+            stored[name] = half if half.isfinite().all() else tensor
+            continue
+        scale = peak / 127
         rows = (rows / scale.clamp(min=torch.finfo().tiny)[:, None]).round().clamp(-127, 127)
         stored[name] = rows.to(torch.int8).view_as(tensor)
         stored[f"{name}.scale"] = scale
