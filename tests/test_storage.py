@@ -200,7 +200,7 @@ def test_eight_bits_without_their_scale(tiny: SegCLIP, tmp_path: Path) -> None:
     save_model(tiny, tmp_path / "m", eight_bit=True)
 
     def change(state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        del state["text.blocks.0.mlp.fc1.weight.scale"]
+        del state["image.grouping.mlp_out.fc1.weight.scale"]
 
-    with pytest.raises(CheckpointError, match=r"text\.blocks\.0\.mlp\.fc1\.weight\.scale, one number per row"):
+    with pytest.raises(CheckpointError, match=r"image\.grouping\.mlp_out\.fc1\.weight\.scale, one number per row"):
         load_model(rewrite(tmp_path / "m", change))

@@ -19,7 +19,7 @@ from segclip.config import ModelConfig
 from segclip.model.segclip import SegCLIP
 
 FORMAT, FORMAT_VERSION = "segclip", "1"
-SMALLEST_EIGHT_BIT = 16384  # elements; below it (centers, biases, norms) float16 costs next to nothing
+SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
 PEAKED = 15.0  # largest value of a row by its root mean square; past it (near an identity) 8 bits lose the small values
 LISTED = 5  # names that an error message lists before it only counts
 
