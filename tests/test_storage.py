@@ -87,12 +87,12 @@ def test_eight_bits_are_within_half_a_step(tiny: SegCLIP, tmp_path: Path, config
 
 def test_a_matrix_near_an_identity_keeps_its_small_values(tmp_path: Path) -> None:
     model = SegCLIP(ModelConfig())
-    weight = model.image.region_blocks[0].mlp.fc1.weight.detach()
+    weight = model.image.grouping.mlp_out.fc1.weight.detach()
     width = weight.shape[1]
     near = torch.eye(width).repeat(4, 1) + 1e-3 * torch.randn(4 * width, width)
     weight.copy_(near)
     save_model(model, tmp_path / "m", eight_bit=True)
-    loaded = load_model(tmp_path / "m").image.region_blocks[0].mlp.fc1.weight
+    loaded = load_model(tmp_path / "m").image.grouping.mlp_out.fc1.weight
     torch.testing.assert_close(loaded.detach(), near, rtol=2**-11, atol=1e-7)
 
 
