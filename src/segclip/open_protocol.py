@@ -29,7 +29,7 @@ Background = Literal["auto"] | float | None
 
 @dataclass(frozen=True)
 class OpenSettings:
-    """Every constant of the protocol, chosen by general knowledge, on no photo; none depends on the labels.
+    """Every constant of the protocol; none depends on the labels. `scales` was chosen on photos (docs/results.md).
 
     Attributes:
         scales: short sides the photo is encoded at, in units of the model's side, no photo being enlarged beyond 1;
