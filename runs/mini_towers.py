@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
-from segclip.data.photos import MEAN, STD
+from segclip.data.normalise import MEAN, STD
 from segclip.model.segclip import SegCLIP
 from segclip.model.storage import save_model
 

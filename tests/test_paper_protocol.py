@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segclip.data.photos import normalise, paper_size, resize_photo
+from segclip.data.normalise import normalise
+from segclip.data.photos import paper_size, resize_photo
 from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.paper_protocol import label_photo, region_scores
 from segclip.segment import Segmenter, paper_scores

@@ -14,16 +14,8 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from segclip.data.photos import (
-    MEAN,
-    STD,
-    PhotoError,
-    list_photos,
-    normalise,
-    open_photo,
-    paper_size,
-    resize_photo,
-)
+from segclip.data.normalise import MEAN, STD, normalise
+from segclip.data.photos import PhotoError, list_photos, open_photo, paper_size, resize_photo
 
 GOLDEN = Path(__file__).parent / "golden"
 ORIENTATION = 0x0112

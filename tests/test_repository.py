@@ -64,14 +64,14 @@ def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(folder)
     monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, mosaics=(2,)))
     commands = [shlex.split(line, comments=True) for line in shell_lines() if line.startswith("segclip ")]
-    assert {command[1] for command in commands} == {"segment", "convert", "train"}
+    assert {command[1] for command in commands} == {"segment", "convert", "prepare", "train"}
     for _, *arguments in commands:
         steps = ["--steps", "2"] if arguments[0] == "train" else []
         assert main([*arguments, *steps]) == 0, arguments
     for stem in ("photo", "1", "2"):
         for suffix in ("overlay.png", "mask.png", "json"):
             assert (folder / "out" / f"{stem}.{suffix}").stat().st_size > 0
-    assert (folder / "run" / "model.safetensors").is_file()
+    assert (folder / "run" / "model.safetensors").is_file() and (folder / "shards" / "preview.png").is_file()
 
 
 def test_readmes_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,13 +122,25 @@ def test_fidelity_names_tests_that_exist() -> None:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = {Requirement(line).name.lower().replace("_", "-") for line in PROJECT["dependencies"]}
+    """Of the core at the top of a module; of an extra where it is needed, so that the rest works without it."""
+    extras = [
+        line
+        for name, lines in PROJECT["optional-dependencies"].items()
+        if name not in ("test", "dev")
+        for line in lines
+    ]
+    core, all_declared = (
+        {Requirement(line).name.lower().replace("_", "-") for line in lines}
+        for lines in (PROJECT["dependencies"], PROJECT["dependencies"] + extras)
+    )
     homes = importlib.metadata.packages_distributions()
     for path in MODULES:
-        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        tree = ast.parse((ROOT / path).read_text())
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
+            declared = core if node in tree.body else all_declared
             for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"segclip"}:
                 owners = {home.lower().replace("_", "-") for home in homes[top]}
                 assert owners & declared, f"{path} imports {top}, of {owners}: declare it in pyproject.toml"

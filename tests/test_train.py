@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from shard_files import FAST, map_serially
 from small_model import SENTENCE, small_model
 
 from segclip.cli import main
 from segclip.config import TrainConfig
-from segclip.data.pairs import read_pairs
-from segclip.data.photos import normalise
+from segclip.data.normalise import normalise
+from segclip.data.prepare import prepare
+from segclip.data.shards import Shards
+from segclip.data.sources.open import open_source
 from segclip.model.grouping import Grouping
 from segclip.model.segclip import Noise
 from segclip.model.storage import load_model, save_model
@@ -29,8 +33,8 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve small photos of coloured squares, and a broken one that fails no run."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of coloured squares with their captions."""
     folder = tmp_path_factory.mktemp("pairs")
     generator = np.random.default_rng(0)
     lines = []
@@ -40,10 +44,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         photo[15:55, 20:60] = COLOURS[name]
         Image.fromarray(photo).save(folder / f"{i}.png")
         lines.append({"image": f"{i}.png", "captions": [f"a {name} square", f"a photo of something {name}"]})
-    (folder / "broken.png").write_bytes(b"no photo")
-    lines.append({"image": "broken.png", "captions": ["nothing"]})
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Their shards, one sample of which is damaged, which fails no run."""
+    folder = tmp_path_factory.mktemp("shards")
+    with (source / "pairs.jsonl").open("a") as lines:
+        lines.write('\n{"image": "0.png", "captions": ["nothing"]}')
+    prepare(open_source(source), folder, FAST, map_blocks=map_serially)
+    shards = Shards(folder)
+    start = int(shards.table(0)[-2, 0])
+    tar = bytearray((folder / "pairs-000000.tar").read_bytes())
+    tar[start + 512 : start + 600] = bytes(88)
+    (folder / "pairs-000000.tar").write_bytes(tar)
+    return shards
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +71,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, towers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(data: Shards, towers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was not broken."""
     run = tmp_path_factory.mktemp("whole")
     loop.train(CONFIG, data, run, towers)
@@ -81,7 +98,7 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, towers: str) -> Non
 
 
 def test_a_broken_run_goes_on_and_ends_alike(
-    data: Path, towers: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Shards, towers: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop._step
     done = []
@@ -103,19 +120,19 @@ def test_a_broken_run_goes_on_and_ends_alike(
     assert all(torch.equal(ended[name], expected[name]) for name in expected)
 
 
-def test_a_run_with_another_recipe_is_refused(data: Path, towers: str, whole: Path) -> None:
+def test_a_run_with_another_recipe_is_refused(data: Shards, towers: str, whole: Path) -> None:
     with pytest.raises(ValueError, match=r"lr 0\.002 -> 0\.1"):
         loop.train(replace(CONFIG, lr=0.1), data, whole, towers)
 
 
-def test_too_few_photos_and_too_many_bad_ones(data: Path, towers: str, tmp_path: Path) -> None:
+def test_too_few_photos_and_too_many_bad_ones(data: Shards, towers: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="less than one batch of 64"):
         loop.train(replace(CONFIG, batch=64), data, tmp_path / "a", towers)
     bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "pairs.jsonl").write_text('{"image": "none.jpg", "captions": ["x"]}\n' * 4)
-    with pytest.raises(ValueError, match="none of the 4 photos of a block can be read"):
-        loop.train(CONFIG, bad, tmp_path / "b", towers)
+    shutil.copytree(data.folder, bad)
+    (bad / "pairs-000000.tar").write_bytes(bytes((bad / "pairs-000000.tar").stat().st_size))
+    with pytest.raises(ValueError, match="none of the 25 photos of a block can be read"):
+        loop.train(CONFIG, Shards(bad), tmp_path / "b", towers)
 
 
 def test_cached_features_give_the_losses_of_the_model() -> None:
@@ -153,12 +170,12 @@ def test_a_photo_in_a_mosaic_is_the_maximum_of_its_own_regions() -> None:
         torch.testing.assert_close(found[photo], expected)
 
 
-def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(data: Path, towers: str, whole: Path) -> None:
-    pairs = read_pairs(data)
-    crops = cache_features(towers, pairs, whole / "features", crops=2, seed=CONFIG.seed)
-    texts = {caption: torch.rand(64) for pair in pairs for caption in pair.captions}
+def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(data: Shards, towers: str, whole: Path) -> None:
+    captions = loop.read_captions(data)
+    crops = cache_features(towers, data, whole / "features", crops=2, seed=CONFIG.seed)
+    texts = {caption: torch.rand(64) for own in captions for caption in own}
     known = {photo[p].tobytes() for crop in crops for block in crop for photo in block.patches for p in range(16)}
-    drawn = [list(loop.batches(replace(CONFIG, mosaics=(2,)), crops, pairs, texts, epoch=1)) for _ in range(2)]
+    drawn = [list(loop.batches(replace(CONFIG, mosaics=(2,)), crops, captions, texts, epoch=1)) for _ in range(2)]
     for batch, again in zip(*drawn, strict=True):
         assert batch.patches.shape == (2, 16, 64) and batch.superpixels.shape == (2, 16)
         assert all(p.half().numpy().tobytes() in known for p in batch.patches.flatten(0, 1))
@@ -210,18 +227,23 @@ def test_biases_do_not_decay_and_frozen_parameters_are_left_out(towers: str) -> 
     assert found["image.grouping.key.weight"] == (0.1, 0.05) and found["image.grouping.norm_key.bias"] == (0.1, 0)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data: Path, towers: str, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(data: Shards, towers: str, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         loop.train(replace(CONFIG, lr=math.inf, crops=1), data, tmp_path, towers)
 
 
 def test_train_command(
-    data: Path, towers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    source: Path, towers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("segclip.recipes.RECIPES", {"mini": lambda: replace(CONFIG, crops=1)})
-    argv = ["train", "mini", "--data", str(data), "--out", str(tmp_path / "run"), "--towers", towers, "--steps", "2"]
+    argv = ["train", "mini", "--data", str(source), "--out", str(tmp_path / "run"), "--towers", towers, "--steps", "2"]
     assert main(argv) == 0
     assert len(metrics(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert main(["train", "mini", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
-    assert "pairs.jsonl" in capsys.readouterr().err
+    assert "no such file or folder" in capsys.readouterr().err
+    assert main(["train", "mini", "--data", "http://127.0.0.1:9/x", "--out", str(tmp_path / "x")]) == 2
+    assert "cannot be fetched" in " ".join(capsys.readouterr().err.split())
+    argv[3] = str(tmp_path / "run" / "shards")
+    assert main([*argv[:5], str(tmp_path / "again"), *argv[6:]]) == 0  # shards are taken as they are
+    assert not (tmp_path / "again" / "shards").exists()

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from segclip.data.photos import normalise
+from segclip.data.normalise import normalise
 from segclip.model.segclip import ImageOutput, SegCLIP
 
 BATCH = 16  # windows encoded at once: enough to fill the cores, about 300 MB for a ViT-B/16

@@ -1,19 +1,17 @@
-"""Photos: any image file to RGB, the paper's resize, CLIP's normalisation.
+"""Photos: any image file to RGB, and the paper's resize.
 
-A photo is RGB uint8 (H,W,3), 0-255, upright. Nothing here knows about models.
+A photo is RGB uint8 (H,W,3), 0-255, upright. Nothing here knows about models, nor waits for torch.
 """
 
+import io
 import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 Photo = UInt8[np.ndarray, "H W 3"]
 PhotoSource = str | os.PathLike | Image.Image | np.ndarray  # what `open_photo` takes
@@ -22,10 +20,6 @@ MAX_PIXELS = 200_000_000  # a larger header is taken for a decompression bomb
 # Raster formats that Pillow decodes by itself: not EPS, for which it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
-
-# CLIP's pixel statistics (openai/CLIP, clip/clip.py `_transform`), RGB, for pixels of 0-1.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 _pillow_limit = threading.Lock()
 
@@ -57,6 +51,18 @@ def open_photo(photo: PhotoSource) -> Photo:
     if isinstance(photo, (str, os.PathLike)):
         return _read_file(Path(photo))
     raise PhotoError(f"a {type(photo).__name__} is no photo; give a path, a PIL image or a uint8 (H,W,3) array")
+
+
+def decode_photo(data: bytes, name: str) -> Photo:
+    """`open_photo` for the bytes of an image file; `name` is what errors call it."""
+    with io.BytesIO(data) as file, _open_header(file, name) as image:
+        return _decode(image, name)
+
+
+def photo_suffix(data: bytes, name: str) -> str:
+    """The usual suffix, such as "jpg", of an image file with these bytes. Raises PhotoError like `decode_photo`."""
+    with io.BytesIO(data) as file, _open_header(file, name) as image:
+        return {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(str(image.format), str(image.format).lower())
 
 
 def list_photos(paths: Sequence[str | Path]) -> list[Path]:
@@ -97,22 +103,6 @@ def resize_photo(photo: Photo, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 
     return cv2.resize(photo, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def normalise(photos: np.ndarray | Tensor) -> Float[Tensor, "... 3 H W"]:
-    """Pixels as the towers take them: 0-1, minus CLIP's mean, by CLIP's standard deviation; on the same device.
-
-    Args:
-        photos: RGB uint8 (...,H,W,3), 0-255.
-
-    Raises:
-        ValueError: another type or shape.
-    """
-    pixels = torch.as_tensor(photos)
-    if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
-        raise ValueError(f"photos of {pixels.dtype}, shape {tuple(pixels.shape)}; expected uint8 (...,H,W,3)")
-    mean, std = (torch.tensor(value, device=pixels.device) for value in (MEAN, STD))
-    return ((pixels.float() / 255 - mean) / std).movedim(-1, -3).contiguous()
-
-
 def _check_array(photo: np.ndarray) -> Photo:
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3 or photo.size == 0:
         raise PhotoError(
@@ -135,7 +125,7 @@ def _read_file(path: Path) -> Photo:
     if path.is_dir():
         raise PhotoError(f"{path}: is a folder, not a photo; give the files in it")
     try:
-        with path.open("rb") as file, _open_header(file, path) as image:
+        with path.open("rb") as file, _open_header(file, str(path)) as image:
             return _decode(image, str(path))
     except FileNotFoundError:
         raise PhotoError(f"{path}: no such file; check the path") from None
@@ -143,9 +133,9 @@ def _read_file(path: Path) -> Photo:
         raise PhotoError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
 
 
-def _open_header(file: BinaryIO, path: Path) -> Image.Image:
+def _open_header(file: io.BytesIO | io.BufferedReader, name: str) -> Image.Image:
     if not file.read(1):
-        raise PhotoError(f"{path}: the file is empty (0 bytes); copy or download it again")
+        raise PhotoError(f"{name}: the file is empty (0 bytes); copy or download it again")
     file.seek(0)
     with _pillow_limit:  # Pillow's own bomb limit is lower than ours and global: lifted for this moment only
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -153,9 +143,9 @@ def _open_header(file: BinaryIO, path: Path) -> Image.Image:
             return Image.open(file, formats=FORMATS)
         except UnidentifiedImageError:
             formats = ", ".join(FORMATS)
-            raise PhotoError(f"{path}: not an image of a known format ({formats}); convert it to JPEG or PNG") from None
+            raise PhotoError(f"{name}: not an image of a known format ({formats}); convert it to JPEG or PNG") from None
         except Exception as error:  # a broken header makes Pillow's readers raise nearly anything
-            raise PhotoError(f"{path}: broken image header ({error}); copy or download it again") from error
+            raise PhotoError(f"{name}: broken image header ({error}); copy or download it again") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -174,7 +164,8 @@ def _decode(image: Image.Image, name: str) -> Photo:
         rgb = _to_rgb(image)
     except ValueError as error:
         raise PhotoError(f"{name}: colours of mode {image.mode} cannot be read ({error}); save it as RGB") from error
-    return np.array(_upright(rgb, _orientation(image)))
+    orientation = _orientation(image)
+    return np.array(rgb if orientation == 1 else _upright(rgb, orientation))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -187,7 +178,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no shorter way
         colours = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _full_scale(values: np.ndarray, mode: str) -> float | None:

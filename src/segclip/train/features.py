@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from functools import partial
@@ -21,9 +21,10 @@ import torch
 from rich.progress import track
 
 from segclip.checkpoints import load
-from segclip.data.pairs import Pair, crop_photo, draw_crop
-from segclip.data.photos import PhotoError, normalise, open_photo
-from segclip.data.superpixels import crop_superpixels, felzenszwalb, patch_superpixels
+from segclip.data.crops import crop_photo, draw_crop
+from segclip.data.normalise import normalise
+from segclip.data.shards import SampleError, Shards
+from segclip.data.superpixels import crop_superpixels, find_superpixels, patch_superpixels
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 
@@ -37,7 +38,7 @@ class Block:
     """Cached arrays of one crop of some photos.
 
     Attributes:
-        rows: (N,) which pair each photo is.
+        rows: (N,) which sample of the shards each photo is.
         pixels: (N,S,S,3) uint8, the crop.
         patches: (N,P,D) float16, the trunk's features.
         visible: (N,V,D) float16, the trunk's features of the visible patches.
@@ -53,13 +54,13 @@ class Block:
     superpixels: np.ndarray
 
 
-def cache_features(towers: str, pairs: Sequence[Pair], folder: Path, *, crops: int, seed: int) -> list[list[Block]]:
+def cache_features(towers: str, shards: Shards, folder: Path, *, crops: int, seed: int) -> list[list[Block]]:
     """Compute what is missing in `folder`, over all cores, and open it memory-mapped.
 
     Args:
         towers: the model whose trunk is used, as `segclip.load` takes it.
-        pairs: the photos.
-        folder: the cache; it belongs to these towers, pairs and seed. More crops can be added to it later.
+        shards: the photos.
+        folder: the cache; it belongs to these towers, shards and seed. More crops can be added to it later.
         crops: how many of each photo.
         seed: of the crops, the masks and the order of the photos.
 
@@ -69,11 +70,11 @@ def cache_features(towers: str, pairs: Sequence[Pair], folder: Path, *, crops: i
     Raises:
         ValueError: the folder holds the features of another run; more than 5% of the photos are bad.
     """
-    _claim(folder, towers, pairs, seed)
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    _claim(folder, towers, shards, seed)
+    order = np.random.default_rng(seed).permutation(len(shards))
     blocks = np.array_split(order, -(-len(order) // BLOCK))
     paths = [[folder / f"crop{crop}" / f"{i:05d}" for i in range(len(blocks))] for crop in range(crops)]
-    work = partial(_write_block, pairs=pairs, seed=seed)
+    work = partial(_write_block, shards=shards, seed=seed)
     missing = [
         (path, rows, crop)
         for crop, row in enumerate(paths)
@@ -91,19 +92,19 @@ def cache_features(towers: str, pairs: Sequence[Pair], folder: Path, *, crops: i
                 pool.shutdown(cancel_futures=True)
                 raise
     opened = [[_open_block(path) for path in row] for row in paths]
-    bad = len(pairs) - sum(len(block.rows) for block in opened[0])
-    log.info("features of %d photos; %d bad ones left out", len(pairs) - bad, bad)
-    if bad > MAX_BAD * len(pairs):
-        raise ValueError(f"{bad} of {len(pairs)} photos cannot be read (the log names them): mend the data")
+    bad = len(shards) - sum(len(block.rows) for block in opened[0])
+    log.info("features of %d photos; %d bad ones left out", len(shards) - bad, bad)
+    if bad > MAX_BAD * len(shards):
+        raise ValueError(f"{bad} of {len(shards)} photos cannot be read (the log names them): mend the data")
     return opened
 
 
-def _claim(folder: Path, towers: str, pairs: Sequence[Pair], seed: int) -> None:
+def _claim(folder: Path, towers: str, shards: Shards, seed: int) -> None:
     """Refuse to mix features of different origins in one folder."""
     digest = hashlib.sha256()
     for parameter in load(towers).image.trunk.parameters():
         digest.update(parameter.detach().numpy().tobytes())
-    digest.update(repr(([pair.photo.name for pair in pairs], seed)).encode())
+    digest.update(repr(([shard.sha256 for shard in shards.index.shards], seed)).encode())
     stamp = folder / "made-of"
     folder.mkdir(parents=True, exist_ok=True)
     if not stamp.exists():
@@ -121,8 +122,8 @@ def _start_worker(towers: str) -> None:
     _model = load(towers).to(torch.bfloat16)
 
 
-def _write_block(path: Path, rows: np.ndarray, crop: int, *, pairs: Sequence[Pair], seed: int) -> None:
-    photos = list(_prepare_photos(rows, pairs, crop, seed))
+def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, seed: int) -> None:
+    photos = list(_prepare_photos(rows, shards, crop, seed))
     if not photos:
         raise ValueError(f"none of the {len(rows)} photos of a block can be read (the log names them): mend the data")
     arrays = {name: np.stack([photo[name] for photo in photos]) for name in photos[0]}
@@ -134,17 +135,19 @@ def _write_block(path: Path, rows: np.ndarray, crop: int, *, pairs: Sequence[Pai
     aside.rename(path)
 
 
-def _prepare_photos(rows: np.ndarray, pairs: Sequence[Pair], crop: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+def _prepare_photos(rows: np.ndarray, shards: Shards, crop: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
     side, patch = _model.config.image.side, _model.config.image.patch
     for row in rows:
         try:
-            photo = open_photo(pairs[row].photo)
-        except PhotoError as error:
+            sample = shards[int(row)]
+            photo, ids = sample.photo(), sample.superpixels()
+        except SampleError as error:
             log.warning("left out: %s", error)
             continue
         generator = np.random.default_rng((seed, crop, int(row)))
         box = draw_crop(photo.shape[0], photo.shape[1], generator)
-        superpixels = crop_superpixels(felzenszwalb(photo), (box.top, box.left, box.height, box.width), side)
+        ids = find_superpixels(photo) if ids is None else ids
+        superpixels = crop_superpixels(ids, (box.top, box.left, box.height, box.width), side)
         yield {
             "rows": np.asarray(row),
             "pixels": crop_photo(photo, box, side),

@@ -19,8 +19,8 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from torch import Tensor
 
 from segclip.config import TrainConfig
-from segclip.data.pairs import Pair, read_pairs
-from segclip.data.photos import normalise
+from segclip.data.normalise import normalise
+from segclip.data.shards import SampleError, Shards
 from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import MAX_SCALE, Losses, Noise, SegCLIP
 from segclip.model.storage import save_model
@@ -44,12 +44,12 @@ class Batch:
     mask: Tensor
 
 
-def train(config: TrainConfig, data: Path, run: Path, towers: str, *, steps: int | None = None) -> Path:
+def train(config: TrainConfig, shards: Shards, run: Path, towers: str, *, steps: int | None = None) -> Path:
     """Train, or go on with a run that was broken.
 
     Args:
         config: the recipe.
-        data: folder with `pairs.jsonl`.
+        shards: photos and captions.
         run: folder of the run; where it already has a state, the run goes on from there.
         towers: a model as `segclip.load` takes it; its trunk and text tower are used and stay as they are.
         steps: end after so many steps; None: as the recipe's epochs give.
@@ -61,38 +61,51 @@ def train(config: TrainConfig, data: Path, run: Path, towers: str, *, steps: int
         ValueError: the data cannot be used, or the run in the folder was started with another recipe.
         FloatingPointError: the loss is not finite.
     """
-    pairs = read_pairs(data)
-    if len(pairs) < config.batch:
-        raise ValueError(f"{data}: {len(pairs)} photos are less than one batch of {config.batch}; lower the batch")
+    if len(shards) < config.batch:
+        raise ValueError(
+            f"{shards.place}: {len(shards)} photos are less than one batch of {config.batch}; lower the batch"
+        )
     run.mkdir(parents=True, exist_ok=True)
     _claim(run / "recipe.json", config, steps)
-    crops = cache_features(towers, pairs, run / "features", crops=config.crops, seed=config.seed)
+    crops = cache_features(towers, shards, run / "features", crops=config.crops, seed=config.seed)
     model = start_model(towers, config.seed, crops)
-    captions = embed_captions(model, pairs, run / "features" / "captions.pt")
+    captions = read_captions(shards)
+    embedded = embed_captions(model, captions, run / "features" / "captions.pt")
     epoch_steps = sum(len(block.rows) for block in crops[0]) // config.batch
     steps = steps or config.epochs * epoch_steps
-    _run_steps(config, model, lambda epoch: batches(config, crops, pairs, captions, epoch), steps, run)
+    _run_steps(config, model, lambda epoch: batches(config, crops, captions, embedded, epoch), steps, run)
     save_model(model, run / "model.safetensors")
     return run / "model.safetensors"
 
 
+def read_captions(shards: Shards) -> list[list[str]]:
+    """The captions of each photo; none where a sample is damaged."""
+    captions = []
+    for number in range(len(shards)):
+        try:
+            captions.append(shards[number].captions)
+        except SampleError:
+            captions.append([])
+    return captions
+
+
 @torch.inference_mode()
-def embed_captions(model: SegCLIP, pairs: Sequence[Pair], file: Path) -> dict[str, Tensor]:
+def embed_captions(model: SegCLIP, captions: Sequence[Sequence[str]], file: Path) -> dict[str, Tensor]:
     """The text tower's embedding of every caption, kept in `file`."""
-    texts = sorted({caption for pair in pairs for caption in pair.captions}, key=lambda text: (len(text), text))
+    texts = sorted({caption for own in captions for caption in own}, key=lambda text: (len(text), text))
     if file.exists() and list(saved := torch.load(file, weights_only=True)) == texts:
         return saved
     embeddings = torch.cat([model.encode_text(model.tokenize(texts[i : i + 128])) for i in range(0, len(texts), 128)])
-    captions = dict(zip(texts, embeddings, strict=True))
-    _save_aside(captions, file)
-    return captions
+    embedded = dict(zip(texts, embeddings, strict=True))
+    _save_aside(embedded, file)
+    return embedded
 
 
 def batches(
     config: TrainConfig,
     crops: Sequence[Sequence[Block]],
-    pairs: Sequence[Pair],
-    captions: dict[str, Tensor],
+    captions: Sequence[Sequence[str]],
+    embedded: dict[str, Tensor],
     epoch: int,
 ) -> Iterator[Batch]:
     """One pass over the photos, of each a random crop and caption; the draws depend on seed and epoch alone."""
@@ -110,7 +123,7 @@ def batches(
             mixed.append((block.patches[i][chosen], block.superpixels[i].reshape(-1)[chosen]))
             if len(whole) < masked:
                 whole.append((block.visible[i], block.pixels[i], block.mask[i]))
-            own = pairs[int(block.rows[i])].captions
+            own = captions[int(block.rows[i])]
             texts.append(own[int(generator.integers(len(own)))])
         patches, superpixels = _stacked(mixed)
         visible, pixels, mask = _stacked(whole)
@@ -120,7 +133,7 @@ def batches(
             visible=visible.float(),
             pixels=normalise(pixels),
             superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2),
-            text=torch.stack([captions[text] for text in texts]),
+            text=torch.stack([embedded[text] for text in texts]),
             photos=photos,
             mask=mask,
         )

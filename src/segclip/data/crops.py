@@ -1,0 +1,39 @@
+"""The random crops of photos that training sees."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+SCALE = (0.5, 1.0)  # of the photo's area; arXiv 2211.14813, training
+RATIO = (3 / 4, 4 / 3)  # width to height
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of a photo, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def draw_crop(height: int, width: int, generator: np.random.Generator) -> Box:
+    """A random box of a photo: area within SCALE, ratio within RATIO (log-uniform); the centre if ten draws fail."""
+    for _ in range(10):
+        area = height * width * generator.uniform(*SCALE)
+        ratio = math.exp(generator.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(generator.integers(height - h + 1)), int(generator.integers(width - w + 1)), h, w)
+    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def crop_photo(photo: UInt8[np.ndarray, "H W 3"], box: Box, side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """Cut `box` out of a photo and resize it to a square, bicubic."""
+    cut = photo[box.top : box.top + box.height, box.left : box.left + box.width]
+    return np.array(Image.fromarray(cut).resize((side, side), Image.Resampling.BICUBIC))

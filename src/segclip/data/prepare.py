@@ -1,0 +1,282 @@
+"""`segclip prepare`: photos and captions of any source into shards; killed at any moment, it goes on where it was.
+
+Photos are packed in blocks, by worker processes; the blocks are appended to the open shard in their order, so that
+the bytes do not depend on the number of workers. What is done is kept in `progress.sqlite` beside the open shard until
+all is whole.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import signal
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from segclip.data.photos import Photo, PhotoError, decode_photo, photo_suffix
+from segclip.data.shard_writer import Packed, ShardWriter
+from segclip.data.shards import INDEX, SUPERPIXELS, Index, pack_sample
+from segclip.data.sources.items import Item
+from segclip.data.sources.open import Source, read_photo
+from segclip.data.superpixels import Method, find_superpixels
+
+BLOCK = 32  # photos that a worker packs at once
+SEEN = 1000  # photos after which too large a share of bad ones stops the run
+SMALLEST = 64  # short side, in pixels, of a photo worth training on
+QUALITY = 90  # of JPEG, for photos that are scaled down
+MOST_SUPERPIXELS = 2**16  # which a 16-bit PNG can number
+
+Thing = TypeVar("Thing")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the bytes of the shards depend on, besides the source.
+
+    Attributes:
+        name: of the shards: NAME-000000.tar.
+        side: short side, in pixels, that larger photos are scaled down to; smaller ones are stored as they are.
+        shard_mb: size that a shard does not exceed, in millions of bytes.
+        superpixels: how they are found; None: none are stored.
+    """
+
+    name: str = "pairs"
+    side: int = 256
+    shard_mb: float = 256.0
+    superpixels: Method | None = "scikit-image"
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) & set('/\\.{}:*?"<>|') or not self.name.isprintable():
+            raise ValueError(f"name {self.name!r} of the shards: give letters, digits, - or _")
+        if self.side < SMALLEST:
+            raise ValueError(f"side {self.side}: photos of a short side under {SMALLEST} px are of no use; give 256")
+        if not self.shard_mb > 0:
+            raise ValueError(f"shards of {self.shard_mb} MB; give a size above 0, such as 256")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive items of a source, the first of them its item `start`; `read` is the source's share up to here."""
+
+    start: int
+    items: tuple[Item, ...]
+    read: float
+
+
+Work = Callable[[Block], list[Packed]]
+MapBlocks = Callable[[Work, Iterable[Block]], Iterator[tuple[Block, list[Packed]]]]
+
+
+def prepare(
+    source: Source,
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    max_bad: float = 0.05,
+    map_blocks: MapBlocks | None = None,
+    watch: Callable[[float, int], None] | None = None,
+) -> Index:
+    """Write the shards of a source, or go on with a run that was broken; a folder that is whole stays as it is.
+
+    Args:
+        source: as `open_source` gives it.
+        out: folder to write to; made if missing. `report.jsonl` there lists what was left out, and duplicates.
+        settings: the defaults if None.
+        max_bad: share of left-out photos above which the run stops; it can go on with a larger one.
+        map_blocks: runs the work; None: `map_locally` on all cores.
+        watch: called after every block with the share (0-1) of the source that was read and the photos that were seen.
+
+    Returns:
+        The index, as written to `index.json`.
+
+    Raises:
+        ValueError: too many bad photos; a folder with shards of another source or settings, or that another run is
+            writing to; a source that cannot be read; a full disk.
+    """
+    settings = settings or Settings()
+    if not 0 <= max_bad <= 1:
+        raise ValueError(f"max-bad {max_bad}; give a share in 0..1, such as 0.05")
+    made_from = hashlib.sha256(f"{source.fingerprint()} {asdict(settings)}".encode()).hexdigest()
+    with _claim(out), _no_space(out):
+        if (out / INDEX).exists():
+            index = Index.from_json((out / INDEX).read_bytes(), f"{out}: {INDEX}")
+            if index.made_from != made_from:
+                raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
+            return index
+        with ShardWriter(out, settings.name, round(settings.shard_mb * 1e6), made_from) as writer:
+            blocks = islice(cut_blocks(source.items()), -(-writer.seen // BLOCK), None)
+            for block, packed in (map_blocks or map_locally)(partial(pack_block, settings=settings), blocks):
+                writer.add(packed)
+                if watch:
+                    watch(block.read, writer.seen)
+                if writer.seen >= SEEN:
+                    _check_bad(writer, max_bad)
+            _check_bad(writer, max_bad)
+            return writer.finish(settings.superpixels, settings.side)
+
+
+def cut_blocks(items: Iterable[Item]) -> Iterator[Block]:
+    """Cut a stream of items into blocks."""
+    for number, some in enumerate(batched(items, BLOCK)):
+        yield Block(number * BLOCK, some, some[-1].read)
+
+
+def batched(things: Iterable[Thing], size: int) -> Iterator[tuple[Thing, ...]]:
+    """itertools.batched, which Python 3.11 lacks."""
+    iterator = iter(things)
+    while some := tuple(islice(iterator, size)):
+        yield some
+
+
+def map_locally(
+    work: Work, blocks: Iterable[Block], workers: int | None = None
+) -> Iterator[tuple[Block, list[Packed]]]:
+    """Do the work of the blocks in processes of this machine; results come in the blocks' order."""
+    workers = workers or os.cpu_count() or 1
+    waiting: deque = deque()
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+        try:
+            for block in blocks:
+                waiting.append((block, pool.submit(work, block)))
+                if len(waiting) > 2 * workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            for done, future in waiting:
+                yield done, future.result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a worker process was killed, perhaps for want of memory; what is done is kept: give the same command "
+                "again, with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def pack_block(block: Block, settings: Settings) -> list[Packed]:
+    """Read, check and pack the items of a block; what cannot be used is left out, with its reason."""
+    return [_pack(item, f"{block.start + i:09d}", settings) for i, item in enumerate(block.items)]
+
+
+def _start_worker() -> None:
+    """Die with the parent: a killed run must not leave processes behind; Ctrl-C is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _pack(item: Item, key: str, settings: Settings) -> Packed:
+    if item.why_bad:
+        return Packed(item.name, kind="corrupt", why=item.why_bad)
+    if item.photo is None:
+        return Packed(item.name, kind="missing", why="no photo for these captions")
+    if not item.captions:
+        return Packed(item.name, kind="captionless", why="no caption")
+    try:
+        data = read_photo(item.photo)
+        photo = decode_photo(data, item.name)
+        if min(photo.shape[:2]) < SMALLEST:
+            size = f"{photo.shape[1]}x{photo.shape[0]}"
+            return Packed(item.name, kind="tiny", why=f"{size} px; the short side must have {SMALLEST}")
+        files = _files(data, photo, item, settings)
+    except FileNotFoundError:
+        return Packed(item.name, kind="missing", why="no such file")
+    except PhotoError as error:
+        return Packed(item.name, kind="corrupt", why=str(error).removeprefix(f"{item.name}: "))
+    except OSError as error:
+        return Packed(item.name, kind="corrupt", why=f"cannot be read ({error.strerror or error})")
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return Packed(item.name, pack_sample(key, files), len(item.captions), digest)
+
+
+def _files(data: bytes, photo: Photo, item: Item, settings: Settings) -> dict[str, bytes]:
+    """The members of a sample; superpixels are those of the photo as stored."""
+    if min(photo.shape[:2]) > settings.side:
+        suffix, data = "jpg", _scaled_down(photo, settings.side)
+        photo = decode_photo(data, item.name)
+    else:
+        suffix = photo_suffix(data, item.name)
+    record = {"captions": item.captions, "photo": item.name, **({"meta": item.meta} if item.meta else {})}
+    files = {suffix: data, "json": json.dumps(record, ensure_ascii=False).encode()}
+    if settings.superpixels:
+        ids = find_superpixels(photo, settings.superpixels)
+        if ids.max() >= MOST_SUPERPIXELS:
+            raise PhotoError(f"more than {MOST_SUPERPIXELS} superpixels; cut the photo into smaller ones")
+        files[SUPERPIXELS] = _encoded(Image.fromarray(ids.astype(np.uint16)), "PNG")
+    return files
+
+
+def _scaled_down(photo: Photo, side: int) -> bytes:
+    height, width = photo.shape[:2]
+    scale = side / min(height, width)
+    size = (max(side, round(width * scale)), max(side, round(height * scale)))
+    return _encoded(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS), "JPEG", quality=QUALITY)
+
+
+def _encoded(image: Image.Image, form: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _check_bad(writer: ShardWriter, max_bad: float) -> None:
+    bad = writer.left_out()
+    count = sum(bad.values())
+    if count <= max_bad * writer.seen and count < writer.seen:
+        return
+    report = writer.write_report()
+    kinds = ", ".join(f"{number} {kind}" for kind, number in bad.items())
+    raise ValueError(
+        f"{count} of {writer.seen} photos cannot be used ({kinds}), more than the share {max_bad:g} that --max-bad "
+        f"allows. The first: {writer.first_left_out()}. All are in {report}. Mend the source and give another folder, "
+        "or give the same command with a larger --max-bad to go on without them"
+    )
+
+
+@contextmanager
+def _claim(out: Path) -> Iterator[None]:
+    """Make the folder and keep other runs out of it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{out}: another run is writing to this folder; wait for it, or give another one") from None
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
+
+
+@contextmanager
+def _no_space(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        full = isinstance(error, sqlite3.OperationalError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full:
+            raise
+        raise ValueError(
+            f"{out}: the disk is full ({error}); what is done is kept: free some space, and give the same command again"
+        ) from error

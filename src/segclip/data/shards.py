@@ -1,0 +1,310 @@
+"""Shards: tars of photos with captions and superpixels, in which every sample can be reached at once.
+
+A folder of shards holds `index.json` (see Index) and, for each shard, NAME-000000.tar, which webdataset reads too, and
+NAME-000000.npy, its table: int64 (N,2), where each sample ends in the tar, in bytes, and how many captions it has.
+The members of a sample, one after the other: KEY.jpg (or another image format), KEY.json, KEY.superpixels.png.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import Int32, Int64
+from PIL import Image
+
+from segclip.data.photos import Photo, PhotoError, decode_photo
+
+INDEX = "index.json"
+SUPERPIXELS = "superpixels.png"
+VERSION = 1  # of the layout
+HEADER = tarfile.BLOCKSIZE  # of a member in a tar; its content is padded to multiples of it
+Table = Int64[np.ndarray, "N 2"]
+
+
+class SampleError(ValueError):
+    """A sample of a shard that cannot be used; the message names it and what is wrong."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A shard in the index; `file` is its name without `.tar` and `.npy`, `bytes` and `sha256` are the tar's."""
+
+    file: str
+    samples: int
+    captions: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a folder of shards holds.
+
+    Attributes:
+        shards: in their order.
+        samples, captions: in all shards.
+        superpixels: by which method the stored ones were found; None: there are none.
+        side: short side, in pixels, that larger photos were scaled down to.
+        seen: photos that the source had.
+        left_out: how many of them are not in the shards, by kind.
+        duplicates: photos that are in the shards more than once, the first not counted.
+        made_from: digest of the source and the settings.
+        version: of the layout.
+    """
+
+    shards: tuple[ShardInfo, ...]
+    samples: int
+    captions: int
+    superpixels: str | None
+    side: int
+    seen: int
+    left_out: dict[str, int]
+    duplicates: int
+    made_from: str
+    version: int = VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str) -> "Index":
+        """Inverse of `to_json`; `name` is what errors call it."""
+        try:
+            fields = json.loads(text)
+            if fields.get("version") != VERSION:
+                raise ValueError(f"its version is {fields.get('version')!r}, not {VERSION}")
+            return cls(**{**fields, "shards": tuple(ShardInfo(**shard) for shard in fields["shards"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{name}: no index of shards ({error}); make them anew by segclip prepare") from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The files of a sample, as stored."""
+
+    key: str
+    photo_file: bytes
+    record: dict[str, Any]
+    superpixel_file: bytes | None
+
+    @property
+    def captions(self) -> list[str]:
+        return self.record["captions"]
+
+    def photo(self) -> Photo:
+        """The photo, RGB uint8 (H,W,3). Raises SampleError."""
+        try:
+            return decode_photo(self.photo_file, self.key)
+        except PhotoError as error:
+            raise SampleError(str(error)) from error
+
+    def superpixels(self) -> Int32[np.ndarray, "H W"] | None:
+        """Superpixel id of each pixel of the photo; None where the shard has none. Raises SampleError."""
+        if self.superpixel_file is None:
+            return None
+        try:
+            with Image.open(io.BytesIO(self.superpixel_file), formats=("PNG",)) as image:
+                return np.asarray(image).astype(np.int32)
+        except Exception as error:  # damaged data makes Pillow raise nearly anything
+            raise SampleError(f"{self.key}: damaged superpixels ({error})") from error
+
+
+def pack_sample(key: str, files: dict[str, bytes]) -> bytes:
+    """The files of a sample, by suffix, as they stand in a tar; always the same bytes for the same files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for suffix, data in files.items():
+            member = tarfile.TarInfo(f"{key}.{suffix}")
+            member.size, member.mode = len(data), 0o444
+            tar.addfile(member, io.BytesIO(data))
+        end = tar.offset
+    return buffer.getvalue()[:end]
+
+
+def unpack_sample(data: bytes, name: str) -> Sample:
+    """Inverse of `pack_sample`; `name` is what errors call it.
+
+    Raises:
+        SampleError: these bytes are no sample.
+    """
+    key, photo, record, superpixels, start = "", None, None, None, 0
+    try:
+        while start < len(data):  # by hand: opening a TarFile takes as long as a third of the decoding
+            header = tarfile.TarInfo.frombuf(data[start : start + HEADER], "utf-8", "surrogateescape")
+            key, _, suffix = header.name.partition(".")
+            start += HEADER
+            content = data[start : start + header.size]
+            start += -(-header.size // HEADER) * HEADER
+            if suffix == "json":
+                record = json.loads(content)
+            elif suffix == SUPERPIXELS:
+                superpixels = content
+            else:
+                photo = content
+    except (tarfile.TarError, ValueError) as error:
+        raise SampleError(f"{name}: damaged ({error})") from error
+    if photo is None or record is None:
+        raise SampleError(f"{name}: no {'photo' if photo is None else 'captions'} in it")
+    return Sample(key, photo, record, superpixels)
+
+
+class Shards:
+    """A folder of shards, here or elsewhere.
+
+    What is elsewhere is fetched shard by shard through webdataset, when it is first needed, checked against the index,
+    and kept in a folder here, from which the processes of a machine all read.
+    """
+
+    def __init__(
+        self, place: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, cache_gb: float = 100.0
+    ) -> None:
+        """Open the index.
+
+        Args:
+            place: a folder; or an address that webdataset opens, to which `/FILE` is appended: http://, https://,
+                gs://, hf:// ...; or a command with {} for the file: "pipe:aws s3 cp s3://bucket/shards/{} -".
+            cache: where shards from elsewhere are kept; by default `~/.cache/segclip/shards`.
+            cache_gb: above this size the oldest ones there are deleted, to be fetched again when they are needed.
+
+        Raises:
+            ValueError: no index there, or shards that are not as it says.
+        """
+        self.place = str(place)
+        self.cache_bytes = round(cache_gb * 1e9)
+        self.remote = "://" in self.place or self.place.startswith("pipe:")
+        if self.remote:
+            root = Path(cache) if cache else Path.home() / ".cache" / "segclip" / "shards"
+            self.folder = root / hashlib.sha256(self.place.encode()).hexdigest()[:16]
+            text = _fetch(self.place, INDEX)
+        else:
+            self.folder = Path(self.place)
+            text = self._read_index()
+        self.index = Index.from_json(text, f"{self.place}: {INDEX}")
+        if not self.index.samples:
+            raise ValueError(f"{self.place}: the shards hold no sample; see {INDEX} for what was left out")
+        if not self.remote:
+            for shard in self.index.shards:
+                self._check_files(shard)
+
+    def read(self, shard: int, number: int) -> Sample:
+        """Sample `number` of a shard.
+
+        Raises:
+            SampleError: it is damaged.
+            ValueError: the shard is missing, or cannot be fetched.
+        """
+        name = f"{self.index.shards[shard].file}.tar, sample {number}"
+        ends = self.table(shard)[:, 0]
+        start = int(ends[number - 1]) if number else 0
+        sample = unpack_sample(
+            os.pread(_open(self.local(shard, ".tar")).fileno(), int(ends[number]) - start, start), name
+        )
+        if sample.superpixel_file is None and self.index.superpixels:
+            raise SampleError(f"{name}: no superpixels in it")
+        return sample
+
+    def __len__(self) -> int:
+        return self.index.samples
+
+    def __getitem__(self, number: int) -> Sample:
+        """Sample `number` of all shards in their order; raises like `read`."""
+        for shard, info in enumerate(self.index.shards):
+            if 0 <= number < info.samples:
+                return self.read(shard, number)
+            number -= info.samples
+        raise IndexError("no such sample")
+
+    def table(self, shard: int) -> Table:
+        """Where each sample of a shard ends, and how many captions it has."""
+        return _load_table(self.local(shard, ".npy"), self.index.shards[shard].samples)
+
+    def local(self, shard: int, suffix: str) -> Path:
+        """The path of a shard's file on this machine, fetched if need be."""
+        info = self.index.shards[shard]
+        path = self.folder / f"{info.file}{suffix}"
+        if self.remote and not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):
+                if not path.exists():
+                    _make_room(self.folder, self.cache_bytes - info.bytes)
+                    _fetch_shard(self.place, info, path)
+        return path
+
+    def _read_index(self) -> str:
+        path = self.folder / INDEX
+        try:
+            return path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(
+                f"{path}: no such file; give a folder that segclip prepare has made and finished"
+            ) from None
+
+    def _check_files(self, shard: ShardInfo) -> None:
+        for path, size in ((self.folder / f"{shard.file}.tar", shard.bytes), (self.folder / f"{shard.file}.npy", None)):
+            found = path.stat().st_size if path.is_file() else None
+            if found is None or size not in (None, found):
+                state = "is missing" if found is None else f"has {found} bytes, not {size}"
+                raise ValueError(f"{path}: {state}; copy it again, or make the shards anew by segclip prepare")
+
+
+@lru_cache(maxsize=64)
+def _load_table(path: Path, samples: int) -> Table:
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: damaged ({error}); copy the shards again, or make them anew") from error
+    if table.shape != (samples, 2):
+        raise ValueError(f"{path}: a table of {table.shape}, not {(samples, 2)}; make the shards anew")
+    return table
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path) -> io.FileIO:
+    return io.FileIO(path)
+
+
+def _fetch(place: str, file: str) -> bytes:
+    return b"".join(_stream(place, file))
+
+
+def _stream(place: str, file: str) -> Iterator[bytes]:
+    try:
+        from webdataset.gopen import gopen
+    except ImportError as error:
+        raise ValueError(f'{place}: webdataset is not installed; pip install "segclip[train]"') from error
+    address = place.replace("{}", file) if place.startswith("pipe:") else f"{place.rstrip('/')}/{file}"
+    try:
+        with gopen(address) as stream:
+            while data := stream.read(1 << 20):
+                yield data
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{address}: cannot be fetched ({error}); check the address and the network") from error
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Delete the oldest shards of a cache until the rest fits; who has one open can read it to its end."""
+    from webdataset.cache import LRUCleanup
+
+    LRUCleanup(str(folder), size, interval=None).cleanup()
+
+
+def _fetch_shard(place: str, info: ShardInfo, path: Path) -> None:
+    aside, digest = path.with_suffix(path.suffix + ".part"), hashlib.sha256()
+    with aside.open("wb") as file:
+        for data in _stream(place, path.name):
+            file.write(data)
+            digest.update(data)
+    if path.suffix == ".tar" and digest.hexdigest() != info.sha256:
+        aside.unlink()
+        raise ValueError(f"{place}: {path.name} is not the file that {INDEX} names; copy the shards again")
+    os.replace(aside, path)

@@ -1,0 +1,180 @@
+"""COCO's caption files and Karpathy's split files: one JSON document, reduced to what is needed. No torch."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from segclip.data.sources.items import Item, decode_text, located, shorten, to_captions, to_path
+
+logger = logging.getLogger(__name__)
+
+# What is kept of a document while it is parsed; the rest (tokens, segmentations, URLs) takes most of its memory.
+KEPT = frozenset(
+    [
+        "images",
+        "annotations",
+        "id",
+        "file_name",
+        "image_id",
+        "caption",
+        "filename",
+        "filepath",
+        "split",
+        "sentences",
+        "raw",
+        "cocoid",
+        "imgid",
+    ]
+)
+
+
+def load_document(path: Path) -> Any:
+    """A JSON document, the fields that are not `KEPT` emptied.
+
+    Raises:
+        ValueError: not UTF-8 or not JSON; it names file and line.
+    """
+    try:
+        text = decode_text(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from None
+    try:
+        return json.loads(text, object_pairs_hook=_keep, parse_constant=lambda _: None)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); get the file again") from None
+    except RecursionError:
+        raise ValueError(f"{path}: broken JSON (nested too deep); get the file again") from None
+
+
+def is_coco(document: Any) -> bool:
+    """Whether a document has COCO's images, and annotations with captions."""
+    return _lists(document, "images", "annotations") and all(
+        "caption" in entry for entry in document["annotations"][:1]
+    )
+
+
+def is_karpathy(document: Any) -> bool:
+    """Whether a document has images with sentences and a split, as Karpathy's dataset_coco.json."""
+    return _lists(document, "images") and all(
+        {"sentences", "split"} <= entry.keys() for entry in document["images"][:1]
+    )
+
+
+def find_coco_file(path: Path) -> Path:
+    """The caption file that `path` is, or the only one in its folder `annotations`.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("annotations/captions_*.json"))
+    if not found:
+        raise ValueError(f"{path}: no annotations/captions_*.json in this folder; name COCO's caption file itself")
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in found)
+        raise ValueError(f"{path}: {len(found)} caption files ({names}); name one of them, not the folder")
+    return found[0]
+
+
+def find_coco_photos(path: Path) -> Path:
+    """The folder of a caption file's photos, where COCO has it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    name = path.stem.removeprefix("captions_")
+    candidates = [root / name, root / "images" / name, root / "images"]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    looked = ", ".join(map(str, candidates))
+    raise ValueError(f"{path}: its folder of photos is not there (looked for {looked}); name it by --photos")
+
+
+def read_coco(path: Path, photos: Path) -> Iterator[Item]:
+    """Items of COCO's captions, in the order of its images; `meta` has the image's `id`.
+
+    Raises:
+        ValueError: another JSON document, or a photo's path that leaves `photos`; it names file and entry.
+    """
+    images, captions = _reduce_coco(path)
+    for index, (key, name) in enumerate(images):
+        yield Item(name, photos / name, tuple(captions.pop(key, ())), {"id": key}, read=(index + 1) / len(images))
+    if captions:
+        logger.warning("%s: %d image ids have captions but are not among its images", path, len(captions))
+
+
+def read_karpathy(path: Path, photos: Path, split: str) -> Iterator[Item]:
+    """Items of one split of Karpathy's file; `meta` has COCO's image id where the file has it.
+
+    Raises:
+        ValueError: another JSON document, no such split, or a photo's path that leaves `photos`.
+    """
+    images = _reduce_karpathy(path, split)
+    for index, (key, name, captions) in enumerate(images):
+        meta = {} if key is None else {"id": key}
+        yield Item(name, photos / name, captions, meta, read=(index + 1) / len(images))
+
+
+def _reduce_coco(path: Path) -> tuple[list[tuple[Any, str]], dict[Any, list[str]]]:
+    document = load_document(path)
+    if not is_coco(document):
+        raise ValueError(
+            f"{path}: not COCO's captions, which have images, and annotations with caption and image_id; "
+            "give captions_*.json, not instances_*.json"
+        )
+    captions: dict[Any, list[str]] = {}
+    for index, entry in enumerate(document["annotations"]):
+        with located(f"{path}, annotation {index}"):
+            captions.setdefault(_key(entry, "image_id"), []).extend(to_captions(entry.get("caption")))
+    images = []
+    for index, entry in enumerate(document["images"]):
+        with located(f"{path}, image {index}"):
+            images.append((_key(entry, "id"), to_path(entry.get("file_name"))))
+    if len({key for key, _ in images}) < len(images):
+        raise ValueError(f"{path}: an id stands for several images, so captions cannot be told apart; repair the file")
+    return images, captions
+
+
+def _reduce_karpathy(path: Path, split: str) -> list[tuple[Any, str, tuple[str, ...]]]:
+    document = load_document(path)
+    if not is_karpathy(document):
+        raise ValueError(
+            f"{path}: not Karpathy's split file (dataset_coco.json), which has images with filename, split, sentences"
+        )
+    images, splits = [], set()
+    for index, entry in enumerate(document["images"]):
+        splits.add(str(entry.get("split")))
+        if entry.get("split") != split:
+            continue
+        with located(f"{path}, image {index}"):
+            name = to_path(entry.get("filename"))
+            if entry.get("filepath"):
+                name = to_path(f"{entry['filepath']}/{name}")
+            images.append((entry.get("cocoid", entry.get("imgid")), name, to_captions(entry.get("sentences"))))
+    if splits and not images:
+        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits))}: name one by --split")
+    return images
+
+
+def _key(entry: dict[str, Any], field: str) -> int | str:
+    key = entry.get(field)
+    if not isinstance(key, int | str):
+        raise ValueError(f"{field} {shorten(key)}; expected a number or a text")
+    return key
+
+
+def _lists(document: Any, *fields: str) -> bool:
+    """Whether a document has these fields, each a list of objects."""
+    if not isinstance(document, dict):
+        return False
+    lists = [document.get(field) for field in fields]
+    return all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists)
+
+
+def _keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value if key in KEPT else None for key, value in pairs}

@@ -1,0 +1,175 @@
+"""What every source of `segclip prepare` yields: items, and where their photos lie. No torch: workers import this."""
+
+import math
+import reprlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+# Names under which data sets write a photo's path and its captions; the first that is there counts.
+PHOTO_FIELDS = ("image", "photo", "path", "file_name", "filename", "filepath", "image_path", "file")
+CAPTION_FIELDS = ("captions", "caption", "title", "text", "sentences", "sentence")
+FETCH = "it lists URLs, not files: fetch the photos with img2dataset first, and give the folder that it wrote"
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A photo inside a tar: its bytes are [offset, offset + size)."""
+
+    tar: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photo in a Hugging Face dataset on disk."""
+
+    dataset: Path
+    split: str | None
+    index: int
+    column: str
+
+
+Place = Path | TarMember | Row
+
+
+@dataclass(frozen=True)
+class Item:
+    """A photo and its captions, as a source has them; the photo may be missing or broken, nobody looked yet.
+
+    Attributes:
+        name: what a report calls it: the path as the source writes it, "00000.tar/000012.jpg", "row 17".
+        photo: where its file's bytes are; None where the source has captions but no photo for them.
+        captions: stripped, none empty; () where there is none.
+        meta: further fields of the source, JSON values.
+        why_bad: not empty where the item cannot be used: the reason.
+        read: share of the source that was read up to here, 0-1.
+    """
+
+    name: str
+    photo: Place | None
+    captions: tuple[str, ...]
+    meta: dict[str, Any]
+    why_bad: str = ""
+    read: float = 0.0
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put `where` (file and line, member or entry) before the message of a ValueError that is raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def find_photo(names: Sequence[str]) -> str:
+    """The photo's field among `names`; ValueError shows what is there and what is expected."""
+    found = _first(PHOTO_FIELDS, names)
+    if found is None:
+        if any(name.lower() in ("url", "image_url") or is_url(name) for name in names):
+            raise ValueError(f"no photo among {_join(names)}; {FETCH}")
+        raise ValueError(f"no photo among {_join(names)}; expected one of {', '.join(PHOTO_FIELDS)}")
+    return found
+
+
+def find_captions(names: Sequence[str]) -> str:
+    """The captions' field among `names`; ValueError shows what is there and what is expected."""
+    found = _first(CAPTION_FIELDS, names)
+    if found is None:
+        raise ValueError(f"no captions among {_join(names)}; expected one of {', '.join(CAPTION_FIELDS)}")
+    return found
+
+
+def to_captions(value: Any) -> tuple[str, ...]:
+    """Captions of a text, a list of texts, or a list of {"raw": text}; stripped, empty ones dropped.
+
+    Raises:
+        ValueError: anything else, or text that UTF-8 cannot hold.
+    """
+    if value is None:
+        return ()
+    texts = [part.get("raw") if isinstance(part, dict) else part for part in _as_list(value)]
+    captions = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"captions {shorten(value)}; expected a text or a list of texts")
+        if not _is_unicode(text):
+            raise ValueError(f"captions {shorten(value)} have half a character (a lone surrogate); write them anew")
+        captions.append(text.strip())
+    return tuple(filter(None, captions))
+
+
+def to_path(value: Any) -> str:
+    """Check a photo's path, which must stay inside the photos' folder.
+
+    Raises:
+        ValueError: no text, empty, a URL, absolute (also as Windows writes it), or with a `..` component.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"photo {shorten(value)}; expected its path, as text")
+    if is_url(value):
+        raise ValueError(f"photo {shorten(value)}; {FETCH}")
+    if is_unsafe(value):
+        raise ValueError(
+            f"photo {shorten(value)} leaves the photos' folder (absolute, or with `..`); "
+            "give paths relative to the photos' folder; --photos names it"
+        )
+    return value
+
+
+def is_unsafe(path: str) -> bool:
+    """Whether a path is absolute, leads up, or is no file's name, on any system."""
+    windows = PureWindowsPath(path)  # takes / and \ both
+    return bool(windows.drive or windows.root) or ".." in windows.parts or "\0" in path or not _is_unicode(path)
+
+
+def is_url(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
+
+
+def to_meta(value: Any) -> Any:
+    """A value that JSON can hold: NaN and infinity, which it cannot, become None."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def decode_text(raw: bytes, line: int = 1) -> str:
+    """Text of UTF-8, with or without a byte order mark, that begins at line `line` of a file.
+
+    Raises:
+        ValueError: not UTF-8; the message begins with the line.
+    """
+    try:
+        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        line += raw.count(b"\n", 0, error.start)
+        byte = error.object[error.start]
+        raise ValueError(f"line {line}: not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8") from None
+
+
+def shorten(value: Any) -> str:
+    """A value for a message: its repr, long ones cut in their middle."""
+    return _repr.repr(value)
+
+
+def _first(fields: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((field for field in fields if field in names), None)
+
+
+def _join(names: Sequence[str]) -> str:
+    return ", ".join(map(shorten, names)) or "nothing"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 120
