@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
-import webdataset
 from filelock import FileLock
 from PIL import Image
 from shard_files import FAST, contents, make_source, map_serially
 from source_files import sample, write, write_json, write_tar
+from webdataset.compat import WebDataset
 
 from segclip.cli import main
 from segclip.data import prepare as prepare_module
@@ -81,7 +81,7 @@ def test_small_photos_are_stored_as_they_are_and_large_ones_scaled_down(tmp_path
 
 def test_webdataset_reads_the_shards(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "shard.tar").write_bytes(whole["pairs-000001.tar"])
-    samples = list(webdataset.WebDataset(str(tmp_path / "shard.tar"), shardshuffle=False))
+    samples = list(WebDataset(str(tmp_path / "shard.tar"), shardshuffle=False))
     assert len(samples) == len(np.load(io.BytesIO(whole["pairs-000001.npy"])))
     first = samples[0]
     record = json.loads(first["json"])

@@ -26,7 +26,7 @@ def map_over_ray(work: Work, blocks: Iterable[Block]) -> Iterator[tuple[Block, l
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     for some in batched(blocks, AHEAD):
         rows = [{"block": pickle.dumps(block)} for block in some]
-        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_do, fn_kwargs={"work": work})
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_do, fn_kwargs={"work": work})  # type: ignore[arg-type]
         for row in done.iter_rows():
             yield pickle.loads(row["done"])
 

@@ -1,0 +1,136 @@
+"""Generated scenes: things on a ground, captions that name them, and a mask, to train and test on without any data.
+
+Each class has a colour, a texture and, if it is a thing, a shape of its own. Photo number n of a seed is always the
+same, and no other number or seed has it. Axes: S side of a scene in pixels.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
+from PIL import Image
+
+SIDE = 64  # the least that `segclip prepare` takes
+MOST_THINGS = 3
+TRIES = 20  # places tried for a further thing before the scene goes without it
+GAP = 2  # pixels between two things, at least
+NOISE = 8.0  # standard deviation of every pixel, in grey levels
+
+Plane = Float[ndarray, "S S"]
+Texture = Callable[[Plane, Plane], Plane]  # of x and y in pixels: added to the colour, about -1 to 1
+Shape = Callable[[Plane, Plane], Bool[ndarray, "S S"]]  # of x and y in units of the thing's radius
+
+
+def _polygon(corners: int) -> Shape:
+    half = np.pi / corners
+    return lambda x, y: np.hypot(x, y) * np.cos(np.arctan2(y, x) % (2 * half) - half) < np.cos(half)
+
+
+GROUNDS: dict[str, tuple[tuple[int, int, int], Texture]] = {
+    "grass": ((60, 140, 50), lambda x, y: np.sin(2.4 * x + np.sin(0.5 * y))),
+    "sand": ((205, 180, 125), lambda x, y: np.sin(0.9 * (x + y)) * np.sin(0.7 * (x - y))),
+    "water": ((50, 110, 190), lambda x, y: np.sin(1.3 * y + 1.5 * np.sin(0.2 * x))),
+    "snow": ((235, 240, 245), lambda x, y: 0.5 * np.sin(0.25 * x) * np.sin(0.3 * y)),
+}
+THINGS: dict[str, tuple[tuple[int, int, int], Texture, Shape]] = {
+    "red circle": ((205, 40, 40), lambda x, y: 0 * x, lambda x, y: np.hypot(x, y) < 1),
+    "yellow triangle": ((240, 215, 40), lambda x, y: np.sign(np.sin(1.0 * x)), _polygon(3)),
+    "purple square": ((125, 50, 160), lambda x, y: np.sign(np.sin(0.8 * x) * np.sin(0.8 * y)), _polygon(4)),
+    "black cross": ((30, 30, 35), lambda x, y: 0 * x, lambda x, y: np.minimum(abs(x), abs(y)) < 0.45 - (x * x + y * y > 1)),
+    "orange hexagon": ((240, 130, 30), lambda x, y: np.sign(np.sin(1.0 * y)), _polygon(6)),
+    "pink star": ((240, 140, 190), lambda x, y: 0 * x, lambda x, y: np.hypot(x, y) < 0.78 + 0.22 * np.cos(5 * np.arctan2(y, x))),
+}
+CLASSES = (*GROUNDS, *THINGS)  # a class's place here is its index in the masks
+TEMPLATES = (
+    "a photo of {things} on {ground}.",
+    "{things} on {ground}",
+    "there is {things} on the {ground}.",
+    "{ground} with {things} on it",
+    "a picture of {ground} and {things}",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A generated photo and what is in it.
+
+    Attributes:
+        photo: RGB uint8 (S,S,3), 0-255.
+        captions: one for each of TEMPLATES, each naming all that is in the photo.
+        mask: (S,S), index in CLASSES of each pixel.
+    """
+
+    photo: UInt8[ndarray, "S S 3"]
+    captions: tuple[str, ...]
+    mask: UInt8[ndarray, "S S"]
+
+
+def make_scene(seed: int, number: int) -> Scene:
+    """Scene `number` of a seed: one to MOST_THINGS different things, none hiding another, on a ground."""
+    generator = np.random.default_rng((seed, number))
+    y, x = np.mgrid[:SIDE, :SIDE].astype(float)
+    ground = generator.choice(list(GROUNDS))
+    count = int(generator.integers(1, MOST_THINGS + 1))
+    photo = _paint(*GROUNDS[ground], x, y, generator)
+    mask = np.full((SIDE, SIDE), CLASSES.index(ground), np.uint8)
+    things = []
+    for thing in generator.permutation(list(THINGS))[:count]:
+        colour, texture, shape = THINGS[thing]
+        where = _place(shape, x, y, mask >= len(GROUNDS), count, generator)
+        if where is not None:
+            photo[where] = _paint(colour, texture, x, y, generator)[where]
+            mask[where] = CLASSES.index(thing)
+            things.append(f"a {thing}" if thing[0] not in "aeiou" else f"an {thing}")
+    photo = (photo + generator.normal(0, NOISE, photo.shape)).clip(0, 255).astype(np.uint8)
+    named = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
+    return Scene(photo, tuple(template.format(things=named, ground=ground) for template in TEMPLATES), mask)
+
+
+def write_scenes(folder: Path, count: int, seed: int) -> Path:
+    """Write the first `count` scenes of a seed as photos with captions and masks.
+
+    The folder gets `pairs.jsonl`, which `segclip prepare` reads, and `images/`, `masks/` and `classes.json`, which
+    `segclip evaluate folder` reads.
+
+    Returns:
+        The folder.
+    """
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as pairs:
+        for number in range(count):
+            scene, file = make_scene(seed, number), f"{number:06}.png"
+            Image.fromarray(scene.photo).save(folder / "images" / file)
+            Image.fromarray(scene.mask).save(folder / "masks" / file)
+            pairs.write(json.dumps({"image": f"images/{file}", "captions": scene.captions}) + "\n")
+    classes = {"classes": dict(enumerate(CLASSES)), "ignore_index": 255}
+    (folder / "classes.json").write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _paint(
+    colour: tuple[int, int, int], texture: Texture, x: Plane, y: Plane, generator: np.random.Generator
+) -> Float[ndarray, "S S 3"]:
+    """A whole plane of a class, its light, its texture's place and direction drawn anew."""
+    shift = generator.uniform(0, SIDE, 2)
+    wave = 22 * texture(x + shift[0], y + shift[1]) + generator.normal(0, 10)
+    return np.array(colour) + wave[..., None]
+
+
+def _place(
+    shape: Shape, x: Plane, y: Plane, taken: Bool[ndarray, "S S"], count: int, generator: np.random.Generator
+) -> Bool[ndarray, "S S"] | None:
+    """Where a thing is: wholly inside and apart from what is there; None where there was no room."""
+    for _ in range(TRIES):
+        radius = SIDE * generator.uniform(0.2, 0.34) * (1.0 if count == 1 else 0.85)
+        column, row = generator.uniform(radius, SIDE - radius, 2)
+        turn = generator.uniform(0, 2 * np.pi)
+        u, v = (x - column) / radius, (y - row) / radius
+        near = np.hypot(u, v) < 1 + GAP / radius
+        if not (taken & near).any():
+            return shape(u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn))
+    return None
