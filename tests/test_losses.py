@@ -1,6 +1,8 @@
 """Losses and small tensor functions against plain loops in float64, written from their definitions."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss
+from segclip.config import SuperpixelLoss
+from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss, superpixel_mean
 from segclip.model.grouping import TAU, _straight_through, sample_gumbel
 from segclip.model.reconstruction import patchify, sin_cos_positions, visible_count
 
@@ -77,29 +80,116 @@ def test_a_likeness_without_end_leaves_each_pair_its_own_target() -> None:
     torch.testing.assert_close(contrastive_loss(image, text, scale, 1e6), contrastive_loss(image, text, scale))
 
 
-@few
-@given(seeds, st.integers(1, 3), st.integers(2, 5), st.integers(1, 9), st.integers(1, 4))
-def test_superpixel_loss(seed: int, batch: int, centers: int, patches: int, segments: int) -> None:
-    hard = one_hot(seed, batch, centers, patches)
-    ids = torch.randint(segments, (batch, patches), generator=torch.Generator().manual_seed(seed))
+def superpixel_loss_by_loops(hard: Tensor, ids: Tensor, distribution: Callable[[list[float]], list[float]]) -> float:
     total = 0.0
     for photo, own in zip(hard, ids.tolist(), strict=True):
         rows = photo.T.tolist()
         for row, segment in zip(rows, own, strict=True):
             together = [other for other, s in zip(rows, own, strict=True) if s == segment]
             mean = [sum(column) / len(together) for column in zip(*together, strict=True)]
-            total += kl(softmax(mean), softmax(row)) + kl(softmax(row), softmax(mean))
-    expected = total / (2 * batch * patches * centers)
-    assert superpixel_loss(hard, ids).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            u, m = distribution(mean), distribution(row)
+            total += kl(u, m) + kl(m, u)
+    return total / (2 * hard.numel())
 
 
-def test_superpixel_loss_is_zero_where_superpixels_agree_and_its_gradient_reaches_the_assignment() -> None:
+def superpixel_loss_by_matrix(hard: Tensor, ids: Tensor) -> Tensor:
+    """The authors' formula, with a P x P matrix of which patches share a superpixel."""
+    m = hard.mT
+    together = (ids[:, :, None] == ids[:, None, :]).to(m.dtype)
+    u = together @ m / together.sum(dim=-1, keepdim=True)
+    p, q = u.softmax(dim=-1), m.softmax(dim=-1)
+    return ((p * (p.log() - q.log())).sum() + (q * (q.log() - p.log())).sum()) / (2 * hard.numel())
+
+
+def smoothed(row: list[float]) -> list[float]:
+    return [0.9 * x + 0.1 / len(row) for x in row]
+
+
+@few
+@given(seeds, st.integers(1, 3), st.integers(2, 5), st.integers(1, 9), st.integers(1, 4))
+def test_superpixel_loss(seed: int, batch: int, centers: int, patches: int, segments: int) -> None:
+    hard = one_hot(seed, batch, centers, patches)
+    ids = torch.randint(segments, (batch, patches), generator=torch.Generator().manual_seed(seed))
+    reference = superpixel_loss_by_loops(hard, ids, softmax)
+    assert superpixel_loss(hard, ids, "reference").item() == pytest.approx(reference, rel=1e-9, abs=1e-12)
+    one = superpixel_loss_by_loops(hard, ids, smoothed)
+    assert superpixel_loss(hard, ids, "one-softmax").item() == pytest.approx(one, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("ids", [range(7), range(2**62, 2**62 + 7), [-5, 0, 3, 10**15, 10**6, -(2**63), 1]])
+@pytest.mark.parametrize("patches", [1, 49, 196])
+def test_pooling_equals_the_matrix_of_patches_that_share_a_superpixel(ids: Sequence[int], patches: int) -> None:
+    chosen = torch.randint(len(ids), (3, patches), generator=torch.Generator().manual_seed(patches))
+    superpixels = torch.tensor(ids)[chosen]
+    hard = (normal(0, 3, 8, patches) * 5).softmax(dim=1).requires_grad_()
+    got, expected = superpixel_loss(hard, superpixels), superpixel_loss_by_matrix(hard, superpixels)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    by_got, by_expected = (torch.autograd.grad(loss, hard)[0] for loss in (got, expected))
+    torch.testing.assert_close(by_got, by_expected, rtol=0, atol=1e-12)
+
+
+def test_pooling_takes_ids_of_any_integer_type() -> None:
+    hard, ids = one_hot(0, 2, 4, 30), torch.randint(5, (2, 30), generator=torch.Generator().manual_seed(0))
+    expected = superpixel_loss(hard, ids)
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        assert torch.equal(superpixel_loss(hard, ids.to(dtype)), expected)
+
+
+def test_pooling_never_waits_for_values() -> None:
+    """A GPU would stand still; tensors without values show where it would happen."""
+    hard, ids = torch.empty(2, 8, 196, device="meta"), torch.empty(2, 196, dtype=torch.int64, device="meta")
+    assert superpixel_loss(hard.requires_grad_(), ids).shape == ()
+    with pytest.raises(RuntimeError):  # it is what others would do
+        ids.unique(return_inverse=True)
+
+
+def test_pooling_stays_within_a_photo() -> None:
+    hard, ids = one_hot(0, 4, 5, 20), torch.randint(3, (4, 20), generator=torch.Generator().manual_seed(0))
+    alone = torch.stack([superpixel_mean(hard[b : b + 1], ids[b : b + 1])[0] for b in range(4)])
+    assert_equal(superpixel_mean(hard, ids), alone)
+
+
+@pytest.mark.parametrize("kind", get_args(SuperpixelLoss))
+def test_superpixel_loss_is_zero_where_superpixels_agree_and_positive_elsewhere(kind: SuperpixelLoss) -> None:
     hard = torch.eye(3, dtype=torch.float64)[None, :, [0, 0, 2, 2]].clone().requires_grad_()
-    assert superpixel_loss(hard, torch.tensor([[5, 5, 8, 8]])).item() == pytest.approx(0, abs=1e-15)
-    superpixel_loss(hard, torch.tensor([[5, 8, 8, 5]])).backward()
-    assert hard.grad is not None and hard.grad.abs().sum() > 0
+    assert superpixel_loss(hard, torch.tensor([[5, 5, 8, 8]]), kind).item() == pytest.approx(0, abs=1e-15)
+    assert superpixel_loss(hard, torch.tensor([[5, 6, 7, 8]]), kind).item() == pytest.approx(0, abs=1e-15)
     ids = torch.tensor([[5, 8, 8, 5]])
-    assert torch.autograd.gradcheck(lambda x: superpixel_loss(x, ids), (hard,))
+    assert superpixel_loss(hard, ids, kind) > 1e-3
+    (gradient,) = torch.autograd.grad(superpixel_loss(hard, ids, kind), hard)
+    assert gradient.isfinite().all() and gradient.abs().sum() > 0
+    assert torch.autograd.gradcheck(lambda x: superpixel_loss(x, ids, kind), (hard,))
+
+
+def test_one_softmax_is_steeper_than_the_reference_and_bounded() -> None:
+    """Half of a superpixel at one center, half at another: about the worst."""
+    hard, ids = one_hot(0, 1, 8, 8) * 0, torch.zeros(1, 8, dtype=torch.int64)
+    hard[0, 0, :4] = hard[0, 1, 4:] = 1
+    reference, one = superpixel_loss(hard, ids).item(), superpixel_loss(hard, ids, "one-softmax").item()
+    assert 0 < reference < 0.02 < 5 * reference < one < math.log(8 / 0.1) / 8
+
+
+def test_one_softmax_pulls_the_patches_of_a_superpixel_to_one_center() -> None:
+    """The straight-through gradient of hard assignments makes superpixels agree, each by itself."""
+    ids = torch.arange(4).repeat_interleave(10)[None]
+    logits = normal(0, 1, 5, 40) + torch.eye(5, dtype=torch.float64)[None, :, :4].repeat_interleave(10, dim=2)
+    logits.requires_grad_()
+    optimiser = torch.optim.SGD([logits], lr=20.0)
+    torch.manual_seed(0)
+    before = purity(logits, ids)
+    for _ in range(100):
+        optimiser.zero_grad()
+        superpixel_loss(
+            _straight_through((logits + sample_gumbel(logits.shape, like=logits)) / TAU), ids, "one-softmax"
+        ).backward()
+        optimiser.step()
+    assert before < 0.7 and purity(logits, ids) > 0.95
+
+
+def purity(logits: Tensor, ids: Tensor) -> float:
+    """Mean share of a superpixel's patches that go to its most frequent center."""
+    hard = torch.nn.functional.one_hot(logits.detach().argmax(dim=1), logits.shape[1]).mT.double()
+    return superpixel_mean(hard, ids).amax(dim=1).mean().item()
 
 
 @few

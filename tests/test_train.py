@@ -1,8 +1,12 @@
-"""Training over frozen towers: the same run, broken or not; frozen stays frozen; the losses fall."""
+"""Training: the same run, broken or not, on any number of processes; frozen stays frozen; the losses fall."""
 
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,20 +19,31 @@ from shard_files import FAST, map_serially
 from small_model import SENTENCE, small_model
 
 from segclip.cli import main
-from segclip.config import TrainConfig
+from segclip.config import CacheConfig, TrainConfig
 from segclip.data.normalise import normalise
 from segclip.data.prepare import prepare
 from segclip.data.shards import Shards
 from segclip.data.sources.open import open_source
 from segclip.model.grouping import Grouping
-from segclip.model.segclip import Noise
+from segclip.model.segclip import Noise, combine_parts
 from segclip.model.storage import load_model, save_model
-from segclip.train import loop
-from segclip.train.features import cache_features
-from segclip.train.optim import learning_rate, make_optimiser
-from segclip.train.start import FROZEN, start_centers
+from segclip.recipes import ASSIGNMENT, INPUTS, TOWERS, mini, paper
+from segclip.train import files, loop
+from segclip.train.cache import cache_features
+from segclip.train.cached import CachedStream, read_captions
+from segclip.train.optim import freeze, learning_rate, make_optimiser
+from segclip.train.run import train
+from segclip.train.start import start_centers
 
-CONFIG = TrainConfig(epochs=3, crops=2, batch=4, mosaics=(1, 2), reconstructed=0.5, lr=2e-3, save_every=2)
+CACHE = CacheConfig(crops=2, mosaics=(1, 2), reconstructed=0.5)
+CONFIG = TrainConfig(
+    cache=CACHE, start="-", centers="k-means", epochs=3, batch=4, captions="one", frozen=TOWERS, slow=ASSIGNMENT,
+    lr=2e-3, slow_lr=2e-4, precision="bf16", save_every=2, validate_every=100, trackers=(), workers=0,
+)  # fmt: skip
+PAIRS = TrainConfig(
+    model=SENTENCE, epochs=2, batch=4, micro_batch=2, captions="all", lr=1e-3, slow_lr=1e-4, slow=("text.",),
+    save_every=3, validate_every=100, trackers=(), workers=0,
+)  # fmt: skip
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (128, 128, 128)}
 
 
@@ -64,17 +79,26 @@ def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 
 @pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> str:
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A recipe like mini's, over a small model's towers."""
     path = tmp_path_factory.mktemp("towers") / "towers.safetensors"
     save_model(small_model(SENTENCE), path)
-    return str(path)
+    return replace(CONFIG, start=str(path))
 
 
 @pytest.fixture(scope="module")
-def whole(data: Shards, towers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was not broken."""
+def whole(data: Shards, config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over frozen towers that was not broken."""
     run = tmp_path_factory.mktemp("whole")
-    loop.train(CONFIG, data, run, towers)
+    train(config, data, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole_pairs(data: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on photos that was not broken."""
+    run = tmp_path_factory.mktemp("pairs")
+    train(PAIRS, data, run)
     return run
 
 
@@ -83,7 +107,17 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name != "samples_per_s"} for line in lines]
 
 
-def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, towers: str) -> None:
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_model(run / "model.safetensors").state_dict()
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    assert metrics(run) == metrics(whole)
+    ended, expected = weights(run), weights(whole)
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+
+
+def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig) -> None:
     lines = metrics(whole)
     assert [line["step"] for line in lines] == list(range(1, 3 * (24 // 4) + 1))
     assert lines[-1]["lr"] == 0
@@ -91,48 +125,84 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, towers: str) -> Non
         assert line["loss"] == pytest.approx(line["contrastive"] + line["superpixel"] + line["reconstruction"])
     first, last = (np.mean([line["reconstruction"] for line in part]) for part in (lines[:4], lines[-4:]))
     assert last < first
-    before, after = load_model(towers).state_dict(), load_model(whole / "model.safetensors").state_dict()
+    assert config.start
+    before, after = load_model(config.start).state_dict(), weights(whole)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert not any(name.startswith(FROZEN) for name in changed)
+    assert not any(name.startswith(TOWERS) for name in changed)
     assert {"image.grouping.centers", "image.projection", "logit_scale", "reconstruction.mask_token"} <= changed
+    with Image.open(whole / "sheets" / "00000018.png") as sheet:
+        assert sheet.size == (3 * (56 + 6), 6 * (56 + 6))
+    assert len(list((whole / "checkpoints").iterdir())) == config.keep
 
 
-def test_a_broken_run_goes_on_and_ends_alike(
-    data: Shards, towers: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_on_photos(whole_pairs: Path) -> None:
+    lines = metrics(whole_pairs)
+    assert len(lines) == 2 * (48 // 4)  # each caption is a sample
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    first, last = (np.mean([line["loss"] for line in part]) for part in (lines[:4], lines[-4:]))
+    assert last < first
+    assert lines[-1]["bad_samples"] == 2  # the damaged one, once an epoch
+
+
+class Break(BaseException):
+    """What a kill is, for a test that wants it at a certain place."""
+
+
+@pytest.mark.parametrize("kind", ["cached", "photos"])
+@pytest.mark.parametrize("place", ["step", "checkpoint"])
+def test_broken_anywhere_it_goes_on_and_ends_alike(
+    kind: str,
+    place: str,
+    data: Shards,
+    config: TrainConfig,
+    whole: Path,
+    whole_pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = loop._step
-    done = []
+    """Broken in its first step, later, and while a checkpoint is being written; it goes on with other workers."""
+    expected, recipe = (whole, config) if kind == "cached" else (whole_pairs, PAIRS)
+    if kind == "cached":
+        shutil.copytree(whole / "features", tmp_path / "features")
+    owner, name = (loop.Run, "_step") if place == "step" else (torch, "save")
+    real, calls, at = getattr(owner, name), [], [1, 4, 5]
 
     def breaking(*args, **kwargs):
-        if len(done) == 9:  # after a step that no saved state knows of
-            raise KeyboardInterrupt
-        done.append(1)
+        calls.append(1)
+        if at and len(calls) == at[0]:
+            if place == "checkpoint":
+                args[1].write_bytes(b"half a file")
+            raise Break
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "_step", breaking)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(CONFIG, data, tmp_path, towers)
-    assert len(metrics(tmp_path)) == 9 and not (tmp_path / "model.safetensors").exists()
-    monkeypatch.setattr(loop, "_step", real)
-    loop.train(CONFIG, data, tmp_path, towers)
-    assert metrics(tmp_path) == metrics(whole)
-    ended, expected = (load_model(run / "model.safetensors").state_dict() for run in (tmp_path, whole))
-    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+    monkeypatch.setattr(owner, name, breaking)
+    for workers in (0, 0, 1):
+        with pytest.raises(Break):
+            train(replace(recipe, workers=workers), data, tmp_path)
+        calls.clear()
+        at.pop(0)
+        assert not (tmp_path / "model.safetensors").exists()
+    train(recipe, data, tmp_path)
+    assert_same_run(tmp_path, expected)
 
 
-def test_a_run_with_another_recipe_is_refused(data: Shards, towers: str, whole: Path) -> None:
+def test_a_run_with_another_recipe_is_refused(data: Shards, config: TrainConfig, whole: Path) -> None:
     with pytest.raises(ValueError, match=r"lr 0\.002 -> 0\.1"):
-        loop.train(replace(CONFIG, lr=0.1), data, whole, towers)
+        train(replace(config, lr=0.1), data, whole)
 
 
-def test_too_few_photos_and_too_many_bad_ones(data: Shards, towers: str, tmp_path: Path) -> None:
+def test_too_few_photos_and_too_many_bad_ones(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="less than one batch of 64"):
-        loop.train(replace(CONFIG, batch=64), data, tmp_path / "a", towers)
+        train(replace(config, batch=64), data, tmp_path / "a")
+    with pytest.raises(ValueError, match="49 captions are less than one batch of 64"):
+        train(replace(PAIRS, batch=64), data, tmp_path / "b")
     bad = tmp_path / "bad"
     shutil.copytree(data.folder, bad)
     (bad / "pairs-000000.tar").write_bytes(bytes((bad / "pairs-000000.tar").stat().st_size))
     with pytest.raises(ValueError, match="none of the 25 photos of a block can be read"):
-        loop.train(CONFIG, Shards(bad), tmp_path / "b", towers)
+        train(config, Shards(bad), tmp_path / "c")
+    with pytest.raises(ValueError, match="no photo can be read"):
+        train(PAIRS, Shards(bad), tmp_path / "d")
 
 
 def test_cached_features_give_the_losses_of_the_model() -> None:
@@ -146,10 +216,12 @@ def test_cached_features_give_the_losses_of_the_model() -> None:
     keep = noise.mask.argsort(dim=1)[:, : noise.gumbel_visible.shape[-1]]
     patches, visible = model.image.encode_patches(pixels), model.image.encode_patches(pixels, keep)
     text = model.encode_text(token_ids)
-    cached = model.losses_from_patches(patches, visible, pixels, text, superpixels.flatten(1), noise)
+    cached = combine_parts(model.parts_from_patches(patches, visible, pixels, text, superpixels.flatten(1), noise))
     assert torch.equal(plain.total, cached.total)
 
-    part = model.losses_from_patches(patches, visible[:2], pixels[:2], text, superpixels.flatten(1), noise)
+    part = combine_parts(
+        model.parts_from_patches(patches, visible[:2], pixels[:2], text, superpixels.flatten(1), noise)
+    )
     two = Noise(noise.gumbel[:2], noise.mask[:2], noise.gumbel_visible[:2])
     alone = model.losses(pixels[:2], token_ids[:2], superpixels[:2], noise=two)
     torch.testing.assert_close(part.reconstruction, alone.reconstruction)
@@ -170,18 +242,27 @@ def test_a_photo_in_a_mosaic_is_the_maximum_of_its_own_regions() -> None:
         torch.testing.assert_close(found[photo], expected)
 
 
-def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(data: Shards, towers: str, whole: Path) -> None:
-    captions = loop.read_captions(data)
-    crops = cache_features(towers, data, whole / "features", crops=2, seed=CONFIG.seed)
+def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
+    data: Shards, config: TrainConfig, whole: Path
+) -> None:
+    assert config.start
+    captions = read_captions(data)
+    crops = cache_features(config.start, data, whole / "features", crops=2, seed=config.seed)
     texts = {caption: torch.rand(64) for own in captions for caption in own}
     known = {photo[p].tobytes() for crop in crops for block in crop for photo in block.patches for p in range(16)}
-    drawn = [list(loop.batches(replace(CONFIG, mosaics=(2,)), crops, captions, texts, epoch=1)) for _ in range(2)]
-    for batch, again in zip(*drawn, strict=True):
+    pairs = replace(config, cache=replace(CACHE, mosaics=(2,)))
+    stream = CachedStream(crops, captions, texts, pairs, 4, rank=0, world=1, device=torch.device("cpu"))
+    drawn = list(stream.epoch(1, 0))
+    assert len(drawn) == stream.steps == 6
+    for batch, again in zip(drawn[2:], stream.epoch(1, 2), strict=True):
         assert batch.patches.shape == (2, 16, 64) and batch.superpixels.shape == (2, 16)
         assert all(p.half().numpy().tobytes() in known for p in batch.patches.flatten(0, 1))
         for row in batch.superpixels:
             assert not set(row[:8].tolist()) & set(row[8:].tolist())
         assert torch.equal(batch.patches, again.patches) and torch.equal(batch.text, again.text)
+        assert torch.equal(batch.noise.gumbel, again.noise.gumbel)
+    with pytest.raises(ValueError, match="does not divide into mosaics among 3 processes"):
+        CachedStream(crops, captions, texts, pairs, 4, rank=0, world=3, device=torch.device("cpu"))
 
 
 def test_centers_start_where_alike_patches_meet() -> None:
@@ -194,16 +275,33 @@ def test_centers_start_where_alike_patches_meet() -> None:
     for started in (False, True):
         model = small_model(SENTENCE)
         if started:
-            start_centers(model, patches.flatten(0, 1), np.random.default_rng(0))
+            start_centers(model, patches.numpy(), 0)
         hard = model.image.grouping(patches).hard
         alike = torch.einsum("bcp,bpk->bck", hard, F.one_hot(kind, 4).float())
         purity.append(float(alike.amax(dim=-1).sum() / alike.sum()))
     assert purity[0] < 0.9 < 0.99 < purity[1]
 
 
-def test_mosaics_that_do_not_divide_the_batch() -> None:
-    with pytest.raises(ValueError, match="mosaics of 3 photos do not divide a batch of 128"):
-        TrainConfig(mosaics=(2, 3))
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"cache": CacheConfig(mosaics=(2, 3))}, "mosaics of 3 photos do not divide a batch of 4"),
+        ({"micro_batch": 2}, "leave out micro_batch"),
+        ({"start": None}, "name their model as start"),
+        ({"losses": ()}, "no losses; give one or more"),
+        ({"save_every": 0}, "save_every 0; give at least 1"),
+    ],
+)
+def test_recipes_that_cannot_be(change: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        replace(CONFIG, **change)
+
+
+def test_a_recipe_survives_its_json() -> None:
+    for config in (paper(), mini(), CONFIG, PAIRS):
+        assert TrainConfig.from_json(config.to_json()) == config
+    with pytest.raises(ValueError, match="not a training recipe"):
+        TrainConfig.from_json('{"lr": 1}')
 
 
 def test_learning_rate() -> None:
@@ -213,37 +311,189 @@ def test_learning_rate() -> None:
     assert learning_rate(200, 200, 4e-3, 0.15) == pytest.approx(0, abs=1e-12)
 
 
-def test_biases_do_not_decay_and_frozen_parameters_are_left_out(towers: str) -> None:
-    model = load_model(towers)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(FROZEN))
-    groups = make_optimiser(model, CONFIG).param_groups
+def test_the_papers_groups() -> None:
+    """Spec of arXiv 2211.14813's code: what is frozen, what learns slowly, what decays."""
+    config = paper()
+    assert (config.lr, config.slow_lr, config.batch, config.epochs, config.clip) == (4e-3, 4e-6, 768, 10, 1.0)
+    model = small_model()
+    freeze(model, config)
+    optimiser = make_optimiser(model, config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {names[id(p)]: (group["share"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert found.keys() == {name for name in names.values() if not name.startswith(FROZEN)}
-    assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (1, 0.05)
-    assert found["image.region_blocks.0.mlp.fc1.bias"] == found["image.grouping.norm_patches.bias"] == (1, 0)
-    assert found["image.grouping.centers"] == found["image.grouping.blocks.1.mlp.fc2.weight"] == (0.1, 0.05)
-    assert found["image.grouping.key.weight"] == (0.1, 0.05) and found["image.grouping.norm_key.bias"] == (0.1, 0)
+    found = {
+        names[id(p)]: (group["peak"], group["weight_decay"])
+        for group in optimiser.param_groups
+        for p in group["params"]
+    }
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name in names.values() if name.startswith(INPUTS)} and len(frozen) == 7
+    assert found.keys() == set(names.values()) - frozen
+    for name, (peak, decay) in found.items():
+        slow = name.startswith(("image.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale"))
+        assert peak == (4e-6 if slow else 4e-3), name
+        assert decay == (0.0 if name.endswith(".bias") else 0.05), name
+    assert optimiser.param_groups[0]["betas"] == (0.9, 0.98) and optimiser.param_groups[0]["eps"] == 1e-6
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data: Shards, towers: str, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        loop.train(replace(CONFIG, lr=math.inf, crops=1), data, tmp_path, towers)
+def test_minis_groups(config: TrainConfig) -> None:
+    assert config.start
+    model = load_model(config.start)
+    freeze(model, config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = make_optimiser(model, config).param_groups
+    found = {names[id(p)]: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found.keys() == {name for name in names.values() if not name.startswith(TOWERS)}
+    assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (2e-3, 0.05)
+    assert found["image.grouping.centers"] == found["image.grouping.key.weight"] == (2e-4, 0.05)
+    assert found["image.grouping.norm_key.bias"] == (2e-4, 0)
+    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.trunks'"):
+        freeze(model, replace(config, frozen=("image.trunks",)))
+
+
+def test_what_no_loss_reaches_is_not_trained() -> None:
+    model = small_model()
+    freeze(model, replace(PAIRS, slow=(), losses=("contrastive",)))
+    idle = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert idle == {
+        "image.class_token",
+        *(name for name, _ in model.named_parameters() if name.startswith("reconstruction.")),
+    }
+
+
+def test_steps_without_a_finite_loss_are_skipped_and_ten_in_a_row_stop_the_run(
+    data: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = loop.backward, []
+
+    def sometimes(*args, **kwargs):
+        calls.append(1)
+        losses = real(*args, **kwargs)
+        return replace(losses, contrastive=losses.contrastive * math.nan) if len(calls) % 3 == 0 else losses
+
+    monkeypatch.setattr(loop, "backward", sometimes)
+    train(replace(PAIRS, steps=8), data, tmp_path / "a")
+    lines = metrics(tmp_path / "a")
+    assert [line["skipped_steps"] for line in lines] == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert lines[2]["loss"] is None and lines[3]["loss"] is not None
+    monkeypatch.setattr(loop, "backward", real)
+    with pytest.raises(FloatingPointError, match="10 steps in a row had no finite loss"):
+        train(replace(PAIRS, lr=math.inf), data, tmp_path / "b")
+    assert len(metrics(tmp_path / "b")) < 15
+
+
+def test_a_full_disk_at_a_checkpoint_does_not_stop_the_run(
+    data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, calls = torch.save, []
+
+    def full(value, file):
+        calls.append(1)
+        real(value, file)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    train(PAIRS, data, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000003.pt"]
+    assert "No space left on device" in caplog.text and "the last one is kept" in caplog.text
+    monkeypatch.undo()
+    assert_same_run(tmp_path, whole_pairs)
+
+
+def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_pairs / "checkpoints", tmp_path / "checkpoints")
+    wide = replace(PAIRS, model=replace(SENTENCE, image=replace(SENTENCE.image, width=128)))
+    with pytest.raises(ValueError, match="a checkpoint of another model"):
+        train(wide, data, tmp_path)
+
+
+def test_sigterm_saves_and_stops(
+    data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.Run._step
+
+    def step(self, batch, number, steps):
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batch, number, steps)
+
+    monkeypatch.setattr(loop.Run, "_step", step)
+    with pytest.raises(loop.Stopped, match="stopped at step 5 of 24"):
+        train(PAIRS, data, tmp_path)
+    assert (tmp_path / "checkpoints" / "00000005.pt").exists()
+    monkeypatch.undo()
+    train(PAIRS, data, tmp_path)
+    assert_same_run(tmp_path, whole_pairs)
+
+
+def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    files.cut_metrics(file, 2)
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def run_script(*arguments: str, processes: int = 1) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launch if processes > 1 else []), *arguments]
+    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_micro_batches_and_processes_give_the_whole_batchs_losses_and_gradients(tmp_path: Path) -> None:
+    """Float64, given noise, all three losses, twenty steps: plain, with micro-batches, on 2 processes, sharded."""
+    ways = {"plain": ("0", "no", 1), "micro": ("2", "no", 1), "two": ("0", "no", 2), "shard": ("2", "shard", 2)}
+    found = {}
+    for name, (micro, shard, processes) in ways.items():
+        run_script("steps_script.py", str(tmp_path / name), micro, shard, processes=processes)
+        found[name] = torch.load(tmp_path / name, weights_only=True)
+    steps, ended = found.pop("plain")
+    assert len(steps) == 20 and all(part > 0 for losses, _ in steps for part in losses)
+    for name, (others, weights) in found.items():
+        for (losses, gradients), (expected, right) in zip(others, steps, strict=True):
+            assert losses == pytest.approx(expected, abs=1e-6), name
+            assert gradients.keys() == right.keys()
+            for parameter, gradient in gradients.items():
+                torch.testing.assert_close(gradient, right[parameter], atol=1e-5, rtol=0)
+        for parameter, value in weights.items():
+            torch.testing.assert_close(value, ended[parameter], atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(source: Path, tmp_path: Path) -> None:
+    """The whole command, by torchrun; float32, so the figures are alike to rounding."""
+    shared = ["train", "debug", "--data", str(source), "--steps", "6", "--batch", "4", "--trackers", "--workers", "1"]
+    run_script("-m", "segclip", *shared, "--out", str(tmp_path / "one"))
+    run_script("-m", "segclip", *shared, "--out", str(tmp_path / "two"), processes=2)
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
 
 
 def test_train_command(
-    source: Path, towers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    source: Path,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("segclip.recipes.RECIPES", {"mini": lambda: replace(CONFIG, crops=1)})
-    argv = ["train", "mini", "--data", str(source), "--out", str(tmp_path / "run"), "--towers", towers, "--steps", "2"]
+    monkeypatch.setattr("segclip.recipes.RECIPES", {"mini": lambda: replace(config, cache=replace(CACHE, crops=1))})
+    argv = ["train", "mini", "--data", str(source), "--out", str(tmp_path / "run"), "--steps", "2"]
     assert main(argv) == 0
     assert len(metrics(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "model.safetensors").exists()
+    assert main(["train", "--resume", str(tmp_path / "run"), "--workers", "1"]) == 0
+    assert main([*argv, "--lr", "0.5"]) == 2
+    assert "lr 0.002 -> 0.5" in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    assert "no recipe of a run" in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "other", "--data", str(source), "--out", str(tmp_path / "x")]) == 2
+    assert "recipe 'other'; known are mini" in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "mini", "--out", str(tmp_path / "x")]) == 2
+    assert "no data given" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "mini", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
-    assert "no such file or folder" in capsys.readouterr().err
+    assert "no such file or folder" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "mini", "--data", "http://127.0.0.1:9/x", "--out", str(tmp_path / "x")]) == 2
     assert "cannot be fetched" in " ".join(capsys.readouterr().err.split())
-    argv[3] = str(tmp_path / "run" / "shards")
-    assert main([*argv[:5], str(tmp_path / "again"), *argv[6:]]) == 0  # shards are taken as they are
+    argv[3:6] = [str(tmp_path / "run" / "shards"), "--out", str(tmp_path / "again")]
+    assert main(argv) == 0  # shards are taken as they are
     assert not (tmp_path / "again" / "shards").exists()

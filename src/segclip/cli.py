@@ -1,12 +1,13 @@
 """The command `segclip`: one thin function per command, and errors in one line.
 
-Exit codes: 0 all done, 1 some photos failed (named at the end), 2 nothing could be done, 130 interrupted.
+Exit codes: 0 all done, 1 some photos failed (named at the end), 2 nothing could be done, 130 interrupted, 143 told
+to stop (SIGTERM) and saved.
 torch and all that needs it are imported by the commands, so that `--help` is quick.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,9 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
+from segclip.config import TrainConfig
+
+OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
 
 console = Console(stderr=True)
@@ -129,41 +132,77 @@ def prepare(
     return OK
 
 
-def train(
-    recipe: Annotated[Literal["mini"], tyro.conf.Positional],
-    /,
-    data: str,
-    out: Path,
-    towers: str = "mini",
-    steps: int | None = None,
-    seed: int = 0,
-) -> int:
-    """Train the centers over frozen towers, on this machine; the same command again goes on with a broken run.
+def resume(resume: Path, workers: int | None = None) -> int:
+    """Train a model: segclip train RECIPE --out RUN, or go on with a run that was broken: segclip train --resume RUN.
 
-    Writes OUT/metrics.jsonl (a line a step) and OUT/model.safetensors, and keeps the towers' features in OUT/features.
+    RECIPE is paper, mini or debug; segclip train RECIPE --help shows its fields, each of which can be given. Many
+    processes, on one machine or many: torchrun -m segclip train ...
 
     Args:
-        recipe: mini: two CPU cores, under two hours for 11,000 photos.
-        data: Shards that segclip prepare made: a folder, or an address (https://, gs://, hf://, pipe:). What prepare
-            takes is prepared first, into OUT/shards.
-        out: Folder of the run.
-        towers: Whose trunk and text tower to keep: mini, or a file of a model of ours.
-        steps: End after so many steps; as the recipe has it if not given.
-        seed: Of everything random.
+        resume: Folder of the run.
+        workers: Processes that read for each process that trains, if not as before.
     """
     import dataclasses
 
-    from segclip.recipes import RECIPES
-    from segclip.run_prepare import open_or_prepare
-    from segclip.train.loop import train as run
+    from segclip.train.run import read_recipe
 
-    config = dataclasses.replace(RECIPES[recipe](), seed=seed)
-    file = run(config, open_or_prepare(data, out / "shards"), out, towers, steps=steps)
-    console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
+    config, data = read_recipe(resume)
+    if workers is not None:
+        config = dataclasses.replace(config, workers=workers)
+    return _train(config, data, resume)
+
+
+def train_by(recipe: str) -> Callable[..., int]:
+    """The command for one recipe, whose fields are its options."""
+    from segclip.recipes import RECIPES
+
+    default = RECIPES[recipe]()
+
+    def train(
+        out: Path,
+        data: str | None = None,
+        config: Annotated[TrainConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = default,
+    ) -> int:
+        """Train a model; the same command again goes on with a broken run.
+
+        Writes OUT/recipe.json, OUT/metrics.jsonl (a line a step), OUT/checkpoints, OUT/sheets (photos with their
+        regions) and at the end OUT/model.safetensors.
+
+        Args:
+            out: Folder of the run.
+            data: Shards that segclip prepare made: a folder, or an address (https://, gs://, hf://, pipe:). What
+                prepare takes is prepared first, into OUT/shards. The recipe debug makes its own.
+            config: The recipe; any field can be given.
+        """
+        if data is None and recipe != "debug":
+            raise ValueError("no data given; --data names shards, or what segclip prepare takes")
+        return _train(config, data, out)
+
+    return train
+
+
+def _train(config: TrainConfig, data: str | None, out: Path) -> int:
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise ValueError('accelerate is not installed; pip install "segclip[train]"') from error
+    from segclip.run_prepare import open_or_prepare
+    from segclip.train.debug import make_data
+    from segclip.train.loop import Stopped
+    from segclip.train.run import train
+
+    with PartialState().main_process_first():  # it makes what is missing, the others find it there
+        config, shards = (config, open_or_prepare(data, out / "shards")) if data else make_data(config, out)
+    try:
+        file = train(config, shards, out)
+    except Stopped as stopped:
+        return _fail(str(stopped), TERMINATED)
+    if PartialState().is_main_process:
+        console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
     return OK
 
 
-COMMANDS = {"segment": segment, "convert": convert, "prepare": prepare, "train": train}
+COMMANDS = {"segment": segment, "convert": convert, "prepare": prepare, "train": resume}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,13 +214,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = COMMANDS
+    if argv[:1] == ["train"] and len(argv) > 1 and not argv[1].startswith("-"):
+        from segclip.recipes import RECIPES
+
+        recipe = argv.pop(1)
+        if recipe not in RECIPES:
+            return _fail(f"recipe {recipe!r}; known are {', '.join(RECIPES)}")
+        commands = {**COMMANDS, "train": train_by(recipe)}
     try:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="segclip", args=argv, description=_first_line())
+        return tyro.extras.subcommand_cli_from_dict(commands, prog="segclip", args=argv, description=_first_line())
     except SystemExit as leave:  # tyro: --help, or arguments it could not read, which it has explained
         return leave.code if isinstance(leave.code, int) else OK if leave.code is None else NOTHING_DONE
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         return _fail(str(error))
     except MemoryError:
         return _fail("out of memory; use fewer or smaller photos")

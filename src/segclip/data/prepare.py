@@ -115,22 +115,22 @@ def prepare(
     if not 0 <= max_bad <= 1:
         raise ValueError(f"max-bad {max_bad}; give a share in 0..1, such as 0.05")
     made_from = hashlib.sha256(f"{source.fingerprint()} {asdict(settings)}".encode()).hexdigest()
-    with _claim(out), _no_space(out):
-        if (out / INDEX).exists():
-            index = Index.from_json((out / INDEX).read_bytes(), f"{out}: {INDEX}")
-            if index.made_from != made_from:
-                raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
-            return index
-        with ShardWriter(out, settings.name, round(settings.shard_mb * 1e6), made_from) as writer:
-            blocks = islice(cut_blocks(source.items()), -(-writer.seen // BLOCK), None)
-            for block, packed in (map_blocks or map_locally)(partial(pack_block, settings=settings), blocks):
-                writer.add(packed)
-                if watch:
-                    watch(block.read, writer.seen)
-                if writer.seen >= SEEN:
-                    _check_bad(writer, max_bad)
-            _check_bad(writer, max_bad)
-            return writer.finish(settings.superpixels, settings.side)
+    if (out / INDEX).exists():
+        index = Index.from_json((out / INDEX).read_bytes(), f"{out}: {INDEX}")
+        if index.made_from != made_from:
+            raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
+        return index
+    limit = round(settings.shard_mb * 1e6)
+    with _claim(out), _no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
+        blocks = islice(cut_blocks(source.items()), -(-writer.seen // BLOCK), None)
+        for block, packed in (map_blocks or map_locally)(partial(pack_block, settings=settings), blocks):
+            writer.add(packed)
+            if watch:
+                watch(block.read, writer.seen)
+            if writer.seen >= SEEN:
+                _check_bad(writer, max_bad)
+        _check_bad(writer, max_bad)
+        return writer.finish(settings.superpixels, settings.side)
 
 
 def cut_blocks(items: Iterable[Item]) -> Iterator[Block]:

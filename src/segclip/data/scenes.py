@@ -15,21 +15,39 @@ from numpy import ndarray
 from PIL import Image
 
 SIDE = 64  # the least that `segclip prepare` takes
-MOST_THINGS = 3
-TRIES = 20  # places tried for a further thing before the scene goes without it
+TRIES = 50  # places tried for a further thing before the scene goes without it
 GAP = 2  # pixels between two things, at least
-NOISE = 8.0  # standard deviation of every pixel, in grey levels
+SMALLEST, LARGEST = 0.2, (0.36, 0.29, 0.24)  # radius of one, two, three things, in sides of the scene
+CONTRAST, LIGHT, NOISE = 22.0, 15.0, 8.0  # grey levels: of textures, of whole things, of every pixel (deviation)
 
 Plane = Float[ndarray, "S S"]
-Texture = Callable[[Plane, Plane], Plane]  # of x and y in pixels: added to the colour, about -1 to 1
-Shape = Callable[[Plane, Plane], Bool[ndarray, "S S"]]  # of x and y in units of the thing's radius
+Texture = Callable[[Plane, Plane], Plane]  # of x and y in pixels, about -1 to 1
+Shape = Callable[[Plane, Plane], Bool[ndarray, "S S"]]  # of x and y in units of the radius, past which it is cut off
 
 
-def _polygon(corners: int) -> Shape:
+def _polygon(corners: int, inner: float) -> Shape:
+    """A regular polygon around a circle of radius `inner`."""
     half = np.pi / corners
-    return lambda x, y: np.hypot(x, y) * np.cos(np.arctan2(y, x) % (2 * half) - half) < np.cos(half)
+    return lambda x, y: np.hypot(x, y) * np.cos(np.arctan2(y, x) % (2 * half) - half) < inner
 
 
+def _plain(x: Plane, y: Plane) -> Plane:
+    return np.zeros_like(x)
+
+
+def _checks(x: Plane, y: Plane) -> Plane:
+    return np.sign(np.sin(0.8 * x) * np.sin(0.8 * y))
+
+
+def _cross(x: Plane, y: Plane) -> Bool[ndarray, "S S"]:
+    return np.minimum(abs(x), abs(y)) < 0.45
+
+
+def _star(x: Plane, y: Plane) -> Bool[ndarray, "S S"]:
+    return np.hypot(x, y) < 0.78 + 0.22 * np.cos(5 * np.arctan2(y, x))
+
+
+# Colour (RGB, 0-255) and texture; of things the shape, too.
 GROUNDS: dict[str, tuple[tuple[int, int, int], Texture]] = {
     "grass": ((60, 140, 50), lambda x, y: np.sin(2.4 * x + np.sin(0.5 * y))),
     "sand": ((205, 180, 125), lambda x, y: np.sin(0.9 * (x + y)) * np.sin(0.7 * (x - y))),
@@ -37,12 +55,12 @@ GROUNDS: dict[str, tuple[tuple[int, int, int], Texture]] = {
     "snow": ((235, 240, 245), lambda x, y: 0.5 * np.sin(0.25 * x) * np.sin(0.3 * y)),
 }
 THINGS: dict[str, tuple[tuple[int, int, int], Texture, Shape]] = {
-    "red circle": ((205, 40, 40), lambda x, y: 0 * x, lambda x, y: np.hypot(x, y) < 1),
-    "yellow triangle": ((240, 215, 40), lambda x, y: np.sign(np.sin(1.0 * x)), _polygon(3)),
-    "purple square": ((125, 50, 160), lambda x, y: np.sign(np.sin(0.8 * x) * np.sin(0.8 * y)), _polygon(4)),
-    "black cross": ((30, 30, 35), lambda x, y: 0 * x, lambda x, y: np.minimum(abs(x), abs(y)) < 0.45 - (x * x + y * y > 1)),
-    "orange hexagon": ((240, 130, 30), lambda x, y: np.sign(np.sin(1.0 * y)), _polygon(6)),
-    "pink star": ((240, 140, 190), lambda x, y: 0 * x, lambda x, y: np.hypot(x, y) < 0.78 + 0.22 * np.cos(5 * np.arctan2(y, x))),
+    "red circle": ((205, 40, 40), _plain, lambda x, y: np.hypot(x, y) < 1),
+    "yellow triangle": ((240, 215, 40), lambda x, y: np.sign(np.sin(x)), _polygon(3, 0.65)),
+    "purple square": ((125, 50, 160), _checks, _polygon(4, 0.75)),
+    "black cross": ((30, 30, 35), _plain, _cross),
+    "orange hexagon": ((240, 130, 30), lambda x, y: np.sign(np.sin(y)), _polygon(6, 0.87)),
+    "pink star": ((240, 140, 190), _plain, _star),
 }
 CLASSES = (*GROUNDS, *THINGS)  # a class's place here is its index in the masks
 TEMPLATES = (
@@ -70,17 +88,16 @@ class Scene:
 
 
 def make_scene(seed: int, number: int) -> Scene:
-    """Scene `number` of a seed: one to MOST_THINGS different things, none hiding another, on a ground."""
+    """Scene `number` of a seed: one to three different things, none hiding another, on a ground."""
     generator = np.random.default_rng((seed, number))
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     ground = generator.choice(list(GROUNDS))
-    count = int(generator.integers(1, MOST_THINGS + 1))
     photo = _paint(*GROUNDS[ground], x, y, generator)
     mask = np.full((SIDE, SIDE), CLASSES.index(ground), np.uint8)
-    things = []
+    things, count = [], generator.integers(1, len(LARGEST) + 1)
     for thing in generator.permutation(list(THINGS))[:count]:
         colour, texture, shape = THINGS[thing]
-        where = _place(shape, x, y, mask >= len(GROUNDS), count, generator)
+        where = _place(shape, x, y, LARGEST[count - 1], mask >= len(GROUNDS), generator)
         if where is not None:
             photo[where] = _paint(colour, texture, x, y, generator)[where]
             mask[where] = CLASSES.index(thing)
@@ -115,22 +132,22 @@ def write_scenes(folder: Path, count: int, seed: int) -> Path:
 def _paint(
     colour: tuple[int, int, int], texture: Texture, x: Plane, y: Plane, generator: np.random.Generator
 ) -> Float[ndarray, "S S 3"]:
-    """A whole plane of a class, its light, its texture's place and direction drawn anew."""
-    shift = generator.uniform(0, SIDE, 2)
-    wave = 22 * texture(x + shift[0], y + shift[1]) + generator.normal(0, 10)
+    """A whole plane of a class; its light and where its texture begins are drawn anew."""
+    right, down = generator.uniform(0, SIDE, 2)
+    wave = CONTRAST * texture(x + right, y + down) + generator.uniform(-LIGHT, LIGHT)
     return np.array(colour) + wave[..., None]
 
 
 def _place(
-    shape: Shape, x: Plane, y: Plane, taken: Bool[ndarray, "S S"], count: int, generator: np.random.Generator
+    shape: Shape, x: Plane, y: Plane, largest: float, taken: Bool[ndarray, "S S"], generator: np.random.Generator
 ) -> Bool[ndarray, "S S"] | None:
-    """Where a thing is: wholly inside and apart from what is there; None where there was no room."""
+    """Where a thing is: turned at random, wholly inside, apart from what is there; None where there was no room."""
     for _ in range(TRIES):
-        radius = SIDE * generator.uniform(0.2, 0.34) * (1.0 if count == 1 else 0.85)
+        radius = SIDE * generator.uniform(SMALLEST, largest)
         column, row = generator.uniform(radius, SIDE - radius, 2)
         turn = generator.uniform(0, 2 * np.pi)
         u, v = (x - column) / radius, (y - row) / radius
-        near = np.hypot(u, v) < 1 + GAP / radius
-        if not (taken & near).any():
-            return shape(u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn))
+        if not (taken & (np.hypot(u, v) < 1 + GAP / radius)).any():
+            turned = shape(u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn))
+            return turned & (np.hypot(u, v) < 1)
     return None

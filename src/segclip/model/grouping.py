@@ -100,9 +100,9 @@ class CenterGrouping(nn.Module):
         return Grouping(regions, hard, soft)
 
 
-def sample_gumbel(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def sample_gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard Gumbel noise: -log of an exponential variable."""
-    return -torch.empty(shape, device=like.device, dtype=like.dtype).exponential_().log()
+    return -torch.empty(shape, device=like.device, dtype=like.dtype).exponential_(generator=generator).log()
 
 
 def _one_hot(soft: Float[Tensor, "B C P"]) -> Float[Tensor, "B C P"]:

@@ -8,13 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from segclip.config import ModelConfig
+from segclip.config import ModelConfig, SuperpixelLoss
 from segclip.data.tokenizer import tokenizer_for
 from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss
 from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
@@ -67,6 +67,22 @@ class Losses:
     superpixel: Float[Tensor, ""]
     reconstruction: Float[Tensor, ""]
     total: Float[Tensor, ""]
+
+
+class Parts(NamedTuple):
+    """What pairs give of the losses before they meet the pairs of other micro-batches or processes.
+
+    Attributes:
+        image, text: (B,E) embeddings, not normalised.
+        superpixel, reconstruction: losses, means over these pairs; 0 where they were left out.
+        scale: multiplier of the contrastive loss.
+    """
+
+    image: Float[Tensor, "B E"]
+    text: Float[Tensor, "B E"]
+    superpixel: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
+    scale: Float[Tensor, ""]
 
 
 class SegCLIP(nn.Module):
@@ -131,6 +147,23 @@ class SegCLIP(nn.Module):
             superpixels: an id per patch; None leaves the superpixel loss out.
             noise: every random draw; None draws it.
         """
+        noise = noise or self.draw_noise(pixels)
+        return combine_parts(self.parts(pixels, token_ids, superpixels, noise))
+
+    def parts(
+        self,
+        pixels: Float[Tensor, "B 3 H W"],
+        token_ids: Int[Tensor, "B L"],
+        superpixels: Int[Tensor, "B rows columns"] | None,
+        noise: Noise,
+        *,
+        reconstruct: bool = True,
+        kind: SuperpixelLoss = "reference",
+    ) -> Parts:
+        """`losses`, before the contrastive loss; `reconstruct` says whether there is a masked branch.
+
+        The masked branch encodes the visible patches only.
+        """
         self.image.check_size(*pixels.shape[-2:])
         patch = self.config.image.patch
         grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
@@ -139,43 +172,46 @@ class SegCLIP(nn.Module):
                 f"superpixels of {tuple(superpixels.shape[1:])} rows and columns; these photos have {grid} patches: "
                 "give one id per patch"
             )
-        noise = noise or self.draw_noise(pixels)
-        order = noise.mask.argsort(dim=1)
-        visible = self.image.encode_patches(pixels, keep=order[:, : noise.gumbel_visible.shape[-1]])
-        return self.losses_from_patches(
+        visible = None
+        if reconstruct:
+            order = noise.mask.argsort(dim=1)
+            visible = self.image.encode_patches(pixels, keep=order[:, : noise.gumbel_visible.shape[-1]])
+        return self.parts_from_patches(
             self.image.encode_patches(pixels),
             visible,
             pixels,
             self.encode_text(token_ids),
             None if superpixels is None else superpixels.flatten(1),
             noise,
+            kind=kind,
         )
 
-    def losses_from_patches(
+    def parts_from_patches(
         self,
         patches: Float[Tensor, "R N D"],
-        visible: Float[Tensor, "M V D"],
+        visible: Float[Tensor, "M V D"] | None,
         pixels: Float[Tensor, "_ 3 H W"],
         text: Float[Tensor, "B E"],
         superpixels: Int[Tensor, "R N"] | None,
         noise: Noise,
         *,
-        likeness: float | None = None,
+        kind: SuperpixelLoss = "reference",
         photos: int = 1,
-    ) -> Losses:
-        """`losses` from what the trunk and the text tower gave, which frozen towers need to compute only once.
+    ) -> Parts:
+        """`parts` from what the trunk and the text tower gave, which frozen towers need to compute only once.
 
         Under autocast the losses themselves stay in full precision: small differences decide them.
 
         Args:
             patches: trunk features of all patches; or of mosaics (R = B / photos, N patches each).
             visible: trunk features of the visible patches, in ascending order of `noise.mask`, of the first M
-                photos: the masked branch costs the most, and a part of the batch estimates its loss too.
+                photos: the masked branch costs the most, and a part of the batch estimates its loss too. None leaves
+                the reconstruction loss out.
             pixels: as for `losses`, of the first M photos at least.
             text: embedding of each caption.
             superpixels: an id per patch; None leaves the superpixel loss out.
             noise: as for `losses`.
-            likeness: see `contrastive_loss`.
+            kind: see `superpixel_loss`.
             photos: in a mosaic (see `ImageTower.embed_mosaic`); 1: every photo is encoded by itself.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
@@ -183,21 +219,24 @@ class SegCLIP(nn.Module):
             embedding = self.image.embed_mosaic(grouping, photos)
         else:
             embedding, _ = self.image.embed_regions(grouping.regions)
+        zero = pixels.new_zeros(())
+        with torch.autocast(pixels.device.type, enabled=False):
+            scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
+            superpixel = zero if superpixels is None else superpixel_loss(grouping.hard, superpixels, kind)
+        reconstruction = zero if visible is None else self._reconstruct(visible, pixels, noise)
+        return Parts(embedding.to(text.dtype), text, superpixel, reconstruction, scale)
+
+    def _reconstruct(
+        self, visible: Float[Tensor, "M V D"], pixels: Float[Tensor, "_ 3 H W"], noise: Noise
+    ) -> Float[Tensor, ""]:
         patch, count = self.config.image.patch, len(visible)
         grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
         order = noise.mask[:count].argsort(dim=1)
         predicted = self.reconstruction(self.image.grouping(visible, noise.gumbel_visible[:count]), order, grid)
         masked = torch.ones_like(noise.mask[:count]).scatter(1, order[:, : visible.shape[1]], 0.0)
-
         with torch.autocast(pixels.device.type, enabled=False):
-            scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
-            contrastive = contrastive_loss(embedding.to(text.dtype), text, scale, likeness)
-            superpixel = torch.zeros_like(contrastive)
-            if superpixels is not None:
-                superpixel = superpixel_loss(grouping.hard, superpixels)
             target = patchify(pixels[:count], patch)
-            reconstruction = reconstruction_loss(predicted.to(target.dtype), target, masked)
-        return Losses(contrastive, superpixel, reconstruction, contrastive + superpixel + reconstruction)
+            return reconstruction_loss(predicted.to(target.dtype), target, masked)
 
     def draw_noise(self, pixels: Float[Tensor, "B 3 H W"]) -> Noise:
         """Random draws for one training step on these photos."""
@@ -242,6 +281,15 @@ class SegCLIP(nn.Module):
         from segclip.model import hub
 
         return hub.push(self, repo_id, private=private, token=token, commit_message=commit_message)
+
+
+def combine_parts(parts: Parts, likeness: float | None = None) -> Losses:
+    """The losses of pairs that are the whole batch; for `likeness` see `contrastive_loss`."""
+    with torch.autocast(parts.image.device.type, enabled=False):
+        image, text = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (parts.image, parts.text))
+        contrastive = contrastive_loss(image, text, parts.scale, likeness)
+    total = contrastive + parts.superpixel + parts.reconstruction
+    return Losses(contrastive, parts.superpixel, parts.reconstruction, total)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,252 +1,317 @@
-"""Train the centers over frozen towers, on one machine, from cached features.
+"""The training loop: steps, metrics, checkpoints; broken at any moment, it goes on as if nothing had been.
 
-A run's folder: `features/` (see features.py), `state.pt` (from which a broken run goes on), `metrics.jsonl` (a line a
-step) and, at the end, `model.safetensors`.
+A run's folder: `recipe.json`, `metrics.jsonl` (a line a step), `checkpoints/`, `sheets/`, and at the end
+`model.safetensors`; `best.safetensors` is the best by mIoU where there is a validation set.
 """
 
 import json
 import logging
 import math
-import os
+import resource
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
+from accelerate import Accelerator
+from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.tensor import DTensor
 
 from segclip.config import TrainConfig
-from segclip.data.normalise import normalise
-from segclip.data.shards import SampleError, Shards
-from segclip.model.grouping import sample_gumbel
-from segclip.model.segclip import MAX_SCALE, Losses, Noise, SegCLIP
+from segclip.data.shards import Shards
+from segclip.evaluate import open_folder
+from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
 from segclip.model.storage import save_model
-from segclip.train.features import Block, cache_features
-from segclip.train.optim import learning_rate, make_optimiser
-from segclip.train.start import start_model
+from segclip.train.files import (
+    BEST,
+    METRICS,
+    MODEL,
+    cut_metrics,
+    last_checkpoint,
+    save_checkpoint,
+    write_aside,
+)
+from segclip.train.looks import fixed_photos, validate, write_sheet
+from segclip.train.optim import make_optimiser, set_learning_rate
+from segclip.train.processes import (
+    BLOCKS,
+    full_state,
+    gather_rows,
+    restore_state,
+    share_model,
+    sum_over_processes,
+    unsynced,
+)
+from segclip.train.step import backward
 
+MOST_SKIPPED = 10  # steps in a row without a finite loss, before the run stops
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a step gets of its photos, from the cache: arguments of `SegCLIP.losses_from_patches`."""
+@runtime_checkable
+class Batch(Protocol):
+    """A process's share of a step's batch."""
 
-    patches: Tensor
-    visible: Tensor
-    pixels: Tensor
-    superpixels: Tensor
-    text: Tensor
-    photos: int
-    mask: Tensor
+    bad: int
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int | None) -> "list[Batch]": ...
 
 
-def train(config: TrainConfig, shards: Shards, run: Path, towers: str, *, steps: int | None = None) -> Path:
-    """Train, or go on with a run that was broken.
+@runtime_checkable
+class Stream(Protocol):
+    """Where a process's batches come from."""
 
-    Args:
-        config: the recipe.
-        shards: photos and captions.
-        run: folder of the run; where it already has a state, the run goes on from there.
-        towers: a model as `segclip.load` takes it; its trunk and text tower are used and stay as they are.
-        steps: end after so many steps; None: as the recipe's epochs give.
+    steps: int
 
-    Returns:
-        The file of the trained model.
+    def epoch(self, number: int, start: int) -> "Iterator[Batch]": ...
 
-    Raises:
-        ValueError: the data cannot be used, or the run in the folder was started with another recipe.
-        FloatingPointError: the loss is not finite.
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM), and has saved its state."""
+
+
+@dataclass
+class Counts:
+    """What went wrong so far, and what went best.
+
+    Attributes:
+        bad: samples that could not be read.
+        skipped: steps without a finite loss, whose gradients were thrown away.
+        in_a_row: of these, the last ones in a row.
+        best: mIoU.
     """
-    if len(shards) < config.batch:
-        raise ValueError(
-            f"{shards.place}: {len(shards)} photos are less than one batch of {config.batch}; lower the batch"
+
+    bad: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    best: float = 0.0
+
+
+class Run:
+    """A run in its folder, over the processes that there are."""
+
+    def __init__(
+        self, config: TrainConfig, learner: nn.Module, model: SegCLIP, accelerator: Accelerator, out: Path
+    ) -> None:
+        self.config, self.model, self.accelerator, self.out = config, model, accelerator, out
+        if config.checkpoint_activations:
+            apply_activation_checkpointing(learner, check_fn=lambda module: isinstance(module, BLOCKS))
+        self.learner = share_model(learner, accelerator, config.shard)
+        self.optimiser = make_optimiser(model, config)
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.counts, self.stopping, self.clock = Counts(), False, time.perf_counter()
+
+    def train(self, stream: Stream, shards: Shards) -> Path:
+        """Train from the last checkpoint to the end.
+
+        Returns:
+            The file of the trained model.
+
+        Raises:
+            FloatingPointError: ten steps in a row had no finite loss.
+            Stopped: SIGTERM came; the state is saved.
+        """
+        steps = self.config.steps or self.config.epochs * stream.steps
+        step = self._restore()
+        look = self._prepare_look(shards)
+        if self.accelerator.is_main_process:
+            cut_metrics(self.out / METRICS, step)
+        with self._shown(steps, step) as show, _on_sigterm(self._ask_to_stop):
+            while step < steps:
+                for batch in stream.epoch(step // stream.steps, step % stream.steps):
+                    step += 1
+                    record = self._step(batch, step, steps)
+                    if step % self.config.validate_every == 0 or step == steps:
+                        record |= look(step)
+                    show(record)
+                    if step % self.config.save_every == 0 or step == steps or self.stopping:
+                        self._save(step)
+                    if self.stopping:
+                        raise Stopped(
+                            f"stopped at step {step} of {steps}; go on with: segclip train --resume {self.out}"
+                        )
+                    if step == steps:
+                        break
+        whole = self._whole_model()
+        if self.accelerator.is_main_process:
+            write_aside(self.out / MODEL, lambda aside: save_model(whole, aside))
+        return self.out / MODEL
+
+    def _step(self, batch: Batch, step: int, steps: int) -> dict[str, Any]:
+        rate = set_learning_rate(self.optimiser, self.config, step, steps)
+        losses = self._backward(batch)
+        parts = [losses.superpixel.item(), losses.reconstruction.item(), float(batch.bad), float(self.stopping)]
+        superpixel, reconstruction, bad, stopping = sum_over_processes(self.accelerator, parts)
+        world = self.accelerator.num_processes
+        superpixel, reconstruction, contrastive = superpixel / world, reconstruction / world, losses.contrastive.item()
+        self.counts.bad += int(bad)
+        self.stopping = stopping > 0
+        total = contrastive * ("contrastive" in self.config.losses) + superpixel + reconstruction
+        norm = self._update(total)
+        return {
+            "step": step,
+            "loss": total,
+            "contrastive": contrastive,
+            "superpixel": superpixel,
+            "reconstruction": reconstruction,
+            "lr": rate,
+            "gradient": norm,
+            "samples_per_s": self.config.batch / self._seconds(),
+            "bad_samples": self.counts.bad,
+            "skipped_steps": self.counts.skipped,
+        }
+
+    def _backward(self, batch: Batch) -> Losses:
+        world, bf16 = self.accelerator.num_processes, self.config.precision == "bf16"
+
+        def encode(*pairs: Batch, **options: bool) -> Parts:
+            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bf16):
+                return self.learner(*pairs, **options)
+
+        return backward(
+            encode,
+            batch.split(self.config.micro_batch),
+            gather=gather_rows(self.accelerator, self.config.batch // world),
+            world=world,
+            likeness=self.config.cache.likeness if self.config.cache else None,
+            contrast="contrastive" in self.config.losses,
+            no_sync=unsynced(self.learner),
         )
-    run.mkdir(parents=True, exist_ok=True)
-    _claim(run / "recipe.json", config, steps)
-    crops = cache_features(towers, shards, run / "features", crops=config.crops, seed=config.seed)
-    model = start_model(towers, config.seed, crops)
-    captions = read_captions(shards)
-    embedded = embed_captions(model, captions, run / "features" / "captions.pt")
-    epoch_steps = sum(len(block.rows) for block in crops[0]) // config.batch
-    steps = steps or config.epochs * epoch_steps
-    _run_steps(config, model, lambda epoch: batches(config, crops, captions, embedded, epoch), steps, run)
-    save_model(model, run / "model.safetensors")
-    return run / "model.safetensors"
 
+    def _update(self, loss: float) -> float:
+        """Take the optimiser's step, unless the loss or its gradient is not finite; gives the gradient's norm."""
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.optimiser.step()
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(max=math.log(MAX_SCALE))
+            self.counts.in_a_row = 0
+        else:
+            self.counts.skipped += 1
+            self.counts.in_a_row += 1
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.counts.in_a_row == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"{MOST_SKIPPED} steps in a row had no finite loss or gradient ({self.counts.skipped} in all; last: "
+                f"loss {loss}, gradient {norm}); lower the learning rate, in a new folder"
+            )
+        return norm
 
-def read_captions(shards: Shards) -> list[list[str]]:
-    """The captions of each photo; none where a sample is damaged."""
-    captions = []
-    for number in range(len(shards)):
+    def _seconds(self) -> float:
+        """Since this was last asked: a step, with the wait for its batch."""
+        before, self.clock = self.clock, time.perf_counter()
+        return self.clock - before
+
+    def _ask_to_stop(self) -> None:
+        self.stopping = True
+
+    def _save(self, step: int) -> None:
+        state = {**full_state(self.learner, self.optimiser), "counts": asdict(self.counts)}
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.out, step, state, self.config.keep)
+
+    def _restore(self) -> int:
+        """Take up the last checkpoint; gives the steps that are done."""
+        state = last_checkpoint(self.out)
+        if state is None:
+            return 0
         try:
-            captions.append(shards[number].captions)
-        except SampleError:
-            captions.append([])
-    return captions
+            restore_state(self.learner, self.optimiser, state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{self.out}: holds a checkpoint of another model ({reason}); give another folder"
+            ) from error
+        self.counts = Counts(**state["counts"])
+        return state["step"]
 
+    def _whole_model(self) -> SegCLIP:
+        """The model as one process has it; all processes must call this."""
+        if not self.config.shard:
+            return self.model
+        state = full_state(self.learner, self.optimiser)["model"]
+        whole = SegCLIP(self.model.config)
+        if self.accelerator.is_main_process:
+            whole.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+        return whole
 
-@torch.inference_mode()
-def embed_captions(model: SegCLIP, captions: Sequence[Sequence[str]], file: Path) -> dict[str, Tensor]:
-    """The text tower's embedding of every caption, kept in `file`."""
-    texts = sorted({caption for own in captions for caption in own}, key=lambda text: (len(text), text))
-    if file.exists() and list(saved := torch.load(file, weights_only=True)) == texts:
-        return saved
-    embeddings = torch.cat([model.encode_text(model.tokenize(texts[i : i + 128])) for i in range(0, len(texts), 128)])
-    embedded = dict(zip(texts, embeddings, strict=True))
-    _save_aside(embedded, file)
-    return embedded
+    def _prepare_look(self, shards: Shards) -> Callable[[int], dict[str, float]]:
+        """What writes a sheet, and finds the mIoU where there is a validation set."""
+        photos, captions = fixed_photos(shards, self.model.config.image.side)
+        truth = open_folder(Path(self.config.validation)) if self.config.validation else None
 
+        def look(step: int) -> dict[str, float]:
+            whole = self._whole_model()
+            if not self.accelerator.is_main_process:
+                return {}
+            (self.out / "sheets").mkdir(exist_ok=True)
+            write_sheet(whole, photos, captions, self.out / "sheets" / f"{step:08d}.png")
+            if truth is None:
+                return {}
+            miou = validate(whole, truth)
+            if miou > self.counts.best:
+                self.counts.best = miou
+                write_aside(self.out / BEST, lambda aside: save_model(whole, aside))
+            return {"miou": miou}
 
-def batches(
-    config: TrainConfig,
-    crops: Sequence[Sequence[Block]],
-    captions: Sequence[Sequence[str]],
-    embedded: dict[str, Tensor],
-    epoch: int,
-) -> Iterator[Batch]:
-    """One pass over the photos, of each a random crop and caption; the draws depend on seed and epoch alone."""
-    generator = np.random.default_rng((config.seed, epoch))
-    places = [(b, i) for b, block in enumerate(crops[0]) for i in range(len(block.rows))]
-    order = generator.permutation(len(places))
-    masked = max(1, round(config.reconstructed * config.batch))
-    for start in range(0, len(order) - config.batch + 1, config.batch):
-        photos = int(generator.choice(config.mosaics))
-        whole, mixed, texts = [], [], []
-        for b, i in (places[n] for n in order[start : start + config.batch]):
-            block = crops[int(generator.integers(len(crops)))][b]
-            count = len(block.patches[i])
-            chosen = generator.permutation(count)[: count // photos] if photos > 1 else slice(None)
-            mixed.append((block.patches[i][chosen], block.superpixels[i].reshape(-1)[chosen]))
-            if len(whole) < masked:
-                whole.append((block.visible[i], block.pixels[i], block.mask[i]))
-            own = captions[int(block.rows[i])]
-            texts.append(own[int(generator.integers(len(own)))])
-        patches, superpixels = _stacked(mixed)
-        visible, pixels, mask = _stacked(whole)
-        superpixels = superpixels + (superpixels.max() + 1) * torch.arange(config.batch)[:, None]
-        yield Batch(
-            patches=patches.float().unflatten(0, (-1, photos)).flatten(1, 2),
-            visible=visible.float(),
-            pixels=normalise(pixels),
-            superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2),
-            text=torch.stack([embedded[text] for text in texts]),
-            photos=photos,
-            mask=mask,
-        )
+        return look
 
+    @contextmanager
+    def _shown(self, steps: int, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Metrics into their file, the trackers and a line in the terminal; only the first process has them."""
+        if not self.accelerator.is_main_process:
+            yield lambda record: None
+            return
+        columns = (MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        with (
+            (self.out / METRICS).open("a", encoding="utf-8") as lines,
+            Progress(*columns, console=Console(stderr=True)) as progress,
+        ):
+            task = progress.add_task("", total=steps, completed=step)
 
-def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[Tensor]:
-    return [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
-
-
-def step_losses(model: SegCLIP, batch: Batch, likeness: float) -> Losses:
-    """The three losses of a cached batch, in bfloat16; the Gumbel noise is drawn here."""
-    centers = model.config.centers
-    noise = Noise(
-        gumbel=sample_gumbel((len(batch.patches), centers, batch.patches.shape[1]), like=batch.patches),
-        mask=batch.mask,
-        gumbel_visible=sample_gumbel((len(batch.visible), centers, batch.visible.shape[1]), like=batch.patches),
-    )
-    arguments = {name: value for name, value in vars(batch).items() if name != "mask"}
-    with torch.autocast(batch.patches.device.type, torch.bfloat16):
-        return model.losses_from_patches(**arguments, noise=noise, likeness=likeness)
-
-
-def _run_steps(
-    config: TrainConfig, model: SegCLIP, epoch_batches: Callable[[int], Iterator[Batch]], steps: int, run: Path
-) -> None:
-    optimiser = make_optimiser(model, config)
-    state, metrics = run / "state.pt", run / "metrics.jsonl"
-    epoch, skip, step = _restore(state, model, optimiser)
-    _cut_metrics(metrics, step)
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
-    with metrics.open("a") as lines, Progress(*columns) as progress:
-        task = progress.add_task("training", total=steps, completed=step)
-        while step < steps:
-            for number, batch in enumerate(epoch_batches(epoch)):
-                if number < skip:
-                    continue
-                step += 1
-                record = _step(config, model, optimiser, batch, step, steps)
-                lines.write(json.dumps(record) + "\n")
+            def show(record: dict[str, Any]) -> None:
+                finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
+                lines.write(json.dumps(finite) + "\n")
                 lines.flush()
-                progress.update(task, completed=step, description=f"loss {record['loss']:.3f}")
-                if step % config.save_every == 0 or step == steps:
-                    _save_state(state, model, optimiser, epoch, number + 1, step)
-                if step == steps:
-                    break
-            epoch, skip = epoch + 1, 0
+                self.accelerator.log(
+                    {name: value for name, value in finite.items() if value is not None}, record["step"]
+                )
+                progress.update(task, completed=record["step"], description=_line(record))
+
+            yield show
 
 
-def _step(
-    config: TrainConfig, model: SegCLIP, optimiser: torch.optim.Optimizer, batch: Batch, step: int, steps: int
-) -> dict[str, float | int]:
-    start = time.perf_counter()
-    rate = learning_rate(step, steps, config.lr, config.warmup)
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["share"]
-    losses = step_losses(model, batch, config.likeness)
-    if not losses.total.isfinite():
-        raise FloatingPointError(f"step {step}: the loss is {losses.total.item()}; lower the learning rate")
-    optimiser.zero_grad()
-    losses.total.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    optimiser.step()
-    with torch.no_grad():
-        model.logit_scale.clamp_(max=math.log(MAX_SCALE))
-    return {
-        "step": step,
-        "loss": losses.total.item(),
-        "contrastive": losses.contrastive.item(),
-        "superpixel": losses.superpixel.item(),
-        "reconstruction": losses.reconstruction.item(),
-        "lr": rate,
-        "samples_per_s": len(batch.text) / (time.perf_counter() - start),
-    }
+def _line(record: dict[str, Any]) -> str:
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated() / 1e9
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
+    parts = " ".join(f"{name} {record[name]:.3f}" for name in ("contrastive", "superpixel", "reconstruction"))
+    seen = f" mIoU {record['miou']:.3f}" if "miou" in record else ""
+    speed = f"{record['samples_per_s']:.0f} samples/s {memory:.1f} GB"
+    return f"loss {record['loss']:.3f} ({parts}) lr {record['lr']:.1e}{seen} {speed}"
 
 
-def _claim(file: Path, config: TrainConfig, steps: int | None) -> None:
-    recipe = json.loads(json.dumps({**asdict(config), "steps": steps}))  # lists for tuples, as the file has them
-    if not file.exists():
-        file.write_text(json.dumps(recipe, indent=1))
-    found = json.loads(file.read_text())
-    changed = [f"{name} {found.get(name)} -> {value}" for name, value in recipe.items() if found.get(name) != value]
-    if changed:
-        raise ValueError(f"{file.parent}: a run with another recipe ({', '.join(changed)}); give another folder")
-
-
-def _save_state(
-    file: Path, model: SegCLIP, optimiser: torch.optim.Optimizer, epoch: int, batch: int, step: int
-) -> None:
-    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    random = torch.get_rng_state()
-    position = (epoch, batch, step)
-    state = {"model": trained, "optimiser": optimiser.state_dict(), "random": random, "position": position}
-    _save_aside(state, file)
-
-
-def _restore(file: Path, model: SegCLIP, optimiser: torch.optim.Optimizer) -> tuple[int, int, int]:
-    """Epoch, batches of it that are done, and steps that are done."""
-    if not file.exists():
-        return 0, 0, 0
-    state = torch.load(file, weights_only=True)
-    model.load_state_dict(state["model"], strict=False)
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
-    return state["position"]
-
-
-def _cut_metrics(file: Path, step: int) -> None:
-    """Drop the lines of steps that a broken run did after its last saved state."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    file.write_text("".join(lines[:step]))
-
-
-def _save_aside(value: object, file: Path) -> None:
-    aside = file.with_suffix(".part")
-    torch.save(value, aside)
-    os.replace(aside, file)
+@contextmanager
+def _on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    """Answer SIGTERM by `act`; elsewhere than in the main thread, where Python allows no answer, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from segclip.config import TrainConfig
+from segclip.model.segclip import SegCLIP
 
 BETAS = (0.9, 0.98)
 EPS = 1e-6
-# What decides which center a patch goes to.
-ASSIGNMENT = tuple(f"image.grouping.{part}" for part in ("centers", "blocks", "norm_centers", "key", "norm_key"))
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -21,20 +20,46 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * (1 + math.cos(math.pi * (x - warmup) / (1 - warmup))) / 2
 
 
+def freeze(model: SegCLIP, config: TrainConfig) -> None:
+    """Leave out of training what the recipe freezes, and what no loss reaches.
+
+    That is the masked branch where its loss is left out, and the class token of CLIP, which no block ever sees.
+
+    Raises:
+        ValueError: a prefix that no parameter's name has.
+    """
+    idle = () if "reconstruction" in config.losses else ("reconstruction.",)
+    idle += ("image.class_token",) if model.config.image.kind == "clip" else ()
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in (*config.frozen, *config.slow):
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(f"no parameter's name begins with {prefix!r}; they are called {names[0]}, {names[1]} ...")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith((*config.frozen, *idle)))
+
+
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over what is not frozen; weight decay on all but biases.
 
-    Each group's `share` says which part of the schedule's learning rate it gets.
+    Each group's `peak` is its peak learning rate.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            share = config.assignment_lr if name.startswith(ASSIGNMENT) else 1.0
+            peak = config.slow_lr if name.startswith(config.slow) else config.lr
             decay = 0.0 if name.endswith("bias") else config.weight_decay
-            groups.setdefault((share, decay), []).append(parameter)
+            groups.setdefault((peak, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": params, "share": share, "weight_decay": decay} for (share, decay), params in groups.items()],
+        [{"params": params, "peak": peak, "weight_decay": decay} for (peak, decay), params in groups.items()],
         lr=config.lr,
         betas=BETAS,
         eps=EPS,
+        fused=True,
     )
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainConfig, step: int, steps: int) -> float:
+    """Give each group its rate of step 1..steps; returns that of the fast ones."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(step, steps, group["peak"], config.warmup)
+    return learning_rate(step, steps, config.lr, config.warmup)

@@ -6,7 +6,7 @@ patches; each attention block moves a center toward the patches of this photo th
 most alike center.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -17,40 +17,40 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from segclip.checkpoints import load
+from segclip.config import TrainConfig
 from segclip.model.grouping import CenterBlock, GroupedLinear
 from segclip.model.segclip import SegCLIP
-from segclip.train.features import Block
+from segclip.train.cache import Block
 
-FROZEN = ("image.patch_embed", "image.class_token", "image.positions", "image.trunk", "image.norm_trunk", "text.")
 PHOTOS, PATCHES = 3000, 16  # how many photos k-means sees, and how many patches of each
 FOCUS = 0.55  # factor of the attention's queries and of its keys: larger, fewer patches move a center
 MOVE = 2.0  # how far a block moves a center, in units of the patches' mean
 SHARPNESS = 0.15  # scale of the centers against unit-variance patches: assignments are clear and can still change
 
 
-def start_model(towers: str, seed: int, crops: Sequence[Sequence[Block]]) -> SegCLIP:
-    """A new model over the frozen trunk and text tower of `towers`, its centers started from cached features.
+def start_model(config: TrainConfig, crops: Sequence[Sequence[Block]]) -> SegCLIP:
+    """A new model over the frozen trunk and text tower of `config.start`, its centers started from cached features.
 
     Args:
-        towers: as `segclip.load` takes it.
-        seed: of everything random.
+        config: the recipe.
         crops: as `cache_features` gives them.
     """
-    source = load(towers)
-    torch.manual_seed(seed)
+    assert config.start
+    source = load(config.start)
+    torch.manual_seed(config.seed)
     model = SegCLIP(source.config)
-    kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(FROZEN)}
+    kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(config.frozen)}
     model.load_state_dict(kept, strict=False)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(FROZEN))
-    generator = np.random.default_rng(seed)
-    start_centers(model, torch.cat(list(islice(_some_patches(crops[0], generator), PHOTOS))), generator)
+    if config.centers == "k-means":
+        start_centers(model, (photo for block in crops[0] for photo in block.patches), config.seed)
     return model
 
 
 @torch.no_grad()
-def start_centers(model: SegCLIP, patches: Float[Tensor, "N D"], generator: np.random.Generator) -> None:
-    """Start the grouping as k-means of `patches`, trunk features of many photos."""
+def start_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], seed: int) -> None:
+    """Start the grouping as k-means of what the trunk gives for photos: of the first 3,000, some patches each."""
+    generator = np.random.default_rng(seed)
+    patches = torch.cat([_some_patches(photo, generator) for photo in islice(photos, PHOTOS)])
     grouping, width = model.image.grouping, model.config.image.width
     normed = F.layer_norm(patches, (width,))
     mean, spread = normed.mean(dim=0), normed.std(dim=0).clamp(min=1e-6)
@@ -84,8 +84,6 @@ def _set_identity(layer: GroupedLinear) -> None:
     layer.weight.copy_(torch.eye(layer.weight.shape[1]).repeat(layer.groups, 1))
 
 
-def _some_patches(blocks: Sequence[Block], generator: np.random.Generator) -> Iterator[Float[Tensor, "_ D"]]:
-    for block in blocks:
-        for photo in block.patches:
-            chosen = generator.choice(len(photo), min(PATCHES, len(photo)), replace=False)
-            yield torch.from_numpy(photo[chosen]).float()
+def _some_patches(photo: Float[np.ndarray, "P D"], generator: np.random.Generator) -> Float[Tensor, "_ D"]:
+    chosen = generator.choice(len(photo), min(PATCHES, len(photo)), replace=False)
+    return torch.from_numpy(photo[chosen]).float()

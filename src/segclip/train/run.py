@@ -1,0 +1,129 @@
+"""From a recipe and data to a trained model."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from segclip.checkpoints import load
+from segclip.config import TrainConfig
+from segclip.data.normalise import normalise
+from segclip.data.shards import Shards
+from segclip.model.segclip import SegCLIP
+from segclip.train.cache import cache_features
+from segclip.train.cached import CachedLearner, CachedStream, embed_captions, read_captions
+from segclip.train.files import RECIPE, changes, write_aside
+from segclip.train.loop import Run
+from segclip.train.optim import freeze
+from segclip.train.pairs import CHUNK, PairLearner, PairStream
+from segclip.train.processes import check_agreement
+from segclip.train.start import start_centers, start_model
+
+log = logging.getLogger(__name__)
+FREE = ("workers", "save_every", "keep", "trackers")  # fields that may change when a run goes on
+
+
+def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
+    """Train, or go on with a run that was broken; under torchrun or accelerate launch, over all processes.
+
+    Args:
+        config: the recipe.
+        shards: photos and captions.
+        out: folder of the run; where it has a checkpoint, the run goes on from there.
+
+    Returns:
+        The file of the trained model.
+
+    Raises:
+        ValueError: data or recipe that cannot be used; a run in the folder that was started with another recipe.
+        FloatingPointError: ten steps in a row had no finite loss.
+        Stopped: SIGTERM came; the state is saved.
+    """
+    accelerator = Accelerator(
+        mixed_precision="no",  # the recipe's, which a process may change from run to run, is the loop's to apply
+        log_with=list(config.trackers) or None,
+        project_dir=out,
+    )
+    data = [shard.sha256 for shard in shards.index.shards]
+    out.mkdir(parents=True, exist_ok=True)
+    check_agreement(accelerator, config.to_json() + repr(data))
+    _claim(out / RECIPE, config, shards.place, data, accelerator.is_main_process)
+    torch.manual_seed(config.seed)
+    learner, model, stream = (
+        _cached(config, shards, out, accelerator) if config.cache else _pairs(config, shards, accelerator)
+    )
+    if accelerator.is_main_process:
+        accelerator.init_trackers("segclip", json.loads(json.dumps({"recipe": config.to_json()})))
+    try:
+        file = Run(config, learner, model, accelerator, out).train(stream, shards)
+        accelerator.wait_for_everyone()  # or one process takes the connections down while another still needs them
+        return file
+    finally:
+        accelerator.end_training()
+
+
+def read_recipe(out: Path) -> tuple[TrainConfig, str]:
+    """The recipe of a run, and where its data is. Raises ValueError where there is none."""
+    try:
+        found = json.loads((out / RECIPE).read_text("utf-8"))
+        return TrainConfig.from_json(json.dumps(found["recipe"])), found["data"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{out / RECIPE}: no recipe of a run ({error}); give the folder of a run") from error
+
+
+def _pairs(config: TrainConfig, shards: Shards, accelerator: Accelerator) -> tuple[PairLearner, SegCLIP, PairStream]:
+    model = load(config.start) if config.start else SegCLIP(config.model)
+    if config.centers == "k-means":
+        start_centers(model, _trunk_features(config, shards, model), config.seed)
+    freeze(model, config)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    stream = PairStream(shards, config, model.config, rank=rank, world=world, device=accelerator.device)
+    return PairLearner(model, config), model, stream
+
+
+@torch.no_grad()
+def _trunk_features(config: TrainConfig, shards: Shards, model: SegCLIP) -> Iterator[np.ndarray]:
+    """What the trunk gives for photos, on every process alike."""
+    stream = PairStream(shards, config, model.config, rank=0, world=1, device=torch.device("cpu"))
+    for batch in stream.epoch(0, 0):
+        for pairs in batch.split(CHUNK):
+            yield from model.image.encode_patches(normalise(pairs.pixels)).numpy()
+
+
+def _cached(
+    config: TrainConfig, shards: Shards, out: Path, accelerator: Accelerator
+) -> tuple[CachedLearner, SegCLIP, CachedStream]:
+    assert config.cache and config.start
+    with accelerator.main_process_first():  # the others find them there
+        crops = cache_features(config.start, shards, out / "features", crops=config.cache.crops, seed=config.seed)
+        model = start_model(config, crops)
+        captions = read_captions(shards)
+        embedded = embed_captions(model, captions, out / "features" / "captions.pt")
+    freeze(model, config)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    stream = CachedStream(
+        crops, captions, embedded, config, model.config.centers, rank=rank, world=world, device=accelerator.device
+    )
+    return CachedLearner(model, config), model, stream
+
+
+def _claim(file: Path, config: TrainConfig, place: str, data: list[str], main: bool) -> None:
+    """Keep the recipe beside the run; refuse to go on with another one."""
+    wanted = {"recipe": json.loads(config.to_json()), "data": place, "shards": data}
+    if file.exists():
+        found, _ = read_recipe(file.parent)
+        kept = json.loads(file.read_text("utf-8"))
+        free = {name: getattr(config, name) for name in FREE}
+        old = json.loads(dataclasses.replace(found, **free).to_json())
+        if differences := changes({**old, "shards": kept.get("shards")}, {**wanted["recipe"], "shards": data}):
+            raise ValueError(
+                f"{file.parent}: a run with another recipe or other data ({', '.join(differences)}); go on with "
+                f"segclip train --resume {file.parent}, or give another folder"
+            )
+    elif main:
+        write_aside(file, lambda aside: aside.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8"))
