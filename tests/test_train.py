@@ -459,16 +459,6 @@ def test_micro_batches_and_processes_give_the_whole_batchs_losses_and_gradients(
             torch.testing.assert_close(value, ended[parameter], atol=1e-6, rtol=0)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(source: Path, tmp_path: Path) -> None:
-    """The whole command, by torchrun; float32, so the figures are alike to rounding."""
-    shared = ["train", "debug", "--data", str(source), "--steps", "6", "--batch", "4", "--trackers", "--workers", "1"]
-    run_script("-m", "segclip", *shared, "--out", str(tmp_path / "one"))
-    run_script("-m", "segclip", *shared, "--out", str(tmp_path / "two"), processes=2)
-    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        assert one == pytest.approx(two, rel=1e-3)
-
-
 def test_train_command(
     source: Path,
     config: TrainConfig,

@@ -17,7 +17,6 @@ def make_data(config: TrainConfig, out: Path) -> tuple[TrainConfig, Shards]:
     data = out / "data"
     if not (data / "shards" / "index.json").exists():
         write_scenes(data / "held_out", HELD_OUT, seed=1)
-        prepare(
-            open_source(write_scenes(data / "scenes", SCENES, seed=0)), data / "shards", Settings(superpixels="opencv")
-        )
+        scenes = open_source(write_scenes(data / "scenes", SCENES, seed=0))
+        prepare(scenes, data / "shards", Settings(superpixels="opencv"))
     return dataclasses.replace(config, validation=str(data / "held_out")), Shards(data / "shards")
