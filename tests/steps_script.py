@@ -8,6 +8,7 @@ import sys
 import torch
 from accelerate import Accelerator
 from small_model import CLIP, small_model
+from torch.distributed.tensor import DTensor
 
 from segclip.config import TrainConfig
 from segclip.model.segclip import Noise
@@ -58,7 +59,7 @@ def main(out: str, micro_batch: int, shard: bool) -> None:
 
 def full(gradient: torch.Tensor | None) -> torch.Tensor:
     assert gradient is not None
-    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
 
 
 def batch(step: int, centers: int) -> PairBatch:

@@ -189,9 +189,10 @@ def _train(config: TrainConfig, data: str | None, out: Path) -> int:
     from segclip.run_prepare import open_or_prepare
     from segclip.train.debug import make_data
     from segclip.train.loop import Stopped
+    from segclip.train.processes import only_cpu
     from segclip.train.run import train
 
-    with PartialState().main_process_first():  # it makes what is missing, the others find it there
+    with PartialState(cpu=only_cpu()).main_process_first():  # it makes what is missing, the others find it there
         config, shards = (config, open_or_prepare(data, out / "shards")) if data else make_data(config, out)
     try:
         file = train(config, shards, out)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64, Integer
 from numpy import ndarray
 from PIL import Image
 
@@ -21,7 +21,7 @@ class Confusion:
     def __init__(self, classes: int) -> None:
         self.pixels: Int64[ndarray, "K K"] = np.zeros((classes, classes), np.int64)
 
-    def add(self, truth: Int[ndarray, "H W"], found: Int[ndarray, "H W"]) -> None:
+    def add(self, truth: Integer[ndarray, "H W"], found: Integer[ndarray, "H W"]) -> None:
         """Count a photo's pixels, those that nobody labelled left out."""
         size, seen = len(self.pixels), truth != IGNORED
         pairs = truth[seen].astype(np.int64) * size + found[seen]
@@ -53,7 +53,7 @@ class FolderSet:
     background: bool
     files: tuple[tuple[Path, Path], ...]
 
-    def __iter__(self) -> Iterator[tuple[Path, Int[ndarray, "H W"]]]:
+    def __iter__(self) -> Iterator[tuple[Path, Integer[ndarray, "H W"]]]:
         """Each photo's path and its mask."""
         for photo, mask in self.files:
             with Image.open(mask) as image:

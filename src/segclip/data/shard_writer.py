@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from segclip.data.shards import INDEX, Index, ShardInfo
+from segclip.data.superpixels import Method
 
 BadKind = Literal["missing", "corrupt", "tiny", "captionless"]
 DATABASE = "progress.sqlite"
@@ -136,7 +137,7 @@ class ShardWriter:
         os.replace(aside, path)
         return path
 
-    def finish(self, superpixels: str | None, side: int) -> Index:
+    def finish(self, superpixels: Method | None, side: int) -> Index:
         """Close the last shard, write the report and the index, and forget the state."""
         if self.end:
             self._close_shard()

@@ -23,6 +23,7 @@ from jaxtyping import Int32, Int64
 from PIL import Image
 
 from segclip.data.photos import Photo, PhotoError, decode_photo
+from segclip.data.superpixels import Method
 
 INDEX = "index.json"
 SUPERPIXELS = "superpixels.png"
@@ -65,7 +66,7 @@ class Index:
     shards: tuple[ShardInfo, ...]
     samples: int
     captions: int
-    superpixels: str | None
+    superpixels: Method | None
     side: int
     seen: int
     left_out: dict[str, int]

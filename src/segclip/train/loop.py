@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,20 +61,28 @@ log = logging.getLogger(__name__)
 class Batch(Protocol):
     """A process's share of a step's batch."""
 
-    bad: int
+    @property
+    def bad(self) -> int:
+        """Samples that could not be read and are left out."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def split(self, size: int | None) -> "list[Batch]": ...
+    def split(self, size: int | None) -> "Sequence[Batch]": ...
 
 
 @runtime_checkable
 class Stream(Protocol):
     """Where a process's batches come from."""
 
-    steps: int
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        ...
 
-    def epoch(self, number: int, start: int) -> "Iterator[Batch]": ...
+    def epoch(self, number: int, start: int) -> "Iterator[Batch]":
+        """The batches of an epoch, from step `start` on."""
+        ...
 
 
 class Stopped(Exception):

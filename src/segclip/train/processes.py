@@ -20,15 +20,18 @@ from segclip.train.step import Gather, gather_nothing
 BLOCKS = (Block, PostNormBlock)  # what is sharded, and computed again, piece by piece
 
 
+def only_cpu() -> bool:
+    """Whether this machine has nothing but its processors; accelerate must be told, or it sees one process."""
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
 def check_agreement(accelerator: Accelerator, recipe: str) -> None:
     """Raise ValueError where the processes were started with different recipes."""
     number = int(hashlib.sha256(recipe.encode()).hexdigest()[:12], 16)
-    if accelerator.num_processes > 1:
-        all_numbers = accelerator.gather(torch.tensor([number], device=accelerator.device))
-        if len(set(all_numbers.tolist())) > 1:
-            raise ValueError(
-                f"the {accelerator.num_processes} processes disagree on recipe or data: start all with the same command"
-            )
+    if len(set(_everyones(accelerator, number))) > 1:
+        raise ValueError(
+            f"the {accelerator.num_processes} processes disagree on recipe or data: start all with the same command"
+        )
 
 
 def share_model(learner: nn.Module, accelerator: Accelerator, shard: bool) -> nn.Module:
@@ -43,7 +46,8 @@ def share_model(learner: nn.Module, accelerator: Accelerator, shard: bool) -> nn
         for module in learner.modules():
             if isinstance(module, BLOCKS):
                 fully_shard(module)
-        return fully_shard(learner, ignored_params=scale)
+        fully_shard(learner, ignored_params=scale)  # in place
+        return learner
     if accelerator.num_processes == 1:
         return learner
     devices = [accelerator.device] if accelerator.device.type == "cuda" else None
@@ -72,7 +76,7 @@ def gather_rows(accelerator: Accelerator, share: int) -> Gather:
         return gather_nothing
 
     def gather(rows: Float[Tensor, "B E"]) -> tuple[Float[Tensor, "_ E"], int]:
-        counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        counts = _everyones(accelerator, len(rows))
         padded = torch.cat([rows, rows.new_zeros(share - len(rows), rows.shape[1])])
         found = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(found, padded)
@@ -80,6 +84,16 @@ def gather_rows(accelerator: Accelerator, share: int) -> Gather:
         return everyones, sum(counts[: accelerator.process_index])
 
     return gather
+
+
+def _everyones(accelerator: Accelerator, number: int) -> list[int]:
+    """The number of each process."""
+    if accelerator.num_processes == 1:
+        return [number]
+    own = torch.tensor([number], device=accelerator.device)
+    found = [torch.empty_like(own) for _ in range(accelerator.num_processes)]
+    dist.all_gather(found, own)
+    return [int(one) for one in found]
 
 
 def sum_over_processes(accelerator: Accelerator, values: list[float]) -> list[float]:

@@ -21,7 +21,7 @@ from segclip.train.files import RECIPE, changes, write_aside
 from segclip.train.loop import Run
 from segclip.train.optim import freeze
 from segclip.train.pairs import CHUNK, PairLearner, PairStream
-from segclip.train.processes import check_agreement
+from segclip.train.processes import check_agreement, only_cpu
 from segclip.train.start import start_centers, start_model
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
         Stopped: SIGTERM came; the state is saved.
     """
     accelerator = Accelerator(
+        cpu=only_cpu(),
         mixed_precision="no",  # the recipe's, which a process may change from run to run, is the loop's to apply
         log_with=list(config.trackers) or None,
         project_dir=out,
