@@ -34,6 +34,11 @@ def draw_crop(height: int, width: int, generator: np.random.Generator) -> Box:
 
 
 def crop_photo(photo: UInt8[np.ndarray, "H W 3"], box: Box, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """Cut `box` out of a photo and resize it to a square, bicubic."""
-    cut = photo[box.top : box.top + box.height, box.left : box.left + box.width]
-    return np.array(Image.fromarray(cut).resize((side, side), Image.Resampling.BICUBIC))
+    """`crop_image` for an array."""
+    return crop_image(Image.fromarray(photo), box, side)
+
+
+def crop_image(photo: Image.Image, box: Box, side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """Cut `box` out of an RGB photo and resize it to a square, bicubic."""
+    cut = photo.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    return np.array(cut.resize((side, side), Image.Resampling.BICUBIC))

@@ -55,8 +55,13 @@ def open_photo(photo: PhotoSource) -> Photo:
 
 def decode_photo(data: bytes, name: str) -> Photo:
     """`open_photo` for the bytes of an image file; `name` is what errors call it."""
+    return np.array(decode_image(data, name))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """`decode_photo`, as a PIL image of mode RGB."""
     with io.BytesIO(data) as file, _open_header(file, name) as image:
-        return _decode(image, name)
+        return _decode_image(image, name)
 
 
 def photo_suffix(data: bytes, name: str) -> str:
@@ -151,6 +156,10 @@ def _open_header(file: io.BytesIO | io.BufferedReader, name: str) -> Image.Image
 
 
 def _decode(image: Image.Image, name: str) -> Photo:
+    return np.array(_decode_image(image, name))
+
+
+def _decode_image(image: Image.Image, name: str) -> Image.Image:
     _check_pixels(*image.size, name)
     if 0 in image.size:
         raise PhotoError(f"{name}: {image.width}x{image.height} has no pixels; give a photo of at least 1x1")
@@ -165,7 +174,7 @@ def _decode(image: Image.Image, name: str) -> Photo:
     except ValueError as error:
         raise PhotoError(f"{name}: colours of mode {image.mode} cannot be read ({error}); save it as RGB") from error
     orientation = _orientation(image)
-    return np.array(rgb if orientation == 1 else _upright(rgb, orientation))
+    return rgb if orientation == 1 else _upright(rgb, orientation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -37,7 +37,7 @@ from segclip.data.sources.items import Item
 from segclip.data.sources.open import Source, read_photo
 from segclip.data.superpixels import Method, find_superpixels
 
-BLOCK = 32  # photos that a worker packs at once
+BLOCK = 8  # photos that a worker packs at once
 SEEN = 1000  # photos after which too large a share of bad ones stops the run
 SMALLEST = 64  # short side, in pixels, of a photo worth training on
 QUALITY = 90  # of JPEG, for photos that are scaled down

@@ -17,7 +17,7 @@ from jaxtyping import Int32, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from segclip.data.crops import crop_photo, draw_crop
+from segclip.data.crops import crop_image, draw_crop
 from segclip.data.shards import Sample, SampleError, Shards
 from segclip.data.superpixels import Method, crop_superpixels, find_superpixels, patch_superpixels
 
@@ -197,17 +197,17 @@ class _Samples(Dataset):
     def _read(self, place: Place) -> "_Cut":
         """Read and cut a sample; all its random draws follow from its place."""
         sample = self.shards.read(*place[:2])
-        photo = sample.photo()
+        photo = sample.image()
         generator = np.random.default_rng((self.config.seed, self.epoch, *place[:2], 1 + place[2]))
-        box = draw_crop(photo.shape[0], photo.shape[1], generator)
+        box = draw_crop(photo.height, photo.width, generator)
         ids = sample.superpixels()
-        ids = find_superpixels(photo, self.config.superpixels) if ids is None else ids
-        if ids.shape != photo.shape[:2]:
-            raise SampleError(f"{sample.key}: superpixels of {ids.shape}, a photo of {photo.shape[:2]}")
+        ids = find_superpixels(np.asarray(photo), self.config.superpixels) if ids is None else ids
+        if ids.shape != (photo.height, photo.width):
+            raise SampleError(f"{sample.key}: superpixels of {ids.shape}, a photo of {(photo.height, photo.width)}")
         cut = crop_superpixels(ids, (box.top, box.left, box.height, box.width), self.config.side)
         superpixels = patch_superpixels(cut, self.config.patch, self.config.reduction)
         caption = _caption(sample, place[2], generator)
-        return _Cut(sample.key, crop_photo(photo, box, self.config.side), caption, superpixels)
+        return _Cut(sample.key, crop_image(photo, box, self.config.side), caption, superpixels)
 
 
 @dataclass(frozen=True)

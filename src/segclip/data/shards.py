@@ -22,7 +22,7 @@ from filelock import FileLock
 from jaxtyping import Int32, Int64
 from PIL import Image
 
-from segclip.data.photos import Photo, PhotoError, decode_photo
+from segclip.data.photos import Photo, PhotoError, decode_image
 from segclip.data.superpixels import Method
 
 INDEX = "index.json"
@@ -102,12 +102,16 @@ class Sample:
     def captions(self) -> list[str]:
         return self.record["captions"]
 
-    def photo(self) -> Photo:
-        """The photo, RGB uint8 (H,W,3). Raises SampleError."""
+    def image(self) -> Image.Image:
+        """The photo, as a PIL image of mode RGB. Raises SampleError."""
         try:
-            return decode_photo(self.photo_file, self.key)
+            return decode_image(self.photo_file, self.key)
         except PhotoError as error:
             raise SampleError(str(error)) from error
+
+    def photo(self) -> Photo:
+        """The photo, RGB uint8 (H,W,3). Raises SampleError."""
+        return np.array(self.image())
 
     def superpixels(self) -> Int32[np.ndarray, "H W"] | None:
         """Superpixel id of each pixel of the photo; None where the shard has none. Raises SampleError."""
