@@ -36,7 +36,7 @@ from segclip.data.sources.open import open_source, read_photo
 from segclip.data.superpixels import Method, crop_superpixels, find_superpixels, patch_superpixels
 
 CORES = 2
-PHOTOS = 400  # of the source that are used
+PHOTOS = 800  # of the source that are used
 CAPTIONS = 5  # of each, so that an epoch is long
 METHODS: tuple[Method, ...] = ("scikit-image", "opencv")
 
