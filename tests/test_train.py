@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from PIL import Image
 from shard_files import FAST, map_serially
 from small_model import SENTENCE, small_model
@@ -28,7 +30,7 @@ from segclip.model.grouping import Grouping
 from segclip.model.segclip import Noise, combine_parts
 from segclip.model.storage import load_model, save_model
 from segclip.recipes import ASSIGNMENT, INPUTS, TOWERS, mini, paper
-from segclip.train import files, loop
+from segclip.train import files, loop, processes
 from segclip.train.cache import cache_features
 from segclip.train.cached import CachedStream, read_captions
 from segclip.train.optim import freeze, learning_rate, make_optimiser
@@ -142,6 +144,13 @@ def test_training_on_photos(whole_pairs: Path) -> None:
     first, last = (np.mean([line["loss"] for line in part]) for part in (lines[:4], lines[-4:]))
     assert last < first
     assert lines[-1]["bad_samples"] == 2  # the damaged one, once an epoch
+
+
+def test_activations_computed_again_change_nothing(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
+    train(replace(PAIRS, checkpoint_activations=True), data, tmp_path)
+    for line, expected in zip(metrics(tmp_path), metrics(whole_pairs), strict=True):
+        assert line == pytest.approx(expected, rel=1e-5)
+    assert weights(tmp_path).keys() == weights(whole_pairs).keys()
 
 
 class Break(BaseException):
@@ -440,12 +449,41 @@ def run_script(*arguments: str, processes: int = 1) -> None:
 
 
 @pytest.mark.slow
+def test_killed_at_random_it_ends_with_the_same_bits(data: Shards, tmp_path: Path) -> None:
+    """SIGKILL, also before the first checkpoint; the command itself, and again, and again."""
+    command = ["train", "debug", "--data", str(data.folder), "--steps", "12", "--batch", "4", "--save-every", "2"]
+    command += ["--validate-every", "100", "--trackers", "--workers", "1", "--out"]
+    run_script("-m", "segclip", *command, str(tmp_path / "whole"))
+    generator, kills = random.Random(0), 0
+    for _ in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "segclip", *command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(generator.uniform(1, 8))
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    run_script("-m", "segclip", *command, str(tmp_path / "killed"))
+    assert kills
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_processes_that_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_everyones", lambda accelerator, number: [number, number + 1])
+    with pytest.raises(ValueError, match="disagree on recipe or data: start all with the same command"):
+        processes.check_agreement(Accelerator(cpu=True), "recipe")
+
+
+@pytest.mark.slow
 def test_micro_batches_and_processes_give_the_whole_batchs_losses_and_gradients(tmp_path: Path) -> None:
     """Float64, given noise, all three losses, twenty steps: plain, with micro-batches, on 2 processes, sharded."""
     ways = {"plain": ("0", "no", 1), "micro": ("2", "no", 1), "two": ("0", "no", 2), "shard": ("2", "shard", 2)}
     found = {}
-    for name, (micro, shard, processes) in ways.items():
-        run_script("steps_script.py", str(tmp_path / name), micro, shard, processes=processes)
+    for name, (micro, shard, count) in ways.items():
+        run_script("steps_script.py", str(tmp_path / name), micro, shard, processes=count)
         found[name] = torch.load(tmp_path / name, weights_only=True)
     steps, ended = found.pop("plain")
     assert len(steps) == 20 and all(part > 0 for losses, _ in steps for part in losses)
