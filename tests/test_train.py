@@ -444,7 +444,7 @@ def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path) -> None:
 def run_script(*arguments: str, processes: int = 1) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), *arguments]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
