@@ -5,58 +5,32 @@ all photos: told which labels a photo has (mIoU and pixel accuracy over labelled
 mIoU over labelled pixels), and over whole photos with background (mIoU).
 """
 
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.progress import track
 
 from segclip import Segmenter, load
+from segclip.evaluate import IGNORED, Confusion, open_folder
 
 
 def main(folder: Path, model: str) -> None:
-    classes = class_names(folder)
-    names = [classes[i] for i in sorted(classes) if i]
+    photos = open_folder(folder)
     segmenter = Segmenter(load(model))
-    told, named, whole = (np.zeros((len(classes), len(classes)), np.int64) for _ in range(3))
-    for photo, truth in photos(folder):
-        thing = (truth > 0) & (truth < 255)
-        present = [int(i) for i in np.unique(truth[thing])]
+    told, named, whole = (Confusion(1 + len(photos.names)) for _ in range(3))
+    for photo, truth in track(photos, folder.name, total=len(photos.files)):
+        things = np.where(truth == 0, IGNORED, truth)
+        present = [int(i) for i in np.unique(things) if i != IGNORED]
         if present:
-            found = segmenter.segment(photo, [classes[i] for i in present], background=None).labels
-            count(told, truth[thing], np.array([0, *present])[found[thing]])
-            count(named, truth[thing], segmenter.segment(photo, names, background=None).labels[thing])
-        seen = truth < 255
-        count(whole, truth[seen], segmenter.segment(photo, names).labels[seen])
-    accuracy = np.trace(told) / told.sum()
-    print(f"told the photo's labels: mIoU {miou(told[1:, 1:]):.3f}, pixel accuracy {accuracy:.3f}")
-    print(f"against {len(names)} names, labelled pixels: foreground mIoU {miou(named[1:, 1:]):.3f}")
-    print(f"whole photos with background: mIoU {miou(whole):.3f}")
-
-
-def class_names(folder: Path) -> dict[int, str]:
-    return {int(i): name for i, name in json.loads((folder / "classes.json").read_text())["classes"].items()}
-
-
-def photos(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
-    for mask in track(sorted((folder / "masks").glob("*.png")), folder.name):
-        yield next((folder / "images").glob(f"{mask.stem}.*")), np.asarray(Image.open(mask))
-
-
-def count(confusion: np.ndarray, truth: np.ndarray, found: np.ndarray) -> None:
-    """Add to a table of pixels, truth by found."""
-    size = len(confusion)
-    confusion += np.bincount(truth.astype(np.int64) * size + found, minlength=size**2).reshape(size, size)
-
-
-def miou(confusion: np.ndarray) -> float:
-    """Mean over the classes of intersection by union, both pooled; classes that neither has are left out."""
-    both = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - both
-    return float((both[union > 0] / union[union > 0]).mean())
+            found = segmenter.segment(photo, [photos.names[i - 1] for i in present], background=None).labels
+            told.add(things, np.array([0, *present])[found])
+            named.add(things, segmenter.segment(photo, photos.names, background=None).labels)
+        whole.add(truth, segmenter.segment(photo, photos.names).labels)
+    accuracy = np.trace(told.pixels) / told.pixels.sum()
+    print(f"told the photo's labels: mIoU {told.miou():.3f}, pixel accuracy {accuracy:.3f}")
+    print(f"against {len(photos.names)} names, labelled pixels: foreground mIoU {named.miou():.3f}")
+    print(f"whole photos with background: mIoU {whole.miou():.3f}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rich.table import Table
 from segclip.data.cluster import map_over_ray
 from segclip.data.prepare import Settings, map_locally, prepare
 from segclip.data.shard_writer import REPORT
-from segclip.data.shards import INDEX, Index, Shards
+from segclip.data.shards import INDEX, Index, Shards, is_remote
 from segclip.data.sources.open import Format, open_source
 
 
@@ -56,8 +56,7 @@ def open_or_prepare(data: str, out: Path) -> Shards:
     Raises:
         ValueError: neither shards nor a source that can be used.
     """
-    local = "://" not in data and not data.startswith("pipe:")
-    if local and not (Path(data) / INDEX).exists():
+    if not is_remote(data) and not (Path(data) / INDEX).exists():
         prepare_files(Path(data), out, Settings())
         return Shards(out)
     return Shards(data)

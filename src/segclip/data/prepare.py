@@ -9,7 +9,6 @@ import errno
 import hashlib
 import io
 import json
-import logging
 import os
 import signal
 import sqlite3
@@ -44,7 +43,6 @@ QUALITY = 90  # of JPEG, for photos that are scaled down
 MOST_SUPERPIXELS = 2**16  # which a 16-bit PNG can number
 
 Thing = TypeVar("Thing")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive items of a source, the first of them its item `start`; `read` is the source's share up to here."""
+    """Consecutive items of a source, the first of them its item `start`."""
 
     start: int
     items: tuple[Item, ...]
-    read: float
 
 
 Work = Callable[[Block], list[Packed]]
@@ -126,7 +123,7 @@ def prepare(
         for block, packed in (map_blocks or map_locally)(partial(pack_block, settings=settings), blocks):
             writer.add(packed)
             if watch:
-                watch(block.read, writer.seen)
+                watch(block.items[-1].read, writer.seen)
             if writer.seen >= SEEN:
                 _check_bad(writer, max_bad)
         _check_bad(writer, max_bad)
@@ -136,7 +133,7 @@ def prepare(
 def cut_blocks(items: Iterable[Item]) -> Iterator[Block]:
     """Cut a stream of items into blocks."""
     for number, some in enumerate(batched(items, BLOCK)):
-        yield Block(number * BLOCK, some, some[-1].read)
+        yield Block(number * BLOCK, some)
 
 
 def batched(things: Iterable[Thing], size: int) -> Iterator[tuple[Thing, ...]]:

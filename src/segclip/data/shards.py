@@ -158,6 +158,8 @@ def unpack_sample(data: bytes, name: str) -> Sample:
                 photo = content
     except (tarfile.TarError, ValueError) as error:
         raise SampleError(f"{name}: damaged ({error})") from error
+    if not (isinstance(record, dict) and isinstance(record.get("captions"), list)):
+        record = None
     if photo is None or record is None:
         raise SampleError(f"{name}: no {'photo' if photo is None else 'captions'} in it")
     return Sample(key, photo, record, superpixels)
@@ -186,7 +188,7 @@ class Shards:
         """
         self.place = str(place)
         self.cache_bytes = round(cache_gb * 1e9)
-        self.remote = "://" in self.place or self.place.startswith("pipe:")
+        self.remote = is_remote(self.place)
         if self.remote:
             root = Path(cache) if cache else Path.home() / ".cache" / "segclip" / "shards"
             self.folder = root / hashlib.sha256(self.place.encode()).hexdigest()[:16]
@@ -260,6 +262,11 @@ class Shards:
             if found is None or size not in (None, found):
                 state = "is missing" if found is None else f"has {found} bytes, not {size}"
                 raise ValueError(f"{path}: {state}; copy it again, or make the shards anew by segclip prepare")
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is an address or a command, and no folder."""
+    return "://" in place or place.startswith("pipe:")
 
 
 @lru_cache(maxsize=64)

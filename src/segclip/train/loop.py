@@ -5,7 +5,6 @@ A run's folder: `recipe.json`, `metrics.jsonl` (a line a step), `checkpoints/`, 
 """
 
 import json
-import logging
 import math
 import resource
 import signal
@@ -54,7 +53,6 @@ from segclip.train.processes import (
 from segclip.train.step import backward
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss, before the run stops
-log = logging.getLogger(__name__)
 
 
 @runtime_checkable

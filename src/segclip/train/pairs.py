@@ -78,7 +78,6 @@ class PairStream:
             patch=patch,
             captions=config.captions,
             reduction=config.reduction,
-            superpixels=shards.index.superpixels or "scikit-image",
             seed=config.seed,
         )
         self.reader = Reader(shards, reading, rank=rank, world=world, workers=config.workers)

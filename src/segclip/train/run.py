@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from segclip.train.pairs import CHUNK, PairLearner, PairStream
 from segclip.train.processes import check_agreement, only_cpu
 from segclip.train.start import start_centers, start_model
 
-log = logging.getLogger(__name__)
 FREE = ("workers", "save_every", "keep", "trackers")  # fields that may change when a run goes on
 
 

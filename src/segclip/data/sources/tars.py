@@ -11,9 +11,6 @@ from typing import Any, BinaryIO
 from segclip.data.photos import PHOTO_SUFFIXES
 from segclip.data.sources.items import Item, TarMember, decode_text, is_unsafe, shorten, to_captions, to_meta
 
-MEMBER_SUFFIXES = frozenset(
-    ["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "ppm", "pgm"]
-)  # those of photos.PHOTO_SUFFIXES
 MAX_TEXT = 1 << 20  # bytes; a caption or its record that is larger is none
 MAX_PADDING = 1 << 20  # bytes of zeros at a tar's end: tar pads to 10 KiB, a cut download may be all zeros
 BLOCK = 512
