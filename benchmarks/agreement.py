@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mini_quality import class_names, photos
 
 from segclip import Segmenter, load
+from segclip.evaluate import IGNORED, open_folder
 
 
 def main(folder: Path, model: str, other: str) -> None:
-    classes = class_names(folder)
+    photos = open_folder(folder)
     segmenters = [Segmenter(load(name)) for name in (model, other)]
     equal = pixels = 0
-    for photo, truth in photos(folder):
-        present = [classes[int(i)] for i in np.unique(truth) if 0 < i < 255]
+    for photo, truth in photos:
+        present = [photos.names[int(i) - 1] for i in np.unique(truth) if 0 < i < IGNORED]
         if present:
             first, second = (segmenter.segment(photo, present).labels for segmenter in segmenters)
             equal += int((first == second).sum())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import metrics, run_script
+from runs import metrics, run_script
 
 from segclip.cli import main
 from segclip.config import TrainConfig

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
+from runs import CACHE, CACHED, PAIRS, assert_same_run, metrics, run_script, weights
 from shard_files import FAST, map_serially
 from small_model import SENTENCE, small_model
 
 from segclip.cli import main
-from segclip.config import CacheConfig, TrainConfig
+from segclip.config import TrainConfig
 from segclip.data.normalise import normalise
 from segclip.data.prepare import prepare
 from segclip.data.shards import Shards
@@ -29,23 +31,13 @@ from segclip.data.sources.open import open_source
 from segclip.model.grouping import Grouping
 from segclip.model.segclip import Noise, combine_parts
 from segclip.model.storage import load_model, save_model
-from segclip.recipes import ASSIGNMENT, INPUTS, TOWERS, mini, paper
+from segclip.recipes import TOWERS
 from segclip.train import files, loop, processes
 from segclip.train.cache import cache_features
 from segclip.train.cached import CachedStream, read_captions
-from segclip.train.optim import freeze, learning_rate, make_optimiser
 from segclip.train.run import train
 from segclip.train.start import start_centers
 
-CACHE = CacheConfig(crops=2, mosaics=(1, 2), reconstructed=0.5)
-CONFIG = TrainConfig(
-    cache=CACHE, start="-", centers="k-means", epochs=3, batch=4, captions="one", frozen=TOWERS, slow=ASSIGNMENT,
-    lr=2e-3, slow_lr=2e-4, precision="bf16", save_every=2, validate_every=100, trackers=(), workers=0,
-)  # fmt: skip
-PAIRS = TrainConfig(
-    model=SENTENCE, epochs=2, batch=4, micro_batch=2, captions="all", lr=1e-3, slow_lr=1e-4, slow=("text.",),
-    save_every=3, validate_every=100, trackers=(), workers=0,
-)  # fmt: skip
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (128, 128, 128)}
 
 
@@ -85,7 +77,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A recipe like mini's, over a small model's towers."""
     path = tmp_path_factory.mktemp("towers") / "towers.safetensors"
     save_model(small_model(SENTENCE), path)
-    return replace(CONFIG, start=str(path))
+    return replace(CACHED, start=str(path))
 
 
 @pytest.fixture(scope="module")
@@ -102,21 +94,6 @@ def whole_pairs(data: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("pairs")
     train(PAIRS, data, run)
     return run
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "samples_per_s"} for line in lines]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_model(run / "model.safetensors").state_dict()
-
-
-def assert_same_run(run: Path, whole: Path) -> None:
-    assert metrics(run) == metrics(whole)
-    ended, expected = weights(run), weights(whole)
-    assert all(torch.equal(ended[name], expected[name]) for name in expected)
 
 
 def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig) -> None:
@@ -291,83 +268,6 @@ def test_centers_start_where_alike_patches_meet() -> None:
     assert purity[0] < 0.9 < 0.99 < purity[1]
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"cache": CacheConfig(mosaics=(2, 3))}, "mosaics of 3 photos do not divide a batch of 4"),
-        ({"micro_batch": 2}, "leave out micro_batch"),
-        ({"start": None}, "name their model as start"),
-        ({"losses": ()}, "no losses; give one or more"),
-        ({"save_every": 0}, "save_every 0; give at least 1"),
-    ],
-)
-def test_recipes_that_cannot_be(change: dict, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        replace(CONFIG, **change)
-
-
-def test_a_recipe_survives_its_json() -> None:
-    for config in (paper(), mini(), CONFIG, PAIRS):
-        assert TrainConfig.from_json(config.to_json()) == config
-    with pytest.raises(ValueError, match="not a training recipe"):
-        TrainConfig.from_json('{"lr": 1}')
-
-
-def test_learning_rate() -> None:
-    assert learning_rate(15, 200, 4e-3, 0.15) == pytest.approx(2e-3)  # x = 0.075, half of the way up
-    assert learning_rate(30, 200, 4e-3, 0.15) == pytest.approx(4e-3)
-    assert learning_rate(115, 200, 4e-3, 0.15) == pytest.approx(2e-3)  # half of the way down
-    assert learning_rate(200, 200, 4e-3, 0.15) == pytest.approx(0, abs=1e-12)
-
-
-def test_the_papers_groups() -> None:
-    """Spec of arXiv 2211.14813's code: what is frozen, what learns slowly, what decays."""
-    config = paper()
-    assert (config.lr, config.slow_lr, config.batch, config.epochs, config.clip) == (4e-3, 4e-6, 768, 10, 1.0)
-    model = small_model()
-    freeze(model, config)
-    optimiser = make_optimiser(model, config)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {
-        names[id(p)]: (group["peak"], group["weight_decay"])
-        for group in optimiser.param_groups
-        for p in group["params"]
-    }
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {name for name in names.values() if name.startswith(INPUTS)} and len(frozen) == 7
-    assert found.keys() == set(names.values()) - frozen
-    for name, (peak, decay) in found.items():
-        slow = name.startswith(("image.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale"))
-        assert peak == (4e-6 if slow else 4e-3), name
-        assert decay == (0.0 if name.endswith(".bias") else 0.05), name
-    assert optimiser.param_groups[0]["betas"] == (0.9, 0.98) and optimiser.param_groups[0]["eps"] == 1e-6
-
-
-def test_minis_groups(config: TrainConfig) -> None:
-    assert config.start
-    model = load_model(config.start)
-    freeze(model, config)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = make_optimiser(model, config).param_groups
-    found = {names[id(p)]: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert found.keys() == {name for name in names.values() if not name.startswith(TOWERS)}
-    assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (2e-3, 0.05)
-    assert found["image.grouping.centers"] == found["image.grouping.key.weight"] == (2e-4, 0.05)
-    assert found["image.grouping.norm_key.bias"] == (2e-4, 0)
-    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.trunks'"):
-        freeze(model, replace(config, frozen=("image.trunks",)))
-
-
-def test_what_no_loss_reaches_is_not_trained() -> None:
-    model = small_model()
-    freeze(model, replace(PAIRS, slow=(), losses=("contrastive",)))
-    idle = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert idle == {
-        "image.class_token",
-        *(name for name, _ in model.named_parameters() if name.startswith("reconstruction.")),
-    }
-
-
 def test_steps_without_a_finite_loss_are_skipped_and_ten_in_a_row_stop_the_run(
     data: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,26 +341,20 @@ def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path) -> None:
     assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def run_script(*arguments: str, processes: int = 1) -> None:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launch if processes > 1 else []), *arguments]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr[-3000:]
-
-
 @pytest.mark.slow
 def test_killed_at_random_it_ends_with_the_same_bits(data: Shards, tmp_path: Path) -> None:
     """SIGKILL, also before the first checkpoint; the command itself, and again, and again."""
     command = ["train", "debug", "--data", str(data.folder), "--steps", "12", "--batch", "4", "--save-every", "2"]
     command += ["--validate-every", "100", "--trackers", "--workers", "1", "--out"]
+    start = time.monotonic()
     run_script("-m", "segclip", *command, str(tmp_path / "whole"))
-    generator, kills = random.Random(0), 0
+    whole, generator, kills = time.monotonic() - start, random.Random(0), 0
     for _ in range(8):
         process = subprocess.Popen(
             [sys.executable, "-m", "segclip", *command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL
         )
         try:
-            process.wait(generator.uniform(1, 8))
+            process.wait(whole * generator.uniform(0.1, 0.8))
             break
         except subprocess.TimeoutExpired:
             process.kill()
@@ -487,13 +381,13 @@ def test_micro_batches_and_processes_give_the_whole_batchs_losses_and_gradients(
         found[name] = torch.load(tmp_path / name, weights_only=True)
     steps, ended = found.pop("plain")
     assert len(steps) == 20 and all(part > 0 for losses, _ in steps for part in losses)
-    for name, (others, weights) in found.items():
+    for name, (others, end) in found.items():
         for (losses, gradients), (expected, right) in zip(others, steps, strict=True):
             assert losses == pytest.approx(expected, abs=1e-6), name
             assert gradients.keys() == right.keys()
             for parameter, gradient in gradients.items():
                 torch.testing.assert_close(gradient, right[parameter], atol=1e-5, rtol=0)
-        for parameter, value in weights.items():
+        for parameter, value in end.items():
             torch.testing.assert_close(value, ended[parameter], atol=1e-6, rtol=0)
 
 

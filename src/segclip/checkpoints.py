@@ -85,7 +85,8 @@ def _fetch_authors() -> Path:
     """The authors' weights in our format, from the cache folder or else from their release."""
     from filelock import FileLock  # here: only who downloads waits for these imports
 
-    from segclip.download import cache_folder, download
+    from segclip.download import download
+    from segclip.folders import cache_folder
 
     folder = cache_folder()
     ours, theirs = folder / "vit-b16.safetensors", folder / "segclip.bin"

@@ -27,13 +27,6 @@ class _Broken(Exception):
     """The connection ended before the file did."""
 
 
-def cache_folder() -> Path:
-    """$SEGCLIP_CACHE, or segclip in $XDG_CACHE_HOME, or ~/.cache/segclip."""
-    if own := os.environ.get("SEGCLIP_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "segclip"
-
-
 def download(url: str, target: Path) -> None:
     """Download a file to `target`. A part left by a broken download (`NAME.part`) is continued.
 

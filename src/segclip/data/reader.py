@@ -178,6 +178,19 @@ class Reader:
         return np.stack([np.full(len(sample), shard), sample, caption], axis=1)
 
 
+def cut_sample(
+    sample: Sample, config: ReaderConfig, generator: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "S S 3"], Int32[np.ndarray, "rows columns"]]:
+    """A random crop of a sample's photo, and the superpixel id of each of its patches. Raises SampleError."""
+    photo, ids = sample.image(), sample.superpixels()
+    box = draw_crop(photo.height, photo.width, generator)
+    ids = find_superpixels(np.asarray(photo), config.superpixels) if ids is None else ids
+    if ids.shape != (photo.height, photo.width):
+        raise SampleError(f"{sample.key}: superpixels of {ids.shape}, a photo of {(photo.height, photo.width)}")
+    cut = crop_superpixels(ids, (box.top, box.left, box.height, box.width), config.side)
+    return crop_image(photo, box, config.side), patch_superpixels(cut, config.patch, config.reduction)
+
+
 class _Samples(Dataset):
     """What the workers do: places -> samples, cut."""
 
@@ -197,17 +210,9 @@ class _Samples(Dataset):
     def _read(self, place: Place) -> "_Cut":
         """Read and cut a sample; all its random draws follow from its place."""
         sample = self.shards.read(*place[:2])
-        photo = sample.image()
         generator = np.random.default_rng((self.config.seed, self.epoch, *place[:2], 1 + place[2]))
-        box = draw_crop(photo.height, photo.width, generator)
-        ids = sample.superpixels()
-        ids = find_superpixels(np.asarray(photo), self.config.superpixels) if ids is None else ids
-        if ids.shape != (photo.height, photo.width):
-            raise SampleError(f"{sample.key}: superpixels of {ids.shape}, a photo of {(photo.height, photo.width)}")
-        cut = crop_superpixels(ids, (box.top, box.left, box.height, box.width), self.config.side)
-        superpixels = patch_superpixels(cut, self.config.patch, self.config.reduction)
-        caption = _caption(sample, place[2], generator)
-        return _Cut(sample.key, crop_image(photo, box, self.config.side), caption, superpixels)
+        pixels, superpixels = cut_sample(sample, self.config, generator)
+        return _Cut(sample.key, pixels, _caption(sample, place[2], generator), superpixels)
 
 
 @dataclass(frozen=True)

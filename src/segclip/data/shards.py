@@ -24,6 +24,7 @@ from PIL import Image
 
 from segclip.data.photos import Photo, PhotoError, decode_image
 from segclip.data.superpixels import Method
+from segclip.folders import cache_folder
 
 INDEX = "index.json"
 SUPERPIXELS = "superpixels.png"
@@ -180,7 +181,7 @@ class Shards:
         Args:
             place: a folder; or an address that webdataset opens, to which `/FILE` is appended: http://, https://,
                 gs://, hf:// ...; or a command with {} for the file: "pipe:aws s3 cp s3://bucket/shards/{} -".
-            cache: where shards from elsewhere are kept; by default `~/.cache/segclip/shards`.
+            cache: where shards from elsewhere are kept; by default `shards` in `cache_folder()`.
             cache_gb: above this size the oldest ones there are deleted, to be fetched again when they are needed.
 
         Raises:
@@ -190,7 +191,7 @@ class Shards:
         self.cache_bytes = round(cache_gb * 1e9)
         self.remote = is_remote(self.place)
         if self.remote:
-            root = Path(cache) if cache else Path.home() / ".cache" / "segclip" / "shards"
+            root = Path(cache) if cache else cache_folder() / "shards"
             self.folder = root / hashlib.sha256(self.place.encode()).hexdigest()[:16]
             text = _fetch(self.place, INDEX)
         else:

@@ -21,10 +21,9 @@ import torch
 from rich.progress import track
 
 from segclip.checkpoints import load
-from segclip.data.crops import crop_photo, draw_crop
 from segclip.data.normalise import normalise
+from segclip.data.reader import ReaderConfig, cut_sample
 from segclip.data.shards import SampleError, Shards
-from segclip.data.superpixels import crop_superpixels, find_superpixels, patch_superpixels
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 
@@ -136,24 +135,17 @@ def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, see
 
 
 def _prepare_photos(rows: np.ndarray, shards: Shards, crop: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    side, patch = _model.config.image.side, _model.config.image.patch
+    image = _model.config.image
+    cutting = ReaderConfig(batch=1, side=image.side, patch=image.patch)
     for row in rows:
+        generator = np.random.default_rng((seed, crop, int(row)))
         try:
-            sample = shards[int(row)]
-            photo, ids = sample.photo(), sample.superpixels()
+            pixels, superpixels = cut_sample(shards[int(row)], cutting, generator)
         except SampleError as error:
             log.warning("left out: %s", error)
             continue
-        generator = np.random.default_rng((seed, crop, int(row)))
-        box = draw_crop(photo.shape[0], photo.shape[1], generator)
-        ids = find_superpixels(photo) if ids is None else ids
-        superpixels = crop_superpixels(ids, (box.top, box.left, box.height, box.width), side)
-        yield {
-            "rows": np.asarray(row),
-            "pixels": crop_photo(photo, box, side),
-            "mask": generator.random((side // patch) ** 2, dtype=np.float32),
-            "superpixels": patch_superpixels(superpixels, patch),
-        }
+        mask = generator.random((image.side // image.patch) ** 2, dtype=np.float32)
+        yield {"rows": np.asarray(row), "pixels": pixels, "mask": mask, "superpixels": superpixels}
 
 
 @torch.inference_mode()

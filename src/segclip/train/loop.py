@@ -37,7 +37,6 @@ from segclip.train.files import (
     cut_metrics,
     last_checkpoint,
     save_checkpoint,
-    write_aside,
 )
 from segclip.train.looks import fixed_photos, validate, write_sheet
 from segclip.train.optim import make_optimiser, set_learning_rate
@@ -151,7 +150,7 @@ class Run:
                         break
         whole = self._whole_model()
         if self.accelerator.is_main_process:
-            write_aside(self.out / MODEL, lambda aside: save_model(whole, aside))
+            save_model(whole, self.out / MODEL)
         return self.out / MODEL
 
     def _step(self, batch: Batch, step: int, steps: int) -> dict[str, Any]:
@@ -269,7 +268,7 @@ class Run:
             miou = validate(whole, truth)
             if miou > self.counts.best:
                 self.counts.best = miou
-                write_aside(self.out / BEST, lambda aside: save_model(whole, aside))
+                save_model(whole, self.out / BEST)
             return {"miou": miou}
 
         return look
