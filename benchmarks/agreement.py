@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from segclip import Segmenter, load
-from segclip.evaluate import IGNORED, open_folder
+from segclip.data.benchmarks import open_folder
+from segclip.data.masks import IGNORED
 
 
 def main(folder: Path, model: str, other: str) -> None:
     photos = open_folder(folder)
     segmenters = [Segmenter(load(name)) for name in (model, other)]
     equal = pixels = 0
-    for photo, truth in photos:
-        present = [photos.names[int(i) - 1] for i in np.unique(truth) if 0 < i < IGNORED]
+    for photo, truth in map(photos.load, photos.pairs):
+        present = [photos.names[int(i)] for i in np.unique(truth) if 0 < i < IGNORED]
         if present:
             first, second = (segmenter.segment(photo, present).labels for segmenter in segmenters)
             equal += int((first == second).sum())

@@ -12,24 +12,28 @@ import numpy as np
 from rich.progress import track
 
 from segclip import Segmenter, load
-from segclip.evaluate import IGNORED, Confusion, open_folder
+from segclip.data.benchmarks import open_folder
+from segclip.data.masks import IGNORED
+from segclip.metrics import Confusion
 
 
 def main(folder: Path, model: str) -> None:
     photos = open_folder(folder)
     segmenter = Segmenter(load(model))
-    told, named, whole = (Confusion(1 + len(photos.names)) for _ in range(3))
-    for photo, truth in track(photos, folder.name, total=len(photos.files)):
+    told, named, whole = (Confusion(len(photos.names)) for _ in range(3))
+    things_named = photos.names[1:]
+    for pair in track(photos.pairs, folder.name):
+        photo, truth = photos.load(pair)
         things = np.where(truth == 0, IGNORED, truth)
         present = [int(i) for i in np.unique(things) if i != IGNORED]
         if present:
-            found = segmenter.segment(photo, [photos.names[i - 1] for i in present], background=None).labels
+            found = segmenter.segment(photo, [photos.names[i] for i in present], background=None).labels
             told.add(things, np.array([0, *present])[found])
-            named.add(things, segmenter.segment(photo, photos.names, background=None).labels)
-        whole.add(truth, segmenter.segment(photo, photos.names).labels)
-    accuracy = np.trace(told.pixels) / told.pixels.sum()
+            named.add(things, segmenter.segment(photo, things_named, background=None).labels)
+        whole.add(truth, segmenter.segment(photo, things_named).labels)
+    accuracy = told.pixel_accuracy()
     print(f"told the photo's labels: mIoU {told.miou():.3f}, pixel accuracy {accuracy:.3f}")
-    print(f"against {len(photos.names)} names, labelled pixels: foreground mIoU {named.miou():.3f}")
+    print(f"against {len(things_named)} names, labelled pixels: foreground mIoU {named.miou():.3f}")
     print(f"whole photos with background: mIoU {whole.miou():.3f}")
 
 

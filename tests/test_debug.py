@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import metrics, run_script
+from small_runs import metrics, run_script
 
 from segclip.cli import main
 from segclip.config import TrainConfig
+from segclip.data.benchmarks import open_folder
 from segclip.data.normalise import normalise
 from segclip.data.scenes import make_scene, write_scenes
 from segclip.data.shards import Shards
 from segclip.data.superpixels import find_superpixels, patch_superpixels
-from segclip.evaluate import open_folder
 from segclip.model.segclip import SegCLIP, combine_parts
 from segclip.model.storage import load_model
 from segclip.recipes import debug

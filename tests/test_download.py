@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from segclip import checkpoints, download
 from segclip.checkpoints import load
 from segclip.download import DownloadError
-from segclip.folders import cache_folder
+from segclip.files import cache_folder
 from segclip.model.segclip import SegCLIP
 from segclip.model.storage import CheckpointError
 

@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 
-from segclip.labels import COCO81, CONTEXT60, CONTRAST_WORDS, OPEN_TEMPLATES, PAPER_TEMPLATES, VOC21, check_labels
+from segclip.class_names import COCO81, CONTEXT60, VOC21
+from segclip.labels import CONTRAST_WORDS, OPEN_TEMPLATES, PAPER_TEMPLATES, check_labels
 
 
 @pytest.mark.parametrize(

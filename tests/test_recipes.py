@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from runs import CACHED, PAIRS
 from small_model import SENTENCE, small_model
+from small_runs import CACHED, PAIRS
 
 from segclip.config import CacheConfig, TrainConfig
 from segclip.recipes import INPUTS, TOWERS, mini, paper

@@ -16,8 +16,8 @@ from segclip import open_protocol
 from segclip.data.photos import PhotoError
 from segclip.labels import CONTRAST_WORDS
 from segclip.model.segclip import ImageOutput, SegCLIP
-from segclip.open_protocol import Background, competitors, cut_windows, label_photo
-from segclip.segment import Protocol, Segmenter
+from segclip.open_protocol import Background, competitors, cut_windows, find_superpixels, label_photo
+from segclip.segment import PROTOCOLS, Protocol, Segmenter
 from segclip.segmentation import Segmentation
 from segclip.windows import BATCH, Windows, encode_windows
 
@@ -48,8 +48,9 @@ def open_labels(
     photo: np.ndarray, output: ImageOutput, labels: torch.Tensor, contrast: torch.Tensor, background: Background
 ) -> np.ndarray:
     windows = [Windows.cut(photo, 64, 32)]
-    found, scores = label_photo(photo, windows, [output], labels, contrast, 10.0, background)
-    assert found.shape == scores.shape == photo.shape[:2]
+    size = (photo.shape[0], photo.shape[1])
+    found, scores = label_photo(size, find_superpixels(photo), windows, [output], labels, contrast, 10.0, background)
+    assert found.shape == scores.shape == size
     assert scores.min() >= 0 and scores.max() <= 1
     return found.numpy()
 
@@ -129,7 +130,7 @@ def test_contrast_words_too_near_to_a_label_do_not_compete() -> None:
     assert len(kept) == 3 and not (kept[:, 2] == 1).any()
 
 
-@pytest.mark.parametrize("protocol", ["open", "paper"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (2, 3), (37, 501), (64, 64), (1500, 2000)])
 def test_any_size_and_shape(model: SegCLIP, protocol: Protocol, shape: tuple[int, int]) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -141,7 +142,7 @@ def test_any_size_and_shape(model: SegCLIP, protocol: Protocol, shape: tuple[int
     assert overlay.width >= shape[1] and overlay.height > shape[0]
 
 
-@pytest.mark.parametrize("protocol", ["open", "paper"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("labels", [["cat"], ["cat", "猫", "собака", "قطة", "🐈"]])
 def test_without_background_every_pixel_has_a_label(
     segmenter: Segmenter, protocol: Protocol, labels: list[str]
@@ -156,7 +157,7 @@ def test_a_dinov2_and_sentence_model_segments_too() -> None:
     assert result.labels.shape == PHOTO.shape[:2]
 
 
-@pytest.mark.parametrize("protocol", ["open", "paper"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_batch_gives_what_each_photo_gives_alone(model: SegCLIP, protocol: Protocol) -> None:
     segmenter = Segmenter(model, protocol)
     photos = [PHOTO, skimage.data.chelsea()[::3, ::3], PHOTO[:50, :20]]

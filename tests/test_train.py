@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
-from runs import CACHE, CACHED, PAIRS, assert_same_run, metrics, run_script, weights
 from shard_files import FAST, map_serially
 from small_model import SENTENCE, small_model
+from small_runs import CACHE, CACHED, PAIRS, assert_same_run, metrics, run_script, weights
 
 from segclip.cli import main
 from segclip.config import TrainConfig

@@ -1,7 +1,6 @@
 """Weights by name or file: `load` reads every format we know, `convert` writes ours."""
 
 import difflib
-import importlib.resources
 import logging
 import os
 import re
@@ -12,7 +11,7 @@ import torch
 from segclip.foreign import EXPECTED, read_foreign
 from segclip.model.hub import WEIGHTS_FILE, fetch
 from segclip.model.segclip import SegCLIP
-from segclip.model.storage import FORMAT, CheckpointError, load_model, load_state, save_model
+from segclip.model.storage import FORMAT, CheckpointError, load_state, save_model
 from segclip.tensorfiles import read_tensors
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,22 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     Raises:
         CheckpointError: (a ValueError) an unknown name, or a file that is damaged or of another model.
     """
-    return _load(name_or_path).to(device)
+    return read_file(locate(name_or_path)).to(device)
+
+
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of weights that a name stands for, downloaded if need be. Arguments and errors: see `load`."""
+    name = os.fspath(name_or_path)
+    if name == "mini":
+        return Path(__file__).parent / "assets" / "mini.safetensors"
+    if name == "vit-b16":
+        return _fetch_authors()
+    path = Path(name).expanduser()
+    if name and path.exists():  # an empty name is not the current folder
+        return _weights_in(path) if path.is_dir() else path
+    if HUB_ID.fullmatch(name) and not name.endswith(FILE_SUFFIXES):
+        return _fetch_hub(name)
+    raise CheckpointError(_unknown(name))
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], *, eight_bit: bool = False) -> None:
@@ -51,7 +65,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], *, e
         raise CheckpointError(f"{target}: is the source itself, which is never overwritten; name another target")
     if target.is_dir():
         raise CheckpointError(f"{target}: is a folder; name the file to write, such as {target / WEIGHTS_FILE}")
-    save_model(_load(source), target, eight_bit=eight_bit)
+    save_model(read_file(locate(source)), target, eight_bit=eight_bit)
 
 
 def read_file(path: Path) -> SegCLIP:
@@ -66,27 +80,12 @@ def read_file(path: Path) -> SegCLIP:
     return read_foreign(state, path)
 
 
-def _load(name_or_path: str | os.PathLike[str]) -> SegCLIP:
-    name = os.fspath(name_or_path)
-    if name == "mini":
-        with importlib.resources.as_file(importlib.resources.files("segclip") / "assets" / "mini.safetensors") as path:
-            return load_model(path)
-    if name == "vit-b16":
-        return load_model(_fetch_authors())
-    path = Path(name).expanduser()
-    if name and path.exists():  # an empty name is not the current folder
-        return read_file(_weights_in(path) if path.is_dir() else path)
-    if HUB_ID.fullmatch(name) and not name.endswith(FILE_SUFFIXES):
-        return read_file(_fetch_hub(name))
-    raise CheckpointError(_unknown(name))
-
-
 def _fetch_authors() -> Path:
     """The authors' weights in our format, from the cache folder or else from their release."""
     from filelock import FileLock  # here: only who downloads waits for these imports
 
     from segclip.download import download
-    from segclip.folders import cache_folder
+    from segclip.files import cache_folder
 
     folder = cache_folder()
     ours, theirs = folder / "vit-b16.safetensors", folder / "segclip.bin"

@@ -30,7 +30,7 @@ def segment(
     out: Path,
     model: str = "mini",
     device: str = "auto",
-    protocol: Literal["open", "paper"] = "open",
+    protocol: Literal["open", "paper", "groupvit"] = "open",
     background: str = "auto",
 ) -> int:
     """Find where in photos the things are that you name.
@@ -45,7 +45,8 @@ def segment(
         out: Folder to write to; made if missing.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
         device: auto, cpu, cuda, mps ...
-        protocol: open: for people. paper: the evaluation of arXiv 2211.14813, to the letter.
+        protocol: open: for people. paper: the evaluation of arXiv 2211.14813, to the letter. groupvit: the same rules
+            on larger photos and overlapping windows.
         background: auto: the protocol's own way. none: each pixel gets a label. A number in 0..1: where the best
             label's probability is below it.
     """
@@ -132,6 +133,69 @@ def prepare(
     return OK
 
 
+def evaluate(
+    set: Annotated[
+        Literal["voc2012", "context60", "context59", "coco-object", "coco-stuff", "ade20k", "cityscapes", "folder"],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SET"),
+    ],
+    /,
+    root: Path,
+    model: str = "mini",
+    protocol: Literal["open", "paper", "groupvit"] = "open",
+    changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE")] = (),
+    split: Literal["val", "train"] | None = None,
+    limit: int | None = None,
+    names: Literal["own", "sclip"] = "own",
+    device: str = "auto",
+    json: Path | None = None,
+    report: Path | None = None,
+    calibrate: bool = False,
+    skip_bad: bool = False,
+) -> int:
+    """Measure a model: mIoU on a benchmark, or on your own photos with masks.
+
+    Prints the IoU of each class, the mIoU with its 95% interval over photos, pixel accuracy, and what the regions would
+    reach with the best name for each. docs/evaluation.md has the sets' folders and the protocols. Many processes:
+    torchrun -m segclip evaluate ...
+
+    Args:
+        set: voc2012, context60, context59, coco-object, coco-stuff, ade20k, cityscapes; or folder: images/, masks/
+            (index PNGs, 255 ignored) and classes.json.
+        root: Folder of the set, as its download unpacks.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        protocol: open: for people. paper: the evaluation of arXiv 2211.14813, with its threshold for the set.
+            groupvit: the same rules at 448 pixels with overlapping windows.
+        changes: Fields of the protocol's settings, as in --set threshold=0.7 stride=112.
+        split: val, or train; train for --calibrate.
+        limit: So many photos, spread evenly over the set.
+        names: own: the classes as the paper names them. sclip: several words a class, as SCLIP asks for them.
+        device: auto, cpu, cuda, mps ...
+        json: File for the result with all that is needed to repeat it. FILE.photos.jsonl beside it keeps what each
+            photo gave, so that the same command goes on with a broken run.
+        report: Folder for a page: classes, confusions, the best and the worst photos.
+        calibrate: Try background thresholds on the training split, and print the curve, instead of evaluating.
+        skip_bad: Leave out photos and masks that cannot be read, and name them at the end.
+    """
+    from segclip.run_evaluate import evaluate_set
+
+    return evaluate_set(
+        set,
+        root,
+        model,
+        protocol,
+        changes=changes,
+        split=split,
+        limit=limit,
+        names=names,
+        device=device,
+        file=json,
+        report=report,
+        calibrating=calibrate,
+        skip_bad=skip_bad,
+    )
+
+
 def resume(resume: Path, workers: int | None = None) -> int:
     """Train a model: segclip train RECIPE --out RUN, or go on with a run that was broken: segclip train --resume RUN.
 
@@ -203,7 +267,7 @@ def _train(config: TrainConfig, data: str | None, out: Path) -> int:
     return OK
 
 
-COMMANDS = {"segment": segment, "convert": convert, "prepare": prepare, "train": resume}
+COMMANDS = {"segment": segment, "convert": convert, "prepare": prepare, "train": resume, "evaluate": evaluate}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

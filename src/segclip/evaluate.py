@@ -1,85 +1,157 @@
-"""How well label maps match the truth: intersection over union, pooled over all photos."""
+"""Evaluation: a model on photos with masks -> how many pixels of each true class were given each class.
 
-import json
+Axes: H W pixels, N kinds of pixel.
+"""
+
+import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64, Integer
+import torch
+from jaxtyping import Int64
 from numpy import ndarray
-from PIL import Image
 
-from segclip.data.photos import PHOTO_SUFFIXES
+from segclip.class_names import SCLIP_WORDS
+from segclip.data.benchmarks import Benchmark, Pair
+from segclip.data.masks import Mask
+from segclip.metrics import Confusion, count_pairs, name_by_truth
+from segclip.paper_protocol import region_owner
+from segclip.segment import AnyPhoto, EncodedPhoto, Segmenter
 
-IGNORED = 255  # in masks: pixels that nobody labelled
+BLOCK = 4  # photos whose windows are encoded together
 
-
-class Confusion:
-    """Pixels by their true class (rows) and the class found (columns), of K classes, summed over photos."""
-
-    def __init__(self, classes: int) -> None:
-        self.pixels: Int64[ndarray, "K K"] = np.zeros((classes, classes), np.int64)
-
-    def add(self, truth: Integer[ndarray, "H W"], found: Integer[ndarray, "H W"]) -> None:
-        """Count a photo's pixels, those that nobody labelled left out."""
-        size, seen = len(self.pixels), truth != IGNORED
-        pairs = truth[seen].astype(np.int64) * size + found[seen]
-        self.pixels += np.bincount(pairs, minlength=size**2).reshape(size, size)
-
-    def iou(self) -> list[float | None]:
-        """Intersection over union of each class; None where neither truth nor result has it."""
-        both = np.diag(self.pixels)
-        union = self.pixels.sum(axis=0) + self.pixels.sum(axis=1) - both
-        return [float(b / u) if u else None for b, u in zip(both, union, strict=True)]
-
-    def miou(self) -> float:
-        """Mean over the classes that are there; 0 where none is."""
-        there = [value for value in self.iou() if value is not None]
-        return float(np.mean(there)) if there else 0.0
+log = logging.getLogger(__name__)
+Words = tuple[tuple[str, ...], ...]  # of each class: what a model is asked for
 
 
 @dataclass(frozen=True)
-class FolderSet:
-    """Photos with masks: `images/`, `masks/` (index PNGs, 255 ignored) and `classes.json`.
+class PhotoCounts:
+    """What a photo adds to the counts: rows of true class, class found, pixels.
 
     Attributes:
-        names: of the classes, by index, without the background.
-        background: whether index 0 is the background; the names then begin at index 1.
-        files: photo and mask of each.
+        key: the photo's.
+        found: what the protocol's label map gave.
+        regions: what the model's regions would give with the best name for each: how good the grouping is. Counted
+            in each window of the protocol's first scale, at working size.
     """
 
-    names: tuple[str, ...]
-    background: bool
-    files: tuple[tuple[Path, Path], ...]
-
-    def __iter__(self) -> Iterator[tuple[Path, Integer[ndarray, "H W"]]]:
-        """Each photo's path and its mask."""
-        for photo, mask in self.files:
-            with Image.open(mask) as image:
-                yield photo, np.asarray(image)
+    key: str
+    found: Int64[ndarray, "_ 3"]
+    regions: Int64[ndarray, "_ 3"]
 
 
-def open_folder(folder: Path) -> FolderSet:
-    """Open a set. Raises ValueError for a folder that is none, naming what is expected where."""
-    try:
-        classes = {
-            int(i): name for i, name in json.loads((folder / "classes.json").read_text("utf-8"))["classes"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{folder}: no classes.json like {{"classes": {{"0": "cat"}}}} ({error})') from error
-    if sorted(classes) != list(range(len(classes))) or not classes:
-        raise ValueError(f"{folder}: classes.json numbers its classes {sorted(classes)}; expected 0, 1, 2 ...")
-    names: Sequence[str] = [classes[i] for i in sorted(classes)]
-    files = tuple((_photo_of(folder, mask), mask) for mask in sorted((folder / "masks").glob("*.png")))
-    if not files:
-        raise ValueError(f"{folder}: no masks/*.png; expected images/NAME.jpg with masks/NAME.png")
-    background = names[0] == "background"
-    return FolderSet(tuple(names[background:]), background, files)
+def words_of(benchmark: Benchmark, names: Literal["own", "sclip"] = "own") -> Words:
+    """The words for each class: its own name; or several, as SCLIP has them, for the background too.
+
+    Raises:
+        ValueError: SCLIP has none for this set.
+    """
+    own: dict[int, tuple[str, ...]] = {i: (name,) for i, name in enumerate(benchmark.names)}
+    if benchmark.background:
+        own[0] = ()
+    if names == "sclip":
+        if benchmark.name not in SCLIP_WORDS:
+            raise ValueError(
+                f"no second list of names for {benchmark.name!r}; there is one for {', '.join(SCLIP_WORDS)}"
+            )
+        own |= SCLIP_WORDS[benchmark.name]
+    return tuple(own[i] for i in range(len(own)))
 
 
-def _photo_of(folder: Path, mask: Path) -> Path:
-    for suffix in PHOTO_SUFFIXES:
-        if (photo := folder / "images" / f"{mask.stem}{suffix}").is_file():
-            return photo
-    raise ValueError(f"{mask}: no photo images/{mask.stem}.* beside it")
+def cut_blocks(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+    """Pairs in blocks, each of which is encoded together, so that it gives the same figures in any process."""
+    return [pairs[i : i + BLOCK] for i in range(0, len(pairs), BLOCK)]
+
+
+class Evaluator:
+    """Labels the photos of a benchmark and counts pixels.
+
+    Args:
+        segmenter: the model and the protocol.
+        benchmark: the photos and their masks.
+        words: for each class, from `words_of`. Where the background has none, the protocol finds it in its own way.
+    """
+
+    def __init__(self, segmenter: Segmenter, benchmark: Benchmark, words: Words) -> None:
+        self.segmenter, self.benchmark = segmenter, benchmark
+        self.labels = [word for own in words for word in own]
+        # The class of each label of the result, whose label 0 is the background.
+        self._classes = np.array([0, *(i for i, own in enumerate(words) for _ in own)], np.uint8)
+        self.threshold = benchmark.background and not words[0]
+
+    def label(self, encoded: EncodedPhoto, threshold: float | None = None) -> Mask:
+        """The class of each pixel; `threshold` in place of the protocol's own, where it has the background by one."""
+        background = ("auto" if threshold is None else threshold) if self.threshold else None
+        return self._classes[self.segmenter.label(encoded, self.labels, background=background).labels]
+
+    def count(self, key: str, encoded: EncodedPhoto, truth: Mask) -> PhotoCounts:
+        """Compare a photo's label map, and its regions, with the truth."""
+        classes = len(self.benchmark.names)
+        return PhotoCounts(
+            key, count_pairs(truth, self.label(encoded), classes), _count_regions(encoded, truth, classes)
+        )
+
+    def encode(
+        self, blocks: Sequence[Sequence[Pair]], bad: dict[str, str] | None = None
+    ) -> Iterator[list[tuple[str, EncodedPhoto, Mask]]]:
+        """Encode photos, block by block, while the next are read.
+
+        Args:
+            blocks: from `cut_blocks`.
+            bad: takes the key of each photo or mask that cannot be read, and why; without it, they raise.
+
+        Raises:
+            ValueError: a photo or mask that cannot be read.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            pending = None
+            for block in [*blocks, None]:
+                following = pool.submit(self._read, block, bad) if block is not None else None
+                if pending is not None and (read := pending.result()):
+                    keys, photos, truths = zip(*read, strict=True)
+                    yield list(zip(keys, self.segmenter.encode(photos), truths, strict=True))
+                elif pending is not None:
+                    yield []
+                pending = following
+
+    def _read(self, block: Sequence[Pair], bad: dict[str, str] | None) -> list[tuple[str, AnyPhoto, Mask]]:
+        found = []
+        for pair in block:
+            try:
+                found.append((pair.key, *self.benchmark.load(pair)))
+            except ValueError as error:
+                if bad is None:
+                    raise
+                bad[pair.key] = str(error)
+        return found
+
+
+def calibrate(
+    evaluator: Evaluator, blocks: Sequence[Sequence[Pair]], thresholds: Sequence[float], bad: dict[str, str] | None
+) -> Iterator[tuple[int, list[Confusion]]]:
+    """What each background threshold would give: photos done and counts, after each block. A photo is encoded once."""
+    counts = [Confusion(len(evaluator.benchmark.names)) for _ in thresholds]
+    done = 0
+    for pairs, block in zip(blocks, evaluator.encode(blocks, bad), strict=True):
+        for _, encoded, truth in block:
+            for threshold, own in zip(thresholds, counts, strict=True):
+                own.add(truth, evaluator.label(encoded, threshold))
+        done += len(pairs)
+        yield done, counts
+
+
+@torch.inference_mode()
+def _count_regions(encoded: EncodedPhoto, truth: Mask, classes: int) -> Int64[ndarray, "_ 3"]:
+    view, output = encoded.views[0], encoded.outputs[0]
+    owners = region_owner(output, (view.side, view.side)).cpu().numpy()
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(view.size, truth.shape, strict=True))
+    small = truth[rows[:, None], columns]
+    found = []
+    for (top, left), owner in zip(view.boxes, owners, strict=True):
+        part = small[top : top + view.side, left : left + view.side]
+        regions = owner[: part.shape[0], : part.shape[1]]
+        found.append(count_pairs(part, name_by_truth(part, regions, classes), classes))
+    return np.concatenate(found)

@@ -20,6 +20,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from segclip.labels import OPEN_TEMPLATES
 from segclip.model.segclip import ImageOutput
 from segclip.paper_protocol import patch_grid
 from segclip.windows import Windows, resize_map
@@ -42,6 +43,9 @@ class OpenSettings:
         vote: weight of a superpixel's mean score beside the pixel's own, so that small things do not vanish.
         too_near: a contrast word whose text is nearer than this to a label's (cosine around the contrast words' mean)
             does not compete.
+        threshold: in 0..1: also background is where the best label's probability is below it, as if it were given
+            as the background; None: the contrast words alone decide.
+        templates: texts that a label or a contrast word is put into; their embeddings are averaged.
     """
 
     scales: tuple[float, ...] = (1.0, 2.0)
@@ -54,6 +58,8 @@ class OpenSettings:
     superpixel_min: int = 40
     vote: float = 0.7
     too_near: float = 0.6
+    threshold: float | None = None
+    templates: tuple[str, ...] = OPEN_TEMPLATES
 
 
 SETTINGS = OpenSettings()
@@ -111,7 +117,8 @@ def _singular(word: str) -> str:
 
 @torch.inference_mode()
 def label_photo(
-    photo: UInt8[ndarray, "H W 3"],
+    size: tuple[int, int],
+    superpixels: Int[Tensor, "rows columns"],
     views: list[Windows],
     outputs: list[ImageOutput],
     labels: Float[Tensor, "K E"],
@@ -123,7 +130,8 @@ def label_photo(
     """The label of each pixel (0 background, i the i-th label) and its score in 0..1.
 
     Args:
-        photo: RGB uint8, 0-255.
+        size: height and width of the photo.
+        superpixels: what `find_superpixels` gave for it.
         views, outputs: the photo at each scale, and what the model made of its windows.
         labels: an embedding per label.
         contrast: embeddings of the words that stand for "something else"; used unless background is None.
@@ -133,12 +141,12 @@ def label_photo(
     """
     tables, columns = _region_tables(outputs, labels, contrast, logit_scale, background)
     canvas = _canvas(views, outputs, tables)
-    best, winner = _vote(photo, canvas, settings)
+    best, winner = _vote(superpixels.to(canvas.device), canvas, settings.vote)
     found = columns[winner]
     if isinstance(background, float | int):
         below = best < background
         found, best = found.masked_fill(below, 0), torch.where(below, 1 - best, best)
-    return _nearest(found, photo.shape[:2]), _nearest(best, photo.shape[:2])
+    return _nearest(found, size), _nearest(best, size)
 
 
 def _region_tables(
@@ -183,30 +191,30 @@ def _canvas(views: list[Windows], outputs: list[ImageOutput], tables: list[Tenso
 
 
 def _vote(
-    photo: UInt8[ndarray, "H W 3"], canvas: Float[Tensor, "J h w"], settings: OpenSettings
+    superpixels: Int[Tensor, "rows columns"], canvas: Float[Tensor, "J h w"], weight: float
 ) -> tuple[Float[Tensor, "rows columns"], Int[Tensor, "rows columns"]]:
     """Best score and its column, after each superpixel's mean had its say; one column at a time, to stay small."""
-    size = fitted(photo.shape[0], photo.shape[1], settings.superpixel_side, settings.superpixel_longest, grow=False)
-    ids = _superpixels(_resize(photo, size), settings).to(canvas.device)
+    size, ids = (superpixels.shape[0], superpixels.shape[1]), superpixels.flatten()
     area = ids.bincount().to(canvas.dtype)
     best = canvas.new_full(size, -1.0)
     winner = torch.zeros(size, dtype=torch.int64, device=canvas.device)
     for column, coarse in enumerate(canvas):
         own = resize_map(coarse[None], size)[0]
         mean = torch.zeros_like(area).index_add_(0, ids, own.flatten()) / area
-        score = own.lerp(mean.index_select(0, ids).view(size), settings.vote)
+        score = own.lerp(mean.index_select(0, ids).view(size), weight)
         winner.masked_fill_(score > best, column)  # in place: a column must cost little, there may be many
         torch.maximum(best, score, out=best)
     return best.clamp(0, 1), winner
 
 
-def _superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings) -> Int[Tensor, "N"]:
-    """A superpixel id per pixel, 0 to the number of superpixels - 1, rows one after the other."""
+def find_superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings = SETTINGS) -> Int[Tensor, "rows columns"]:
+    """A superpixel id per pixel of the photo, scaled down: 0 to the number of superpixels - 1."""
+    size = fitted(photo.shape[0], photo.shape[1], settings.superpixel_side, settings.superpixel_longest, grow=False)
     method = cv2.ximgproc.segmentation.createGraphSegmentation(
         settings.superpixel_sigma, settings.superpixel_scale, settings.superpixel_min
     )
-    ids = method.processImage(photo)  # Felzenszwalb's method; OpenCV's is 4 times as fast as scikit-image's
-    return torch.from_numpy(np.unique(ids, return_inverse=True)[1].reshape(-1))
+    ids = method.processImage(_resize(photo, size))  # Felzenszwalb's; OpenCV's is 4 times as fast as scikit-image's
+    return torch.from_numpy(np.unique(ids, return_inverse=True)[1].reshape(size))
 
 
 def fitted(height: int, width: int, short: float | int, longest: float | int, *, grow: bool = True) -> tuple[int, int]:

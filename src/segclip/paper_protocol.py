@@ -4,15 +4,51 @@ Source: arXiv 2211.14813, section 4, and the arrays its authors' code computes (
 Axes: B windows, C centers, P patches, E embedding, K classes, J score columns, h w pixels.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
 from torch import Tensor
 
+from segclip.data.photos import paper_size, resize_photo
+from segclip.labels import PAPER_TEMPLATES
 from segclip.model.segclip import ImageOutput
 from segclip.windows import Windows, resized_bands
 
 KEPT = 5  # classes of the whole window that its regions may choose from
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """What an evaluation of this kind may vary.
+
+    Attributes:
+        short: short side that photos are scaled to, in pixels; None: the model's own side.
+        window: side of the windows, in pixels, a multiple of the model's patch; None: the model's own side.
+        stride: of the windows, in pixels; None: their side.
+        longest: the long side at most.
+        kept: classes of the whole window that its regions may choose from.
+        threshold: below this score a pixel is background, where there is one, in 0..1. The default is the paper's
+            for COCO-Object, the middle one of its three.
+        templates: texts that a label is put into; their embeddings are averaged.
+    """
+
+    short: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    longest: int = 2048
+    kept: int = KEPT
+    threshold: float = 0.65
+    templates: tuple[str, ...] = PAPER_TEMPLATES
+
+
+def cut_windows(photo: UInt8[ndarray, "H W 3"], side: int, settings: PaperSettings = PaperSettings()) -> Windows:
+    """The photo at working size, in windows; `side` is the model's own."""
+    size = paper_size(photo.shape[0], photo.shape[1], settings.short or side, settings.longest)
+    window = settings.window or side
+    return Windows.cut(resize_photo(photo, size), window, settings.stride or window)
 
 
 def paper_scores(
@@ -47,10 +83,11 @@ def region_scores(
     class_embeds: Float[Tensor, "K E"],
     logit_scale: float | Tensor,
     background: float | None = None,
+    kept: int = KEPT,
 ) -> Float[Tensor, "B C _"]:
     """Scores of each region for each class, (B,C,K), or (B,C,1+K) with the background first.
 
-    score = a * b: a is the region's softmax over all classes, b its softmax over the window's own `KEPT` best classes.
+    score = a * b: a is the region's softmax over all classes, b its softmax over the window's own `kept` best classes.
     """
     if class_embeds.ndim != 2 or not len(class_embeds) or class_embeds.shape[1] != output.regions.shape[-1]:
         raise ValueError(
@@ -60,14 +97,14 @@ def region_scores(
     text = F.normalize(class_embeds, dim=-1)
     logits = logit_scale * F.normalize(output.regions, dim=-1) @ text.T
     whole = logit_scale * F.normalize(output.embedding, dim=-1) @ text.T
-    kept = whole.topk(min(KEPT, len(text)), dim=-1).indices[:, None].expand(-1, logits.shape[1], -1)
-    within = torch.zeros_like(logits).scatter(2, kept, logits.gather(2, kept).softmax(dim=-1))
+    best = whole.topk(min(kept, len(text)), dim=-1).indices[:, None].expand(-1, logits.shape[1], -1)
+    within = torch.zeros_like(logits).scatter(2, best, logits.gather(2, best).softmax(dim=-1))
     scores = logits.softmax(dim=-1) * within
     if background is None:
         return scores
-    best = scores.amax(dim=-1)  # (B,C)
-    bar = best.amax(dim=-1, keepdim=True).clamp(max=background)  # some region of the window always passes
-    return torch.cat([(best < bar).to(scores)[..., None], scores], dim=-1)
+    winner = scores.amax(dim=-1)  # (B,C)
+    bar = winner.amax(dim=-1, keepdim=True).clamp(max=background)  # some region of the window always passes
+    return torch.cat([(winner < bar).to(scores)[..., None], scores], dim=-1)
 
 
 def region_owner(output: ImageOutput, size: tuple[int, int]) -> Int[Tensor, "B h w"]:
@@ -94,12 +131,13 @@ def label_photo(
     logit_scale: float | Tensor,
     size: tuple[int, int],
     background: float | None,
+    kept: int = KEPT,
 ) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
     """The label of each pixel of a photo of `size` (0 background, i the i-th class) and its score.
 
-    A class that no window keeps scores 0 everywhere, so the others are enough: at most `KEPT` columns per window.
+    A class that no window keeps scores 0 everywhere, so the others are enough: at most `kept` columns per window.
     """
-    table = region_scores(output, class_embeds, logit_scale, background)
+    table = region_scores(output, class_embeds, logit_scale, background, kept)
     used = (table > 0).flatten(0, 1).any(dim=0)
     used[0] = True  # the first wins where all are 0, as in the whole table
     columns = used.nonzero()[:, 0]

@@ -5,7 +5,7 @@ Axes: H W pixels, K labels, E embedding.
 
 import os
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,19 +14,20 @@ from numpy import ndarray
 from torch import Tensor
 
 from segclip import checkpoints, open_protocol, paper_protocol
-from segclip.data.photos import PhotoSource, open_photo, paper_size, resize_photo
+from segclip.data.photos import PhotoSource, open_photo
 from segclip.label_text import LabelEmbedder
-from segclip.labels import CONTRAST_WORDS, OPEN_TEMPLATES, PAPER_TEMPLATES, check_labels
-from segclip.model.segclip import MAX_SCALE, SegCLIP
-from segclip.open_protocol import Background
-from segclip.paper_protocol import paper_scores
+from segclip.labels import CONTRAST_WORDS, check_labels
+from segclip.model.segclip import MAX_SCALE, ImageOutput, SegCLIP
+from segclip.open_protocol import Background, OpenSettings
+from segclip.paper_protocol import PaperSettings, paper_scores
+from segclip.protocols import PROTOCOLS, Protocol, Settings, settings_of
 from segclip.segmentation import Found, Segmentation
 from segclip.windows import Windows, encode_windows
 
 __all__ = [
-    "PAPER_BACKGROUND",
     "PROTOCOLS",
     "Background",
+    "EncodedPhoto",
     "Found",
     "Protocol",
     "Segmentation",
@@ -34,13 +35,25 @@ __all__ = [
     "paper_scores",
 ]
 
-Protocol = Literal["open", "paper"]
 # Photos of one call differ in size: their axes have no common names.
 AnyPhoto = UInt8[ndarray, "_ _ 3"]
-Labelled = tuple[Int[ndarray, "_ _"], Float[ndarray, "_ _"]]  # labels and scores of a photo
-PROTOCOLS: tuple[Protocol, ...] = ("open", "paper")
-# What "auto" means under "paper", which wants a threshold per set of labels: the middle one of its three (COCO-Object).
-PAPER_BACKGROUND = 0.65
+
+
+@dataclass(frozen=True)
+class EncodedPhoto:
+    """A photo and what the model made of it, before any label: `Segmenter.label` takes it as often as one likes.
+
+    Attributes:
+        photo: RGB uint8 (H,W,3), 0-255.
+        views: the photo in windows, at each scale of the protocol.
+        outputs: of the model, for each view.
+        superpixels: an id per pixel of the photo scaled down; None under the paper's protocols, which use none.
+    """
+
+    photo: AnyPhoto
+    views: list[Windows]
+    outputs: list[ImageOutput]
+    superpixels: Int[Tensor, "_ _"] | None
 
 
 class Segmenter:
@@ -48,18 +61,23 @@ class Segmenter:
 
     Args:
         model: a SegCLIP (put into evaluation mode), or what `segclip.load` takes.
-        protocol: "open", for people: any number of labels, edges that follow the photo; or "paper", the evaluation of
-            arXiv 2211.14813 to the letter.
+        protocol: "open", for people: any number of labels, edges that follow the photo; "paper", the evaluation of
+            arXiv 2211.14813 to the letter; "groupvit", the same rules on larger photos and overlapping windows.
+        settings: an OpenSettings or PaperSettings in place of the protocol's own.
 
     Raises:
-        ValueError: an unknown protocol, or a model that cannot be loaded.
+        ValueError: an unknown protocol, settings of another one, or a model that cannot be loaded.
     """
 
-    def __init__(self, model: SegCLIP | str | os.PathLike, protocol: Protocol = "open") -> None:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    def __init__(
+        self, model: SegCLIP | str | os.PathLike, protocol: Protocol = "open", settings: Settings | None = None
+    ) -> None:
+        preset = settings_of(protocol)
+        if settings is not None and type(settings) is not type(preset):
+            raise ValueError(f"{type(settings).__name__} for protocol {protocol!r}; give {type(preset).__name__}")
         self.model = (model if isinstance(model, SegCLIP) else checkpoints.load(model)).eval()
         self.protocol: Protocol = protocol
+        self.settings: Settings = settings or preset
         self._embed = LabelEmbedder(self.model)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
@@ -69,7 +87,7 @@ class Segmenter:
             photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255; of any size and shape.
             labels: what to look for; label i of the result is the i-th of them, counted from 1.
             background: "auto": the protocol's own way ("open": contrast words that win against the labels; "paper":
-                the threshold `PAPER_BACKGROUND`); a number in 0..1: where the best label's probability is below it;
+                the threshold of its settings); a number in 0..1: where the best label's probability is below it;
                 None: every pixel gets a label.
 
         Raises:
@@ -82,19 +100,31 @@ class Segmenter:
         self, photos: Sequence[PhotoSource], labels: Sequence[str], *, background: Background = "auto"
     ) -> list[Segmentation]:
         """Segment photos together: their windows fill common batches. Arguments, errors: see `segment`."""
-        names = tuple(check_labels(labels))
+        names = check_labels(labels)  # before the model works for nothing
         _check_background(background)
-        pixels = [open_photo(photo) for photo in photos]
-        label_pixels = self._label_paper if self.protocol == "paper" else self._label_open
-        return [
-            Segmentation(found, scores, names, photo, self.protocol, background)
-            for photo, (found, scores) in zip(pixels, label_pixels(pixels, names, background), strict=True)
-        ]
+        return [self.label(encoded, names, background=background) for encoded in self.encode(photos)]
+
+    @torch.inference_mode()
+    def encode(self, photos: Sequence[PhotoSource]) -> list[EncodedPhoto]:
+        """What costs time and knows no labels; the windows of all photos fill common batches.
+
+        Raises:
+            PhotoError: a photo that cannot be read.
+        """
+        return self._encode([open_photo(photo) for photo in photos], self.settings)
+
+    def label(self, encoded: EncodedPhoto, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
+        """Segment a photo that `encode` gave, by this Segmenter. Arguments and errors: see `segment`."""
+        names = check_labels(labels)
+        _check_background(background)
+        embeds = self._embed(names, self.settings.templates)
+        found, scores = self._label(encoded, embeds, names, background, self.settings)
+        return Segmentation(found, scores, names, encoded.photo, self.protocol, background)
 
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
     ) -> Int[ndarray, "H W"]:
-        """The paper's protocol for given class embeddings, whatever this Segmenter's own.
+        """The paper's protocol for given class embeddings, also where this Segmenter's own is "open".
 
         Args:
             photo: as for `segment`.
@@ -105,43 +135,54 @@ class Segmenter:
             (H,W): 0 the background, i the i-th class.
         """
         _check_background(background)
-        pixels = [open_photo(photo)]
-        embeds = torch.as_tensor(class_embeds, dtype=torch.float32)
-        return self._label_by_paper(pixels, embeds.to(self._device), background)[0][0]
-
-    def _label_paper(self, photos: list[AnyPhoto], names: tuple[str, ...], background: Background) -> list[Labelled]:
-        threshold = PAPER_BACKGROUND if background == "auto" else background
-        return self._label_by_paper(photos, self._embed(names, PAPER_TEMPLATES), threshold)
+        settings = self.settings if isinstance(self.settings, PaperSettings) else PaperSettings()
+        (encoded,) = self._encode([open_photo(photo)], settings)
+        embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self._device)
+        return self._label(encoded, embeds, (), background, settings)[0]
 
     @torch.inference_mode()
-    def _label_by_paper(
-        self, photos: list[AnyPhoto], class_embeds: Float[Tensor, "K E"], threshold: float | None
-    ) -> list[Labelled]:
-        side = self._side
-        views = [Windows.cut(resize_photo(p, paper_size(p.shape[0], p.shape[1], side)), side, side) for p in photos]
-        outputs = encode_windows(self.model, views)
-        return [
-            _arrays(*paper_protocol.label_photo(view, output, class_embeds, self._scale, photo.shape[:2], threshold))
-            for photo, view, output in zip(photos, views, outputs, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def _label_open(self, photos: list[AnyPhoto], names: tuple[str, ...], background: Background) -> list[Labelled]:
-        labels = self._embed(names, OPEN_TEMPLATES)
-        contrast = labels[:0]
-        if background is not None:
-            words = self._embed(CONTRAST_WORDS, OPEN_TEMPLATES)
-            contrast = open_protocol.competitors(labels, names, words, CONTRAST_WORDS)
-        views = [open_protocol.cut_windows(photo, self._side) for photo in photos]
+    def _encode(self, photos: list[AnyPhoto], settings: Settings) -> list[EncodedPhoto]:
+        if isinstance(settings, PaperSettings):
+            views = [[paper_protocol.cut_windows(photo, self._side, settings)] for photo in photos]
+            superpixels = [None] * len(photos)
+        else:
+            views = [open_protocol.cut_windows(photo, self._side, settings) for photo in photos]
+            superpixels = [open_protocol.find_superpixels(photo, settings) for photo in photos]
         outputs = iter(encode_windows(self.model, [view for scales in views for view in scales]))
         return [
-            _arrays(
-                *open_protocol.label_photo(
-                    photo, scales, [next(outputs) for _ in scales], labels, contrast, self._scale, background
-                )
-            )
-            for photo, scales in zip(photos, views, strict=True)
+            EncodedPhoto(photo, scales, [next(outputs) for _ in scales], ids)
+            for photo, scales, ids in zip(photos, views, superpixels, strict=True)
         ]
+
+    @torch.inference_mode()
+    def _label(
+        self,
+        encoded: EncodedPhoto,
+        embeds: Float[Tensor, "K E"],
+        names: Sequence[str],
+        background: Background,
+        settings: Settings,
+    ) -> tuple[Int[ndarray, "_ _"], Float[ndarray, "_ _"]]:
+        """Labels and scores of a photo."""
+        size = encoded.photo.shape[0], encoded.photo.shape[1]
+        if isinstance(settings, PaperSettings):
+            (view,), (output,) = encoded.views, encoded.outputs
+            bar = settings.threshold if background == "auto" else background
+            labels, scores = paper_protocol.label_photo(view, output, embeds, self._scale, size, bar, settings.kept)
+        else:
+            bar = settings.threshold if background == "auto" and settings.threshold is not None else background
+            contrast = embeds[:0] if bar is None else self._contrast(embeds, names, settings)
+            assert encoded.superpixels is not None
+            labels, scores = open_protocol.label_photo(
+                size, encoded.superpixels, encoded.views, encoded.outputs, embeds, contrast, self._scale, bar, settings
+            )
+        return labels.cpu().numpy().astype(np.int32), scores.float().cpu().numpy()
+
+    def _contrast(
+        self, embeds: Float[Tensor, "K E"], names: Sequence[str], settings: OpenSettings
+    ) -> Float[Tensor, "_ E"]:
+        words = self._embed(CONTRAST_WORDS, settings.templates)
+        return open_protocol.competitors(embeds, names, words, CONTRAST_WORDS, settings)
 
     @property
     def _side(self) -> int:
@@ -160,7 +201,3 @@ def _check_background(background: Background) -> None:
     number = isinstance(background, int | float) and not isinstance(background, bool)
     if not (background is None or background == "auto" or (number and 0 <= background <= 1)):
         raise ValueError(f'background {background!r}; expected "auto", None or a threshold in 0..1')
-
-
-def _arrays(labels: Int[Tensor, "H W"], scores: Float[Tensor, "H W"]) -> Labelled:
-    return labels.cpu().numpy().astype(np.int32), scores.float().cpu().numpy()

@@ -49,7 +49,7 @@ class Segmentation:
         scores: float32 (H,W), 0-1, the score of the label at each pixel.
         names: the labels given, in order; `names[i - 1]` is label i.
         photo: RGB uint8 (H,W,3), 0-255, upright.
-        protocol: "open" or "paper".
+        protocol: "open", "paper" or "groupvit".
         background: as it was asked for.
     """
 
@@ -57,7 +57,7 @@ class Segmentation:
     scores: Float[ndarray, "H W"]
     names: tuple[str, ...]
     photo: UInt8[ndarray, "H W 3"]
-    protocol: Literal["open", "paper"]
+    protocol: Literal["open", "paper", "groupvit"]
     background: Literal["auto"] | float | None
 
     def found(self) -> list[Found]:

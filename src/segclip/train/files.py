@@ -2,28 +2,17 @@
 
 import json
 import logging
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from segclip.files import write_aside
+
 log = logging.getLogger(__name__)
 
 RECIPE, METRICS, MODEL, BEST = "recipe.json", "metrics.jsonl", "model.safetensors", "best.safetensors"
 CHECKPOINTS = "checkpoints"
-
-
-def write_aside(file: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make a file beside `file`, then give it its name; if it fails, what was there stays."""
-    aside = file.with_name(f"{file.name}.part")
-    try:
-        write(aside)
-        os.replace(aside, file)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def save_tensors(value: object, file: Path) -> None:

@@ -10,14 +10,16 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from skimage.segmentation import mark_boundaries
 
+from segclip.data.benchmarks import Benchmark
 from segclip.data.crops import Box, crop_photo
 from segclip.data.normalise import normalise
 from segclip.data.shards import SampleError, Shards
 from segclip.drawing import palette
-from segclip.evaluate import Confusion, FolderSet
+from segclip.evaluate import Evaluator, cut_blocks, words_of
+from segclip.files import write_aside
+from segclip.metrics import Confusion
 from segclip.model.segclip import SegCLIP
 from segclip.segment import Segmenter
-from segclip.train.files import write_aside
 
 PHOTOS, GAP = 6, 6  # rows of a sheet; pixels between pictures
 
@@ -72,10 +74,11 @@ def _row(photo: UInt8[np.ndarray, "S S 3"], regions: Int[np.ndarray, "S S"], own
     return np.concatenate(pictures, axis=1)
 
 
-def validate(model: SegCLIP, photos: FolderSet) -> float:
+def validate(model: SegCLIP, benchmark: Benchmark) -> float:
     """mIoU of the paper's protocol with its default background threshold, or without where the set has none."""
-    segmenter, confusion = Segmenter(model, "paper"), Confusion(len(photos.names) + photos.background)
-    for photo, truth in photos:
-        found = segmenter.segment(photo, photos.names, background="auto" if photos.background else None).labels
-        confusion.add(truth, found if photos.background else found - 1)
+    evaluator = Evaluator(Segmenter(model, "paper"), benchmark, words_of(benchmark))
+    confusion = Confusion(len(benchmark.names))
+    for block in evaluator.encode(cut_blocks(benchmark.pairs)):
+        for _, encoded, truth in block:
+            confusion.add(truth, evaluator.label(encoded))
     return confusion.miou()

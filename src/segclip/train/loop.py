@@ -26,8 +26,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torch.distributed.tensor import DTensor
 
 from segclip.config import TrainConfig
+from segclip.data.benchmarks import open_folder
 from segclip.data.shards import Shards
-from segclip.evaluate import open_folder
 from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
 from segclip.model.storage import save_model
 from segclip.train.files import (

@@ -13,10 +13,11 @@ from segclip.checkpoints import load
 from segclip.config import TrainConfig
 from segclip.data.normalise import normalise
 from segclip.data.shards import Shards
+from segclip.files import write_aside
 from segclip.model.segclip import SegCLIP
 from segclip.train.cache import cache_features
 from segclip.train.cached import CachedLearner, CachedStream, embed_captions, read_captions
-from segclip.train.files import RECIPE, changes, write_aside
+from segclip.train.files import RECIPE, changes
 from segclip.train.loop import Run
 from segclip.train.optim import freeze
 from segclip.train.pairs import CHUNK, PairLearner, PairStream
