@@ -105,4 +105,4 @@ def _overlap(pixels: Int64[ndarray, "K K"]) -> tuple[Int64[ndarray, "K"], Int64[
 def _mean_iou(both: Int64[ndarray, "... K"], union: Int64[ndarray, "... K"]) -> Float[ndarray, "..."]:
     """Mean over the classes with a union."""
     there = union > 0
-    return np.where(there, both / np.maximum(union, 1), 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
+    return np.asarray(np.where(there, both / np.maximum(union, 1), 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1))

@@ -62,11 +62,13 @@ def _parse(name: str, text: str, hint: Any) -> Any:
     except ValueError:
         value = text
     if get_origin(hint) is tuple:
-        values = tuple(value if isinstance(value, list) else [value])
-        if values and all(_fits(name, one, get_args(hint)[0]) for one in values):
-            return values
-    elif any(_fits(name, value, kind) for kind in (get_args(hint) or (hint,))):
-        return value
+        values, kind = value if isinstance(value, list) else [value], get_args(hint)[0]
+        if values and all(_fits(name, one, kind) for one in values):
+            return tuple(map(kind, values))
+    else:
+        for kind in get_args(hint) or (hint,):
+            if _fits(name, value, kind):
+                return None if value is None else kind(value)
     raise ValueError(f"setting {name}={text}; expected {_EXPECTED.get(name, 'a number above 0')}")
 
 

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from hashlib import file_digest
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
+import numpy
 import torch
 import torch.distributed as dist
 from rich.console import Console
@@ -96,8 +98,11 @@ def evaluate_set(
         "names": names,
         "words": words,
         "device": segmenter.model.logit_scale.device.type,
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("segclip", "torch", "numpy", "opencv-contrib-python-headless")},
+        "versions": {
+            "segclip": _own_version(),
+            "python": platform.python_version(),
+            **{module.__name__: str(module.__version__) for module in (torch, numpy, cv2)},
+        },
     }
     job = json.loads(json.dumps(job))
     if calibrating:
@@ -167,7 +172,7 @@ def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool
     """Try background thresholds on photos that are not reported, and print the curve."""
     if not evaluator.threshold:
         raise ValueError(
-            "--calibrate: no background is to be found by a threshold here; the set or the names have none"
+            "--calibrate: nothing is found by a threshold here: no background, or one with words of its own"
         )
     bad: dict[str, str] = {}
     blocks = cut_blocks(evaluator.benchmark.pairs)
@@ -178,10 +183,11 @@ def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool
             bar.update(task, completed=photos, description=f"mIoU {max(own.miou() for own in counts):.3f}")
     curve = {threshold: own.miou() for threshold, own in zip(THRESHOLDS, counts, strict=True)}
     best = max(curve, key=lambda threshold: curve[threshold])
-    table = Table("threshold", "mIoU", "", title=_headline(job), title_justify="left")
+    table = Table("threshold", "mIoU", "")
     for threshold, miou in curve.items():
         table.add_row(f"{threshold:.2f}", f"{miou:.4f}", "#" * round(40 * miou / max(curve[best], 1e-9)))
     output = Console()
+    output.print(_headline(job), markup=False, highlight=False, soft_wrap=True)
     output.print(table)
     output.print(
         f"best: --set threshold={best:g}; chosen on {job['set']} {job['split'] or job['root']}", soft_wrap=True
@@ -193,10 +199,11 @@ def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool
 
 def _show(result: dict[str, Any]) -> None:
     low, high = result["miou_interval"]
-    table = Table("class", "IoU", title=_headline(result), title_justify="left")
+    table = Table("class", "IoU")
     for name, iou in result["per_class"].items():
         table.add_row(name, "-" if iou is None else f"{iou:.3f}")
     output = Console()
+    output.print(_headline(result), markup=False, highlight=False, soft_wrap=True)
     output.print(table)
     output.print(
         f"mIoU {result['miou']:.4f} (95% interval over photos: {low:.4f} to {high:.4f}), "
@@ -216,6 +223,13 @@ def _headline(job: Job) -> str:
         f"{job['set']}{split}, {photos}; {job['model']}; protocol {job['protocol']}{changed}{threshold}; "
         f"names {job['names']}"
     )
+
+
+def _own_version() -> str:
+    try:
+        return version("segclip")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
