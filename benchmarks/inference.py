@@ -11,8 +11,6 @@ Medians. Needs the extra `test` (transformers).
 
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 import torch
+from measuring import run_python
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -29,13 +28,6 @@ import segclip
 ROUNDS = 15
 WARM_UP = 3
 SIDE = 224
-# Between us and the process that is measured stands a small one: Linux counts what its parent held as its own peak.
-LAUNCH = """
-import resource, subprocess, sys, time
-start = time.perf_counter()
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
 LABEL_COUNTS = (1, 20, 200, 1000)
 
 
@@ -109,13 +101,6 @@ def medians(functions: Sequence[Callable[[], object]]) -> list[float]:
             if turn >= WARM_UP:
                 own.append(time.perf_counter() - start)
     return [statistics.median(own) for own in seconds]
-
-
-def run_python(arguments: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of a Python process of its own."""
-    command = [sys.executable, "-c", LAUNCH, sys.executable, *arguments]
-    seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(seconds), int(memory) * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

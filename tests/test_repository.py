@@ -15,6 +15,7 @@ import jaxtyping
 import pytest
 import skimage.data
 import torch
+from benchmark_files import write_folder
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from PIL import Image
@@ -31,8 +32,8 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py")
 PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     return [text for name, text in fenced if name == language]
 
 
@@ -52,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cat.crop((10 * number, 0, 300, 300)).save(folder / name / f"{number}.jpg")
     pairs = [{"image": f"{number}.jpg", "captions": [f"cat number {number}", "a cat"]} for number in (1, 2)]
     (folder / "pairs" / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    write_folder(folder / "set", (0, 1), (0, 2, 255))
     weights = torch.load(ROOT / "tests/golden/tiny.bin", weights_only=True)
     width = weights["clip.token_embedding.weight"].shape[1]
     weights["clip.token_embedding.weight"] = torch.randn(CLIP_VOCABULARY, width, dtype=torch.float16)
@@ -64,14 +66,15 @@ def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(folder)
     monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, cache=CacheConfig(mosaics=(2,))))
     commands = [shlex.split(line, comments=True) for line in shell_lines() if line.startswith("segclip ")]
-    assert {command[1] for command in commands} == {"segment", "convert", "prepare", "train"}
+    assert {command[1] for command in commands} == {"segment", "convert", "prepare", "train", "evaluate"}
     for _, *arguments in commands:
         steps = ["--steps", "2"] if arguments[0] == "train" and "--resume" not in arguments else []
         assert main([*arguments, *steps]) == 0, arguments
     for stem in ("photo", "1", "2"):
         for suffix in ("overlay.png", "mask.png", "json"):
             assert (folder / "out" / f"{stem}.{suffix}").stat().st_size > 0
-    assert (folder / "run" / "model.safetensors").is_file() and (folder / "shards" / "preview.png").is_file()
+    assert (folder / "report" / "index.html").is_file() and (folder / "run" / "model.safetensors").is_file()
+    assert (folder / "shards" / "preview.png").is_file()
 
 
 def test_readmes_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +82,18 @@ def test_readmes_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert "('cat', 'dog', 'potted plant') (300, 451)" in capsys.readouterr().out
+
+
+def test_evaluations_code_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/evaluation.md: the command and the Python below it give the same figure."""
+    monkeypatch.chdir(folder)
+    page = (ROOT / "docs/evaluation.md").read_text()
+    (command,), (code,) = blocks("sh", page), blocks("python", page)
+    assert main([*shlex.split(command)[1:], "--protocol", "paper", "--json", "again.json"]) == 0
+    exec(compile(code, "evaluation.md", "exec"), {})
+    assert f"\n{json.loads((folder / 'again.json').read_text())['miou']} {{" in capsys.readouterr().out
 
 
 def test_readmes_make_targets_exist() -> None:

@@ -26,7 +26,8 @@ h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem } .what { color: #555 }
 dl { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem } dt { color: #555 } dd { margin: 0; font-size: 1.6rem }
 table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } .bar { background: #0072b2; height: .7rem }
-td.b { width: 16rem } figure { margin: 1.5rem 0 } figure div { display: flex; flex-wrap: wrap; gap: .5rem }
+td.b { width: 8rem } .classes { columns: 20rem }
+figure { margin: 1.5rem 0 } figure div { display: flex; flex-wrap: wrap; gap: .5rem }
 figure img { max-width: 32%; min-width: 14rem; height: auto; align-self: start }
 """
 
@@ -58,7 +59,7 @@ def write_report(
         f"<p class=what>{result['photos'] - len(result['left_out'])} photos, model {escape(result['model'])}, protocol "
         f"{escape(result['protocol'] + changed)}, names {escape(result['names'])}</p>",
         "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()) + "</dl>",
-        "<h2>Classes</h2>" + _class_table(result["per_class"]),
+        "<h2>IoU of each class</h2>" + _class_table(result["per_class"]),
         "<h2>The worst classes, and what they are taken for</h2>",
         _confusion_table(np.array(result["confusion"]), result["per_class"]),
         "<h2>Photos that went best</h2><p class=what>Photo, truth, found.</p>",
@@ -82,7 +83,7 @@ def _class_table(per_class: dict[str, float | None]) -> str:
     )
     missing = [escape(name) for name, iou in per_class.items() if iou is None]
     note = f"<p class=what>In no photo, and never found: {', '.join(missing)}.</p>" if missing else ""
-    return f"<table><tr><th>class<th>IoU<th>{rows}</table>{note}"
+    return f"<div class=classes><table>{rows}</table></div>{note}"
 
 
 def _confusion_table(confusion: ndarray, per_class: dict[str, float | None]) -> str:
@@ -103,7 +104,7 @@ def _pictures(evaluator: Evaluator, keys: Sequence[str]) -> list[str]:
     figures = []
     for block in evaluator.encode([[pairs[key]] for key in keys]):
         for key, encoded, truth in block:
-            pictures = [Image.fromarray(encoded.photo)]
+            pictures = [_small(Image.fromarray(encoded.photo))]
             pictures += [
                 _draw(encoded.photo, labels, evaluator.benchmark.names) for labels in (truth, evaluator.label(encoded))
             ]
@@ -116,17 +117,23 @@ def _pictures(evaluator: Evaluator, keys: Sequence[str]) -> list[str]:
 
 
 def _draw(photo: UInt8[ndarray, "H W 3"], classes: Mask, names: Sequence[str]) -> Image.Image:
-    """Black is the background, and what nobody labelled."""
+    """Black is the background, and what nobody labelled. Scaled down first, or the names on it could not be read."""
     shift = 0 if names[0] == "background" else 1
     labels = np.where(classes == IGNORED, 0, classes.astype(np.int32) + shift)
     areas = np.bincount(labels.ravel()) / labels.size
     shown = ["nothing", *names[1 - shift :]]
     found = [(int(i), shown[i], float(areas[i])) for i in np.argsort(-areas) if areas[i]]
-    return draw_overlay(photo, labels, found)
+    small = _small(Image.fromarray(photo))
+    labels = Image.fromarray(labels).resize(small.size, Image.Resampling.NEAREST)
+    return draw_overlay(np.array(small), np.array(labels), found)
+
+
+def _small(image: Image.Image) -> Image.Image:
+    image.thumbnail((SIDE, SIDE))
+    return image
 
 
 def _data(image: Image.Image) -> str:
-    image.thumbnail((SIDE, 3 * SIDE))
     with io.BytesIO() as file:
         image.save(file, "JPEG", quality=85)
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

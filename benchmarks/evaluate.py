@@ -1,0 +1,109 @@
+"""Speed and memory of evaluation: python benchmarks/evaluate.py SET_FOLDER [--photos 50] [--protocol open]
+
+SET_FOLDER is what `segclip evaluate folder --root` takes. Prints, for `mini` on this machine's CPU:
+  time    the whole evaluation of the photos to a bare pass of the model over their windows, the two taking turns,
+          block by block
+  labels  encoding and counting with 171 classes to the same with 20
+  memory  peak of `segclip evaluate` in a process of its own, for a quarter of the photos and for all
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from measuring import run_python
+
+from segclip import Segmenter
+from segclip.class_names import COCO_STUFF, COCO_THINGS
+from segclip.data.benchmarks import Benchmark, open_folder
+from segclip.data.masks import IGNORED, Mask
+from segclip.evaluate import Evaluator, cut_blocks, words_of
+from segclip.segment import EncodedPhoto, Protocol
+from segclip.windows import encode_windows
+
+T = TypeVar("T")
+Block = list[tuple[str, EncodedPhoto, Mask]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed and memory of evaluation.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--photos", type=int, default=50)
+    parser.add_argument("--protocol", choices=("open", "paper", "groupvit"), default="open")
+    options = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    benchmark = open_folder(options.folder)
+    benchmark = replace(benchmark, pairs=benchmark.pairs[: options.photos])
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(benchmark.pairs)} photos")
+    report_time(benchmark, options.protocol)
+    report_labels(benchmark, options.protocol)
+    report_memory(options.folder, options.photos, options.protocol)
+
+
+def report_time(benchmark: Benchmark, protocol: Protocol) -> None:
+    evaluator = Evaluator(Segmenter("mini", protocol), benchmark, words_of(benchmark))
+    blocks = cut_blocks(benchmark.pairs)
+    encoded = evaluator.encode(blocks)
+    count(evaluator, next(encoded))  # texts are embedded, pages touched
+    whole = bare = 0.0
+    for _ in blocks[1:]:
+        seconds, block = timed(lambda: next(encoded))
+        whole += seconds + timed(lambda block=block: count(evaluator, block))[0]
+        bare += timed(lambda block=block: encode(evaluator.segmenter, block))[0]
+    print(f"time, protocol {protocol}: {whole:.1f} s; the model alone {bare:.1f} s; ratio {whole / bare:.2f}")
+
+
+def report_labels(benchmark: Benchmark, protocol: Protocol) -> None:
+    """The same windows, 20 or 171 names; what the masks say does not matter here."""
+    segmenter, names = Segmenter("mini", protocol), COCO_THINGS + COCO_STUFF
+    evaluators = [
+        Evaluator(segmenter, replace(benchmark, names=own), tuple((name,) for name in own))
+        for own in (names[:20], names)
+    ]
+    blocks = cut_blocks(benchmark.pairs)
+    for evaluator in evaluators:
+        count(evaluator, next(evaluator.encode(blocks[:1])))
+    ratios = []
+    for block in evaluators[0].encode(blocks):
+        encoding = timed(lambda block=block: encode(segmenter, block))[0]
+        few, many = (encoding + timed(lambda e=e, block=block: count(e, block))[0] for e in evaluators)
+        ratios.append(many / few)
+    print(f"labels, protocol {protocol}: 171 to 20 classes {statistics.median(ratios):.3f}")
+
+
+def report_memory(folder: Path, photos: int, protocol: Protocol) -> None:
+    command = ["-m", "segclip", "evaluate", "folder", "--root", str(folder), "--protocol", protocol]
+    with tempfile.TemporaryDirectory() as out:
+        peaks = [
+            run_python([*command, "--limit", str(number), "--json", f"{out}/{number}.json"])[1]
+            for number in (photos // 4, photos)
+        ]
+    print(f"memory: {photos // 4} photos {peaks[0] / 1e6:.0f} MB, {photos} photos {peaks[1] / 1e6:.0f} MB")
+
+
+def encode(segmenter: Segmenter, block: Block) -> None:
+    """A bare pass of the model over the windows of some photos."""
+    encode_windows(segmenter.model, [view for _, photo, _ in block for view in photo.views])
+
+
+def count(evaluator: Evaluator, block: Block) -> None:
+    for key, photo, truth in block:
+        truth[truth >= len(evaluator.benchmark.names)] = IGNORED
+        evaluator.count(key, photo, truth)
+
+
+def timed(run: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = run()
+    return time.perf_counter() - start, result
+
+
+if __name__ == "__main__":
+    main()
