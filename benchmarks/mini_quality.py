@@ -1,41 +1,113 @@
-"""How well a model labels photos with masks: python benchmarks/mini_quality.py SET_FOLDER [MODEL]
+"""How well a model segments photos with masks: python benchmarks/mini_quality.py SET_FOLDER [MODEL] [--protocol paper]
 
-SET_FOLDER has `images/`, `masks/` (index PNGs, 255 ignored, 0 the background) and `classes.json`. Prints, pooled over
-all photos: told which labels a photo has (mIoU and pixel accuracy over labelled pixels), against all names (foreground
-mIoU over labelled pixels), and over whole photos with background (mIoU).
+SET_FOLDER is what `segclip evaluate folder --root` takes, class 0 being the background. Each photo is encoded once.
+Prints, pooled over all photos:
+  told     asked for the labels that a photo has, over labelled pixels: mIoU and pixel accuracy; for PASCAL VOC's
+           twenty things alone too, where the folder has voc21.json
+  named    asked for all names, over labelled pixels: foreground mIoU
+  whole    all names and the background, over all pixels: mIoU
+  one      each label of a photo asked for alone, with background: its IoU, the mean over all
+  regions  mIoU with the best name for each region of a window; and the same for Felzenszwalb's superpixels, merged by
+           colour to as many regions
 """
 
-import sys
+import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int, Integer
 from rich.progress import track
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.ndimage import mean
+from skimage.color import rgb2lab
 
-from segclip import Segmenter, load
+from segclip import Segmenter
 from segclip.data.benchmarks import open_folder
-from segclip.data.masks import IGNORED
-from segclip.metrics import Confusion
+from segclip.data.masks import IGNORED, Mask
+from segclip.data.superpixels import find_superpixels
+from segclip.evaluate import Evaluator, cut_blocks, words_of
+from segclip.metrics import Confusion, count_pairs, name_by_truth
+from segclip.paper_protocol import region_owner
+from segclip.segment import EncodedPhoto, Protocol
 
 
-def main(folder: Path, model: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How well a model segments photos with masks.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", nargs="?", default="mini")
+    parser.add_argument("--protocol", choices=("open", "paper", "groupvit"), default="open")
+    options = parser.parse_args()
+    report(options.folder, options.model, options.protocol)
+
+
+def report(folder: Path, model: str, protocol: Protocol) -> None:
     photos = open_folder(folder)
-    segmenter = Segmenter(load(model))
-    told, named, whole = (Confusion(len(photos.names)) for _ in range(3))
-    things_named = photos.names[1:]
-    for pair in track(photos.pairs, folder.name):
-        photo, truth = photos.load(pair)
-        things = np.where(truth == 0, IGNORED, truth)
-        present = [int(i) for i in np.unique(things) if i != IGNORED]
-        if present:
-            found = segmenter.segment(photo, [photos.names[i] for i in present], background=None).labels
-            told.add(things, np.array([0, *present])[found])
-            named.add(things, segmenter.segment(photo, things_named, background=None).labels)
-        whole.add(truth, segmenter.segment(photo, things_named).labels)
-    accuracy = told.pixel_accuracy()
-    print(f"told the photo's labels: mIoU {told.miou():.3f}, pixel accuracy {accuracy:.3f}")
-    print(f"against {len(things_named)} names, labelled pixels: foreground mIoU {named.miou():.3f}")
-    print(f"whole photos with background: mIoU {whole.miou():.3f}")
+    voc = _voc_things(folder)
+    evaluator = Evaluator(Segmenter(model, protocol), photos, words_of(photos))
+    names, size = photos.names, len(photos.names)
+    told, told_voc, named, whole, regions, merged = (Confusion(size) for _ in range(6))
+    alone: list[float] = []
+    blocks = cut_blocks(photos.pairs)
+    for block in track(evaluator.encode(blocks), folder.name, total=len(blocks)):
+        for _, encoded, truth in block:
+            things = np.where(truth == 0, IGNORED, truth)
+            present = [int(i) for i in np.unique(things) if i != IGNORED]
+            if present:
+                told.add(things, _ask(evaluator, encoded, present, names))
+                named.add(things, _ask(evaluator, encoded, range(1, size), names))
+                alone += [_one(evaluator, encoded, truth, i, names) for i in present]
+            if of_voc := [i for i in present if i in voc]:
+                voc_truth = np.where(np.isin(things, of_voc), things, IGNORED)
+                told_voc.add(voc_truth, _ask(evaluator, encoded, of_voc, names))
+            whole.add(truth, evaluator.label(encoded))
+            regions.add_counts(evaluator.count_regions(encoded, truth))
+            merged.add_counts(_count_superpixels(encoded, truth, size))
+    print(f"{model}, protocol {protocol}, {len(photos.pairs)} photos of {folder.name}")
+    print(f"told: mIoU {told.miou():.3f}, pixel accuracy {told.pixel_accuracy():.3f}", end="")
+    print(f"; VOC's things mIoU {told_voc.miou():.3f}" if voc else "")
+    print(f"named, {size - 1} names: foreground mIoU {named.miou():.3f}")
+    print(f"whole, {size} classes: mIoU {whole.miou():.3f}")
+    print(f"one label alone: mean IoU {np.mean(alone):.3f}")
+    print(f"regions: mIoU {regions.miou():.3f}; superpixels merged to as many {merged.miou():.3f}")
+
+
+def _voc_things(folder: Path) -> dict[int, int]:
+    file = folder / "voc21.json"
+    return {int(i): v for i, v in json.loads(file.read_text())["from_index"].items()} if file.exists() else {}
+
+
+def _ask(evaluator: Evaluator, encoded: EncodedPhoto, classes: Sequence[int], names: Sequence[str]) -> Mask:
+    """The best of these classes for each pixel, no background."""
+    found = evaluator.segmenter.label(encoded, [names[i] for i in classes], background=None).labels
+    return np.array([0, *classes], np.uint8)[found]
+
+
+def _one(
+    evaluator: Evaluator, encoded: EncodedPhoto, truth: Integer[np.ndarray, "H W"], wanted: int, names: Sequence[str]
+) -> float:
+    found = evaluator.segmenter.label(encoded, [names[wanted]]).labels[truth != IGNORED] == 1
+    right = truth[truth != IGNORED] == wanted
+    return float((found & right).sum() / (found | right).sum())
+
+
+def _count_superpixels(encoded: EncodedPhoto, truth: Mask, classes: int) -> Int[np.ndarray, "_ 3"]:
+    """As `Evaluator.count_regions`, with superpixels of each window merged to as many as the model's regions there."""
+    view, output = encoded.views[0], encoded.outputs[0]
+    owners = region_owner(output, (view.side, view.side)).cpu().numpy()
+    found = []
+    for crop, part, owner in zip(view.crops(), view.crops_of(truth), owners, strict=True):
+        ids = find_superpixels(crop, "opencv")
+        colours = np.stack(
+            [mean(channel, ids, range(ids.max() + 1)) for channel in np.moveaxis(rgb2lab(crop), -1, 0)], 1
+        )
+        count = len(np.unique(owner))
+        groups = fcluster(linkage(colours, "ward"), count, "maxclust") if len(colours) > 1 else np.ones(1, int)
+        merged = (groups - 1)[ids][: part.shape[0], : part.shape[1]]
+        found.append(count_pairs(part, name_by_truth(part, merged, classes), classes))
+    return np.concatenate(found)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "mini")
+    main()

@@ -89,10 +89,19 @@ class Evaluator:
 
     def count(self, key: str, encoded: EncodedPhoto, truth: Mask) -> PhotoCounts:
         """Compare a photo's label map, and its regions, with the truth."""
-        classes = len(self.benchmark.names)
-        return PhotoCounts(
-            key, count_pairs(truth, self.label(encoded), classes), _count_regions(encoded, truth, classes)
-        )
+        found = count_pairs(truth, self.label(encoded), len(self.benchmark.names))
+        return PhotoCounts(key, found, self.count_regions(encoded, truth))
+
+    @torch.inference_mode()
+    def count_regions(self, encoded: EncodedPhoto, truth: Mask) -> Int64[ndarray, "_ 3"]:
+        """What the regions of each window of the first scale would give with the best name for each."""
+        view, classes = encoded.views[0], len(self.benchmark.names)
+        owners = region_owner(encoded.outputs[0], (view.side, view.side)).cpu().numpy()
+        found = []
+        for part, owner in zip(view.crops_of(truth), owners, strict=True):
+            regions = owner[: part.shape[0], : part.shape[1]]
+            found.append(count_pairs(part, name_by_truth(part, regions, classes), classes))
+        return np.concatenate(found)
 
     def encode(
         self, blocks: Sequence[Sequence[Pair]], bad: dict[str, str] | None = None
@@ -141,17 +150,3 @@ def calibrate(
                 own.add(truth, evaluator.label(encoded, threshold))
         done += len(pairs)
         yield done, counts
-
-
-@torch.inference_mode()
-def _count_regions(encoded: EncodedPhoto, truth: Mask, classes: int) -> Int64[ndarray, "_ 3"]:
-    view, output = encoded.views[0], encoded.outputs[0]
-    owners = region_owner(output, (view.side, view.side)).cpu().numpy()
-    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(view.size, truth.shape, strict=True))
-    small = truth[rows[:, None], columns]
-    found = []
-    for (top, left), owner in zip(view.boxes, owners, strict=True):
-        part = small[top : top + view.side, left : left + view.side]
-        regions = owner[: part.shape[0], : part.shape[1]]
-        found.append(count_pairs(part, name_by_truth(part, regions, classes), classes))
-    return np.concatenate(found)

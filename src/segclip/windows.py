@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -52,6 +52,15 @@ class Windows:
         photo = np.pad(self.photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
         for y, x in self.boxes:
             yield photo[y : y + self.side, x : x + self.side]
+
+    def crops_of(self, labels: Integer[ndarray, "H W"]) -> Iterator[Integer[ndarray, "_ _"]]:
+        """What a label map of the whole photo, of any size, has in each window; without the reflected part."""
+        rows, columns = (
+            ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(self.size, labels.shape, strict=True)
+        )
+        small = labels[rows[:, None], columns]
+        for y, x in self.boxes:
+            yield small[y : y + self.side, x : x + self.side]
 
     def average(self, maps: Sequence[Float[Tensor, "J side side"]]) -> Float[Tensor, "J H W"]:
         """One map per window -> one map of the photo, overlaps averaged."""
