@@ -90,7 +90,7 @@ def report_memory(folder: Path, photos: int, protocol: Protocol) -> None:
 
 def encode(segmenter: Segmenter, block: Block) -> None:
     """A bare pass of the model over the windows of some photos."""
-    encode_windows(segmenter.model, [view for _, photo, _ in block for view in photo.views])
+    encode_windows(segmenter.encoder, [view for _, photo, _ in block for view in photo.views])
 
 
 def count(evaluator: Evaluator, block: Block) -> None:

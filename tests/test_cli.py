@@ -257,7 +257,7 @@ def test_whatever_happens_is_one_line(
         raise raised
 
     monkeypatch.delenv("SEGCLIP_DEBUG", raising=False)
-    monkeypatch.setattr(Segmenter, "segment_batch", fail)
+    monkeypatch.setattr(Segmenter, "encode", fail)
     got, _, err = run(photo)
     assert got == code and err.count("\n") == 1 and why in err
 

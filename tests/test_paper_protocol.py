@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segclip.data.normalise import normalise
 from segclip.data.photos import paper_size, resize_photo
+from segclip.encoder import Encoder
 from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.paper_protocol import label_photo, region_scores
 from segclip.segment import Segmenter, paper_scores
@@ -96,7 +97,7 @@ def test_label_score_is_the_dense_maximum(tiny: SegCLIP) -> None:
     photo = skimage.data.chelsea()[:96, :130]
     embeds = torch.randn(30, 64, generator=torch.Generator().manual_seed(1))
     windows = Windows.cut(photo, 96, 96)
-    (output,) = encode_windows(tiny, [windows])
+    (output,) = encode_windows(Encoder(tiny), [windows])
     dense = windows.average(list(paper_scores(output, embeds, SCALE, (96, 96))))
     labels, scores = label_photo(windows, output, embeds, SCALE, (96, 130), None)
     torch.testing.assert_close(scores, dense.amax(dim=0))

@@ -14,6 +14,7 @@ from small_model import SENTENCE, small_model
 
 from segclip import open_protocol
 from segclip.data.photos import PhotoError
+from segclip.encoder import Encoder
 from segclip.labels import CONTRAST_WORDS
 from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.open_protocol import Background, competitors, cut_windows, find_superpixels, label_photo
@@ -187,10 +188,10 @@ def test_a_photo_is_seen_at_two_scales_and_not_enlarged_for_the_second(
 
 def test_each_window_is_encoded_once_and_in_batches(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    encode = model.encode_image
-    monkeypatch.setattr(model, "encode_image", lambda pixels: seen.append(len(pixels)) or encode(pixels))
+    encode = model.image.encode_patches
+    monkeypatch.setattr(model.image, "encode_patches", lambda pixels: seen.append(len(pixels)) or encode(pixels))
     views = [view for photo in (PHOTO, PHOTO, PHOTO[:80]) for view in cut_windows(photo, 64)]
-    outputs = encode_windows(model, views)
+    outputs = encode_windows(Encoder(model), views)
     assert [len(output.regions) for output in outputs] == [len(view.boxes) for view in views]
     windows = sum(len(view.boxes) for view in views)
     assert sum(seen) == windows and len(seen) == -(-windows // BATCH)

@@ -5,7 +5,6 @@ Axes: H W pixels, N kinds of pixel.
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +17,7 @@ from segclip.class_names import SCLIP_WORDS
 from segclip.data.benchmarks import Benchmark, Pair
 from segclip.data.masks import Mask
 from segclip.metrics import Confusion, count_pairs, name_by_truth
+from segclip.overlap import overlapped
 from segclip.paper_protocol import region_owner
 from segclip.segment import AnyPhoto, EncodedPhoto, Segmenter
 
@@ -115,16 +115,9 @@ class Evaluator:
         Raises:
             ValueError: a photo or mask that cannot be read.
         """
-        with ThreadPoolExecutor(1) as pool:
-            pending = None
-            for block in [*blocks, None]:
-                following = pool.submit(self._read, block, bad) if block is not None else None
-                if pending is not None and (read := pending.result()):
-                    keys, photos, truths = zip(*read, strict=True)
-                    yield list(zip(keys, self.segmenter.encode(photos), truths, strict=True))
-                elif pending is not None:
-                    yield []
-                pending = following
+        for read in overlapped(blocks, lambda block: self._read(block, bad)):
+            keys, photos, truths = zip(*read, strict=True) if read else ((), (), ())
+            yield list(zip(keys, self.segmenter.encode(photos), truths, strict=True))
 
     def _read(self, block: Sequence[Pair], bad: dict[str, str] | None) -> list[tuple[str, AnyPhoto, Mask]]:
         found = []

@@ -28,9 +28,11 @@ from rich.table import Table
 from segclip.checkpoints import load, locate
 from segclip.count_files import CountFiles
 from segclip.data.benchmarks import Benchmark, Pair, SetName, open_benchmark
+from segclip.encoder import DType
 from segclip.evaluate import Evaluator, calibrate, cut_blocks, words_of
 from segclip.files import write_aside
 from segclip.metrics import Confusion, interval
+from segclip.overlap import overlapped
 from segclip.protocols import Protocol, change_settings, settings_of
 from segclip.run_segment import pick_device
 from segclip.segment import Segmenter
@@ -53,6 +55,7 @@ def evaluate_set(
     limit: int | None = None,
     names: Literal["own", "sclip"] = "own",
     device: str = "auto",
+    dtype: DType = "float32",
     file: Path | None = None,
     report: Path | None = None,
     calibrating: bool = False,
@@ -80,7 +83,7 @@ def evaluate_set(
     weights = locate(model)
     if device == "auto" and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    segmenter = Segmenter(load(weights, pick_device(device)), protocol, settings)
+    segmenter = Segmenter(load(weights, pick_device(device)), protocol, settings, dtype=dtype)
     evaluator = Evaluator(segmenter, benchmark, words)
     with weights.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()
@@ -97,6 +100,7 @@ def evaluate_set(
         "changed": changes,
         "names": names,
         "words": words,
+        "dtype": dtype,
         "device": segmenter.model.logit_scale.device.type,
         "versions": {
             "segclip": _own_version(),
@@ -138,8 +142,10 @@ def _count(evaluator: Evaluator, files: CountFiles, known: set[str], place: tupl
     running = Confusion(len(evaluator.benchmark.names))
     with _bar(rank == 0) as bar:
         task = bar.add_task("", total=sum(map(len, blocks)), completed=sum(map(len, blocks)) - sum(map(len, left)))
-        for block, encoded in zip(left, evaluator.encode(left, bad if skip_bad else None), strict=True):
-            counts = [evaluator.count(*one) for one in encoded]
+        encoded = evaluator.encode(left, bad if skip_bad else None)
+        for block, counts in zip(
+            left, overlapped(encoded, lambda photos: [evaluator.count(*one) for one in photos]), strict=True
+        ):
             files.add(counts)
             for photo in counts:
                 running.add_counts(photo.found)

@@ -2,8 +2,9 @@
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -13,13 +14,16 @@ from rich.table import Table
 
 from segclip.checkpoints import load
 from segclip.data.photos import list_photos, open_photo
+from segclip.encoder import DType
 from segclip.labels import check_labels
-from segclip.segment import AnyPhoto, Background, Protocol, Segmentation, Segmenter
+from segclip.overlap import overlapped
+from segclip.segment import AnyPhoto, Background, EncodedPhoto, Protocol, Segmentation, Segmenter
 
 BATCH = 4  # photos at once: enough windows for a GPU, few enough pixels for a laptop
 WRITTEN = (".overlay.png", ".mask.png", ".json")
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 Failure = tuple[str, str]  # which photo, and why
 
 
@@ -31,6 +35,7 @@ def segment_files(
     device: str = "auto",
     protocol: Protocol = "open",
     background: str = "auto",
+    dtype: DType = "float32",
 ) -> int:
     """Segment photos and folders of photos into `out`; see `segclip segment --help`.
 
@@ -48,16 +53,15 @@ def segment_files(
     check_writable(out)
     done = 0
     if files:
-        segmenter = Segmenter(load(model, pick_device(device)), protocol)
-        for path, result, stem in _segment_all(segmenter, files, labels, wanted, unused_stems(files, out), failures):
-            try:
-                result.save(out, stem)
-            except OSError as error:
-                failures.append((str(path), f"cannot be written to {out}: {error.strerror or error}"))
-                continue
-            done += 1
-            if len(files) == 1:
-                Console().print(result_table(result, path))
+        segmenter = Segmenter(load(model, pick_device(device)), protocol, dtype=dtype)
+        with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
+            for path, result in progress.track(_segment_all(segmenter, files, labels, wanted, out), len(files)):
+                if isinstance(result, str):
+                    failures.append((str(path), result))
+                    continue
+                done += 1
+                if len(files) == 1:
+                    Console().print(result_table(result, path))
     _report(failures, done, out)
     return (1 if failures else 0) if done else 2
 
@@ -147,49 +151,55 @@ def result_table(result: Segmentation, path: Path) -> Table:
 
 
 def _segment_all(
-    segmenter: Segmenter,
-    files: Sequence[Path],
-    labels: Sequence[str],
-    background: Background,
-    stems: Sequence[str],
-    failures: list[Failure],
-) -> Iterator[tuple[Path, Segmentation, str]]:
-    """Segment in batches; what cannot be read or segmented goes to `failures`."""
-    with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
-        task = progress.add_task("segmenting", total=len(files))
-        for start in range(0, len(files), BATCH):
-            batch = []
-            for path, stem in zip(files[start : start + BATCH], stems[start : start + BATCH], strict=True):
-                try:
-                    batch.append((path, open_photo(path), stem))
-                except ValueError as error:
-                    failures.append((str(path), str(error)))
-                    progress.advance(task)
-            for path, result, stem in _segment_batch(segmenter, batch, labels, background, failures):
-                yield path, result, stem
-                progress.advance(task)
+    segmenter: Segmenter, files: Sequence[Path], labels: Sequence[str], background: Background, out: Path
+) -> Iterator[tuple[Path, Segmentation | str]]:
+    """Each photo and its result, or why there is none; the next ones are read, the last ones written, meanwhile."""
+
+    def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | str]]:
+        return [(path, stem, _try(open_photo, path)) for path, stem in batch]
+
+    def finish(
+        batch: Sequence[tuple[Path, str, EncodedPhoto | str]],
+    ) -> list[tuple[Path, Segmentation | str]]:
+        return [(path, photo if isinstance(photo, str) else label(photo, stem)) for path, stem, photo in batch]
+
+    def label(photo: EncodedPhoto, stem: str) -> Segmentation | str:
+        result = _try(lambda: segmenter.label(photo, labels, background=background))
+        if isinstance(result, str):
+            return result
+        try:
+            result.save(out, stem)
+        except OSError as error:
+            return f"cannot be written to {out}: {error.strerror or error}"
+        return result
+
+    named = list(zip(files, unused_stems(files, out), strict=True))
+    batches = [named[i : i + BATCH] for i in range(0, len(named), BATCH)]
+    encoded = (_encode(segmenter, batch) for batch in overlapped(batches, read))
+    for results in overlapped(encoded, finish):
+        yield from results
 
 
-def _segment_batch(
-    segmenter: Segmenter,
-    batch: list[tuple[Path, AnyPhoto, str]],
-    labels: Sequence[str],
-    background: Background,
-    failures: list[Failure],
-) -> list[tuple[Path, Segmentation, str]]:
-    """Segment together; where that fails, for want of memory mostly, one by one."""
-    if not batch:
-        return []
+def _encode(
+    segmenter: Segmenter, batch: Sequence[tuple[Path, str, AnyPhoto | str]]
+) -> list[tuple[Path, str, EncodedPhoto | str]]:
+    """Encode together; where that fails, for want of memory mostly, one by one."""
+    photos = [photo for *_, photo in batch if not isinstance(photo, str)]
+    found = _try(segmenter.encode, photos)
+    encoded = iter([_try(lambda p=p: segmenter.encode([p])[0]) for p in photos] if isinstance(found, str) else found)
+    return [(path, stem, photo if isinstance(photo, str) else next(encoded)) for path, stem, photo in batch]
+
+
+def _try(work: Callable[..., T], *arguments: object) -> T | str:
+    """What it gives, or why a photo cannot be segmented."""
     try:
-        results = segmenter.segment_batch([photo for _, photo, _ in batch], labels, background=background)
-        return [(path, result, stem) for (path, _, stem), result in zip(batch, results, strict=True)]
+        return work(*arguments)
+    except ValueError as error:
+        return str(error)
     except (MemoryError, RuntimeError) as error:
-        if len(batch) > 1:
-            return [done for one in batch for done in _segment_batch(segmenter, [one], labels, background, failures)]
-        log.debug("%s", batch[0][0], exc_info=True)
+        log.debug("a photo failed", exc_info=True)
         why = "out of memory; scale the photo down" if isinstance(error, MemoryError) else f"{error}"
-        failures.append((str(batch[0][0]), f"cannot be segmented: {why}"))
-        return []
+        return f"cannot be segmented: {why}"
 
 
 def _report(failures: Sequence[Failure], done: int, out: Path) -> None:

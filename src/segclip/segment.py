@@ -6,6 +6,7 @@ Axes: H W pixels, K labels, E embedding.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from segclip import checkpoints, open_protocol, paper_protocol
 from segclip.data.photos import PhotoSource, open_photo
+from segclip.encoder import DType, Encoder
 from segclip.label_text import LabelEmbedder
 from segclip.labels import CONTRAST_WORDS, check_labels
 from segclip.model.segclip import MAX_SCALE, ImageOutput, SegCLIP
@@ -47,13 +49,19 @@ class EncodedPhoto:
         photo: RGB uint8 (H,W,3), 0-255.
         views: the photo in windows, at each scale of the protocol.
         outputs: of the model, for each view.
-        superpixels: an id per pixel of the photo scaled down; None under the paper's protocols, which use none.
+        settings: of the protocol.
     """
 
     photo: AnyPhoto
     views: list[Windows]
     outputs: list[ImageOutput]
-    superpixels: Int[Tensor, "_ _"] | None
+    settings: Settings
+
+    @cached_property
+    def superpixels(self) -> Int[Tensor, "_ _"]:
+        """An id per pixel of the photo scaled down; of the open protocol alone."""
+        assert isinstance(self.settings, OpenSettings)
+        return open_protocol.find_superpixels(self.photo, self.settings)
 
 
 class Segmenter:
@@ -64,13 +72,20 @@ class Segmenter:
         protocol: "open", for people: any number of labels, edges that follow the photo; "paper", the evaluation of
             arXiv 2211.14813 to the letter; "groupvit", the same rules on larger photos and overlapping windows.
         settings: an OpenSettings or PaperSettings in place of the protocol's own.
+        dtype, compile: of the image tower; see `segclip.encoder.Encoder`.
 
     Raises:
-        ValueError: an unknown protocol, settings of another one, or a model that cannot be loaded.
+        ValueError: an unknown protocol or dtype, settings of another protocol, or a model that cannot be loaded.
     """
 
     def __init__(
-        self, model: SegCLIP | str | os.PathLike, protocol: Protocol = "open", settings: Settings | None = None
+        self,
+        model: SegCLIP | str | os.PathLike,
+        protocol: Protocol = "open",
+        settings: Settings | None = None,
+        *,
+        dtype: DType = "float32",
+        compile: bool = False,
     ) -> None:
         preset = settings_of(protocol)
         if settings is not None and type(settings) is not type(preset):
@@ -78,6 +93,7 @@ class Segmenter:
         self.model = (model if isinstance(model, SegCLIP) else checkpoints.load(model)).eval()
         self.protocol: Protocol = protocol
         self.settings: Settings = settings or preset
+        self.encoder = Encoder(self.model, dtype, compile=compile)
         self._embed = LabelEmbedder(self.model)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
@@ -118,7 +134,7 @@ class Segmenter:
         names = check_labels(labels)
         _check_background(background)
         embeds = self._embed(names, self.settings.templates)
-        found, scores = self._label(encoded, embeds, names, background, self.settings)
+        found, scores = self._label(encoded, embeds, names, background)
         return Segmentation(found, scores, names, encoded.photo, self.protocol, background)
 
     def segment_embeddings(
@@ -138,20 +154,18 @@ class Segmenter:
         settings = self.settings if isinstance(self.settings, PaperSettings) else PaperSettings()
         (encoded,) = self._encode([open_photo(photo)], settings)
         embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self._device)
-        return self._label(encoded, embeds, (), background, settings)[0]
+        return self._label(encoded, embeds, (), background)[0]
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], settings: Settings) -> list[EncodedPhoto]:
         if isinstance(settings, PaperSettings):
             views = [[paper_protocol.cut_windows(photo, self._side, settings)] for photo in photos]
-            superpixels = [None] * len(photos)
         else:
             views = [open_protocol.cut_windows(photo, self._side, settings) for photo in photos]
-            superpixels = [open_protocol.find_superpixels(photo, settings) for photo in photos]
-        outputs = iter(encode_windows(self.model, [view for scales in views for view in scales]))
+        outputs = iter(encode_windows(self.encoder, [view for scales in views for view in scales]))
         return [
-            EncodedPhoto(photo, scales, [next(outputs) for _ in scales], ids)
-            for photo, scales, ids in zip(photos, views, superpixels, strict=True)
+            EncodedPhoto(photo, scales, [next(outputs) for _ in scales], settings)
+            for photo, scales in zip(photos, views, strict=True)
         ]
 
     @torch.inference_mode()
@@ -161,10 +175,9 @@ class Segmenter:
         embeds: Float[Tensor, "K E"],
         names: Sequence[str],
         background: Background,
-        settings: Settings,
     ) -> tuple[Int[ndarray, "_ _"], Float[ndarray, "_ _"]]:
         """Labels and scores of a photo."""
-        size = encoded.photo.shape[0], encoded.photo.shape[1]
+        size, settings = (encoded.photo.shape[0], encoded.photo.shape[1]), encoded.settings
         if isinstance(settings, PaperSettings):
             (view,), (output,) = encoded.views, encoded.outputs
             bar = settings.threshold if background == "auto" else background
@@ -172,7 +185,6 @@ class Segmenter:
         else:
             bar = settings.threshold if background == "auto" and settings.threshold is not None else background
             contrast = embeds[:0] if bar is None else self._contrast(embeds, names, settings)
-            assert encoded.superpixels is not None
             labels, scores = open_protocol.label_photo(
                 size, encoded.superpixels, encoded.views, encoded.outputs, embeds, contrast, self._scale, bar, settings
             )

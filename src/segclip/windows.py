@@ -13,10 +13,11 @@ from jaxtyping import Float, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from segclip.data.normalise import normalise
-from segclip.model.segclip import ImageOutput, SegCLIP
+from segclip.encoder import Encoder
+from segclip.model.segclip import ImageOutput
 
-BATCH = 16  # windows encoded at once: enough to fill the cores, about 300 MB for a ViT-B/16
+# Windows encoded at once: enough to fill the cores, about 300 MB for a ViT-B/16.
+BATCH, GPU_BATCH = 16, 128
 
 
 @dataclass(frozen=True)
@@ -79,19 +80,16 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 
 
-@torch.inference_mode()
-def encode_windows(model: SegCLIP, photos: Sequence[Windows]) -> list[ImageOutput]:
+def encode_windows(encoder: Encoder, photos: Sequence[Windows]) -> list[ImageOutput]:
     """Encode every window of every photo, each once, in batches that cross photos.
 
     Returns:
         One ImageOutput per photo, B being its windows.
     """
     crops = [crop for photo in photos for crop in photo.crops()]
-    device = next(model.parameters()).device
-    outputs = [
-        model.encode_image(torch.stack([normalise(crop) for crop in crops[i : i + BATCH]]).to(device))
-        for i in range(0, len(crops), BATCH)
-    ]
+    size = BATCH if encoder.device.type == "cpu" else GPU_BATCH
+    batches = (torch.from_numpy(np.stack(crops[i : i + size])) for i in range(0, len(crops), size))
+    outputs = [encoder(batch) for batch in batches]
     counts = [len(photo.boxes) for photo in photos]
     parts = {f.name: torch.cat([getattr(o, f.name) for o in outputs]).split(counts) for f in fields(ImageOutput)}
     return [ImageOutput(**{name: part[i] for name, part in parts.items()}) for i in range(len(photos))]

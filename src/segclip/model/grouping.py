@@ -84,7 +84,7 @@ class CenterGrouping(nn.Module):
             patches: (B,P,D).
             gumbel: Gumbel noise (B,C,P) of a training step; None assigns each patch to its best center.
         """
-        centers = self.centers.expand(len(patches), -1, -1)
+        centers = self.centers.expand(patches.shape[0], -1, -1)
         for block in self.blocks:
             centers = block(centers, patches)
         centers = self.norm_centers(centers)

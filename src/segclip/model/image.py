@@ -42,7 +42,7 @@ class ImageTower(nn.Module):
         if keep is not None:
             x = x.take_along_dim(keep[..., None], dim=1)
         if self.config.kind == "dinov2":
-            first = (self.class_token + positions[0]).expand(len(x), 1, -1)
+            first = (self.class_token + positions[0]).expand(x.shape[0], 1, -1)
             x = torch.cat([first, x], dim=1)
         x = self.norm_pre(x)
         for block in self.trunk:
@@ -85,7 +85,7 @@ class ImageTower(nn.Module):
     def _positions_for(self, rows: int, columns: int) -> Float[Tensor, "N D"]:
         """Position embeddings for a grid of patches; the class token's first."""
         grid = self.config.position_grid
-        if (rows, columns) == (grid, grid):
+        if not torch.compiler.is_exporting() and (rows, columns) == (grid, grid):  # an export knows no sizes
             return self.positions
         stored = self.positions[1:].T.reshape(1, -1, grid, grid)
         resized = F.interpolate(stored, (rows, columns), mode="bicubic", align_corners=False)

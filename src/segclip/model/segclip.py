@@ -85,6 +85,13 @@ class Parts(NamedTuple):
     scale: Float[Tensor, ""]
 
 
+def gather_regions(tower: ImageTower, patches: Float[Tensor, "B P D"]) -> ImageOutput:
+    """What the centers, and the blocks after them, make of patches."""
+    grouping = tower.grouping(patches)
+    embedding, regions = tower.embed_regions(grouping.regions)
+    return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
+
+
 class SegCLIP(nn.Module):
     """The model. `SegCLIP(ModelConfig())` is the paper's ViT-B/16, untrained."""
 
@@ -108,9 +115,7 @@ class SegCLIP(nn.Module):
             ValueError: a side is not a multiple of the patch.
         """
         self.image.check_size(*pixels.shape[-2:])
-        grouping = self.image.grouping(self.image.encode_patches(pixels))
-        embedding, regions = self.image.embed_regions(grouping.regions)
-        return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
+        return gather_regions(self.image, self.image.encode_patches(pixels))
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
         """Token ids of texts for `encode_text`, padded with 0; texts longer than the context are cut.

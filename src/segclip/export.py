@@ -1,0 +1,129 @@
+"""A model as one file that runs without this package: ONNX, or a program of torch.export.
+
+Axes: B photos, H W pixels, C centers, P patches, E embedding, K labels.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from segclip.data.normalise import MEAN, STD
+from segclip.files import write_aside
+from segclip.label_text import LabelEmbedder
+from segclip.labels import PAPER_TEMPLATES, check_labels
+from segclip.model.segclip import MAX_SCALE, ImageOutput, SegCLIP, gather_regions
+from segclip.paper_protocol import region_scores
+
+SUFFIXES = (".onnx", ".pt2")
+MOST = 128  # patches in a side, at most: 2,048 pixels for a ViT-B/16
+
+
+class Regions(nn.Module):
+    """Normalised pixels (B,3,H,W) -> embedding (B,E), regions (B,C,E) and soft (B,C,P), as `SegCLIP.encode_image`."""
+
+    outputs = ("embedding", "regions", "soft")
+
+    def __init__(self, model: SegCLIP) -> None:
+        super().__init__()
+        self.tower = model.image
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode."""
+        output = self.encode(pixels)
+        return output.embedding, output.regions, output.soft
+
+    def encode(self, pixels: Tensor) -> ImageOutput:
+        """All that the image tower makes of the pixels."""
+        return gather_regions(self.tower, self.tower.encode_patches(pixels))
+
+
+class Labels(Regions):
+    """Normalised pixels (B,3,H,W) -> the label of each pixel (B,H,W), by the rules of the paper for one window."""
+
+    outputs = ("labels",)
+
+    def __init__(self, model: SegCLIP, embeds: Float[Tensor, "K E"], background: float | None) -> None:
+        super().__init__(model)
+        self.register_buffer("embeds", embeds)
+        self.scale = float(model.logit_scale.detach().exp().clamp(max=MAX_SCALE))
+        self.background, self.patch = background, model.config.image.patch
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B H W"]:
+        """Label: 0 the background, i the i-th label."""
+        output = self.encode(pixels)
+        scores = region_scores(output, self.get_buffer("embeds"), self.scale, self.background)
+        own = scores.argmax(dim=-1) + (self.background is None)
+        height, width = pixels.shape[-2:]
+        maps = output.soft.unflatten(-1, (height // self.patch, width // self.patch))
+        owner = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False).argmax(dim=1)
+        return own.gather(1, owner.flatten(1)).unflatten(1, (height, width)).to(torch.int32)
+
+
+def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, background: float | None = None) -> None:
+    """Write a model for any number of photos of any size, sides being multiples of the patch.
+
+    Args:
+        model: on the CPU, in evaluation mode.
+        file: NAME.onnx, for ONNX Runtime and its kin; or NAME.pt2, for `torch.export.load`.
+        labels: None: the file gives `embedding`, `regions` and `soft`, from which any labels can be found. Else it
+            gives `labels`, a label map for these.
+        background: with labels: the paper's threshold in 0..1 below which a pixel gets 0; None: every pixel gets one.
+
+    Raises:
+        ValueError: another suffix; labels or a background that cannot be used; the extra `export` is not installed.
+    """
+    if file.suffix not in SUFFIXES:
+        raise ValueError(f"{file}: export writes {' or '.join(SUFFIXES)}; name the file so")
+    if background is not None and (labels is None or not 0 <= background <= 1):
+        raise ValueError(f"background {background}; give a number in 0..1, together with labels")
+    if labels is None:
+        module = Regions(model)
+    else:
+        labels = check_labels(labels)
+        module = Labels(model, LabelEmbedder(model)(labels, PAPER_TEMPLATES), background)
+    patch, side = model.config.image.patch, model.config.image.side
+    batch, rows, columns = (torch.export.Dim(name, min=1, max=MOST) for name in ("batch", "rows", "columns"))
+    shapes = {"pixels": {0: batch, 2: patch * rows, 3: patch * columns}}
+    # Two photos that are no squares: what is 1, or equal to another size, would be taken for a constant.
+    example = torch.zeros(2, 3, side, side + patch)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter, about itself
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=shapes, strict=False)
+    about = {
+        "patch": patch, "side": side, "mean": MEAN, "std": STD, "labels": labels, "background": background,
+    }  # fmt: skip
+    if file.suffix == ".pt2":
+        extra = {"segclip.json": json.dumps(about)}
+        write_aside(file, lambda aside: _save_program(program, aside, extra))
+    else:
+        write_aside(file, lambda aside: _save_onnx(program, module.outputs, aside, about))
+
+
+def _save_program(program: torch.export.ExportedProgram, aside: Path, extra: dict[str, str]) -> None:
+    with aside.open("wb") as file:
+        torch.export.save(program, file, extra_files=extra)
+
+
+def _save_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], aside: Path, about: dict) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ImportError as error:
+        raise ValueError(f'{error.name} is not installed; pip install "segclip[export]"') from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted = torch.onnx.export(
+            program, dynamo=True, input_names=["pixels"], output_names=list(outputs), verbose=False
+        )
+    assert converted is not None
+    model = converted.model_proto
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in about.items()})
+    aside.write_bytes(model.SerializeToString())

@@ -1,0 +1,106 @@
+"""Exported files give what the model gives, for any number and size of photos; and what cannot be exported is named."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import skimage.data
+import torch
+from export_script import LABELS, varied_model
+from PIL import Image
+from small_model import CLIP, SENTENCE, small_model
+from small_runs import run_script
+from torch import Tensor
+
+from segclip.cli import main
+from segclip.data.normalise import normalise
+from segclip.export import export
+from segclip.label_text import LabelEmbedder
+from segclip.labels import PAPER_TEMPLATES
+from segclip.model.segclip import SegCLIP
+from segclip.paper_protocol import paper_scores
+
+MODELS = {"clip": CLIP, "sentence": SENTENCE}
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    run_script("export_script.py", str(folder))
+    return folder
+
+
+def photos(model: SegCLIP, *patches: tuple[int, int, int]) -> list[Tensor]:
+    """Real photos, so many of so many rows and columns of patches."""
+    patch, batches = model.config.image.patch, []
+    for count, rows, columns in patches:
+        size = (columns * patch, rows * patch)
+        images = (skimage.data.chelsea(), skimage.data.coffee(), skimage.data.astronaut())[:count]
+        batches.append(normalise(np.stack([np.asarray(Image.fromarray(image).resize(size)) for image in images])))
+    return batches
+
+
+def run(file: Path, pixels: Tensor) -> list[np.ndarray]:
+    found = onnxruntime.InferenceSession(str(file)).run(None, {"pixels": pixels.numpy()})
+    return [np.asarray(one) for one in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_regions_are_the_models(folder: Path, name: str) -> None:
+    model = varied_model(MODELS[name])
+    program = torch.export.load(folder / f"{name}.pt2").module()
+    for pixels in photos(model, (1, 4, 4), (3, 3, 7), (2, 9, 4)):
+        with torch.inference_mode():
+            output = model.encode_image(pixels)
+            expected = (output.embedding, output.regions, output.soft)
+            programs = program(pixels)
+        for own, theirs, truth in zip(run(folder / f"{name}.onnx", pixels), programs, expected, strict=True):
+            np.testing.assert_allclose(own, truth, atol=1e-4)
+            torch.testing.assert_close(theirs, truth)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("kind", "background"), [("labels", None), ("background", 0.4)])
+def test_label_maps_are_the_papers(folder: Path, name: str, kind: str, background: float | None) -> None:
+    model = varied_model(MODELS[name])
+    embeds = LabelEmbedder(model)(LABELS, PAPER_TEMPLATES)
+    for pixels in photos(model, (3, 4, 4), (2, 5, 8)):
+        with torch.inference_mode():
+            scale = float(model.logit_scale.exp())
+            size = (pixels.shape[2], pixels.shape[3])
+            scores = paper_scores(model.encode_image(pixels), embeds, scale, size, background)
+        expected = scores.argmax(dim=1) + (background is None)
+        (labels,) = run(folder / f"{name}-{kind}.onnx", pixels)
+        assert labels.dtype == np.int32 and (labels == expected.numpy()).mean() > 0.999
+        assert len(np.unique(labels)) > 1
+
+
+@pytest.mark.slow
+def test_the_example_needs_nothing_of_ours(folder: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(skimage.data.chelsea()).save(photo)
+    command = [sys.executable, str(ROOT / "examples/run_onnx.py"), str(folder / "clip-labels.onnx"), str(photo)]
+    shown = subprocess.run([*command, str(tmp_path / "mask.png")], check=True, capture_output=True, text=True).stdout
+    mask = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert mask.shape == (300, 451) and set(np.unique(mask)) <= {1, 2, 3} and any(label in shown for label in LABELS)
+    about = onnxruntime.InferenceSession(str(folder / "clip-labels.onnx")).get_modelmeta().custom_metadata_map
+    assert json.loads(about["labels"]) == LABELS and json.loads(about["patch"]) == 16
+
+
+def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match=r"model\.bin: export writes \.onnx or \.pt2"):
+        export(model, tmp_path / "model.bin")
+    for labels, background in ((None, 0.5), (LABELS, 1.5)):
+        with pytest.raises(ValueError, match=r"background .*; give a number in 0\.\.1, together with labels"):
+            export(model, tmp_path / "model.onnx", labels, background=background)
+    assert main(["export", str(tmp_path / "a.onnx"), "--labels", "cat", "cat"]) == 2
+    assert "repeats label 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
