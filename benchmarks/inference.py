@@ -1,73 +1,216 @@
-"""Speed of inference: python benchmarks/inference.py
+"""Speed of inference: python benchmarks/inference.py [PART ...] [--photos FOLDER]
 
-Prints, on this machine's CPU with all its cores:
-  window   one 224 px window, 20 labels, ViT-B/16 in float32 (encode, score, label map) against a forward pass of
-           transformers' CLIPVisionModel of the same size, the two taking turns; the weights are random
-  labels   the same window with 1 to 1,000 labels, their text being embedded already
+Prints, on this machine's CPU with all its cores (PARTs in this order; all if none is named):
+  window   one 224 px window, 20 labels, ViT-B/16 (encode, score, label map) against a forward pass of transformers'
+           CLIPVisionModel of the same size in the same numbers, float32 and bfloat16; and 8 bits against float32
+  labels   the same window with 1 to 1,000 labels, their text being embedded already: time, and the growth of memory
+  windows  a 500x375 photo under `open`: its windows in common batches against one at a time
+  onnx     what `segclip export` writes, run by ONNX Runtime, against the model, one window and eight
+  folder   `segclip segment` of a folder of 200 photos with `mini` against the encoder alone on the same windows, and
+           its peak memory for a quarter of them
+  changes  share of pixels of --photos that bfloat16 and 8 bits change, `mini`, both protocols
   command  `segclip segment` of one photo with `mini`, in a process of its own: seconds and peak memory
   import   `import segclip` in a process of its own, and with its public names, which bring torch
-Medians. Needs the extra `test` (transformers).
+  gpu      windows/s with label maps on a GPU, ViT-B/16, bfloat16, batch 256, and the share of the chip's matrix rate
+
+Weights are random where `mini` is not named. Medians; what is compared takes turns. Needs the extra `test`.
 """
 
+import argparse
+import copy
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import skimage.data
 import torch
-from measuring import run_python
+from measuring import cuda_seconds, matrix_rate, run_python
 from PIL import Image
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-import segclip
+from segclip import ModelConfig, SegCLIP, Segmenter, open_protocol
+from segclip.data.benchmarks import open_folder
+from segclip.data.photos import open_photo
+from segclip.encoder import DTYPES, Encoder
+from segclip.export import export
+from segclip.paper_protocol import region_owner, region_scores
+from segclip.windows import encode_windows
 
 ROUNDS = 15
 WARM_UP = 3
 SIDE = 224
 LABEL_COUNTS = (1, 20, 200, 1000)
+PROGRAM = """
+import numpy as np
+import segclip
+segmenter = segclip.Segmenter(segclip.SegCLIP(segclip.ModelConfig()), {0!r})
+segmenter.segment(np.zeros(({1}, {1}, 3), np.uint8), [f"thing number {{i}}" for i in range({2})])
+"""
 
 
 def main() -> None:
+    parts = {
+        "window": report_window, "labels": report_labels, "windows": report_windows, "onnx": report_onnx,
+        "folder": report_folder, "command": report_command, "import": report_import, "gpu": report_gpu,
+    }  # fmt: skip
+    parser = argparse.ArgumentParser(description="Speed of inference.")
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*parts, "changes"])
+    parser.add_argument("--photos", type=Path, help="of the part changes: a folder as of segclip evaluate")
+    options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ROUNDS} rounds")
-    model = segclip.SegCLIP(segclip.ModelConfig())
-    photo = np.array(Image.fromarray(skimage.data.chelsea()).resize((SIDE, SIDE)))
+    for name in options.parts or parts:
+        if name == "changes":
+            report_changes(options.photos)
+        else:
+            parts[name]()
+
+
+def report_window() -> None:
+    """Ours, whole, and transformers' bare tower, in the same numbers."""
+    model, pixels = SegCLIP(ModelConfig()), torch.randn(1, 3, SIDE, SIDE)
+    tower = CLIPVisionModel(CLIPVisionConfig(patch_size=16, image_size=SIDE)).eval()
+    light = copy.deepcopy(tower)
+    light.bfloat16()
+    labels, photo = label_names(20), window()
+
+    @torch.inference_mode()
+    def forward(bare: nn.Module, x: torch.Tensor) -> None:
+        bare(pixel_values=x)
+
     for protocol in ("paper", "open"):
-        segmenter = segclip.Segmenter(model, protocol)
-        report_window(segmenter, photo)
-        report_labels(segmenter, photo)
-    report_command()
-    report_import()
+        ours = [Segmenter(model, protocol, dtype=dtype) for dtype in DTYPES]
+        runs = [partial(forward, tower, pixels), partial(forward, light, pixels.to(torch.bfloat16))]
+        runs += [partial(segmenter.segment, photo, labels) for segmenter in ours]
+        bare, bare_light, *seconds = medians(runs)
+        cells = [f"{dtype} {s * 1e3:.0f} ms" for dtype, s in zip(DTYPES, seconds, strict=True)]
+        print(
+            f"window, {protocol}: {', '.join(cells)}; bare tower {bare * 1e3:.0f} ms, in bfloat16 "
+            f"{bare_light * 1e3:.0f} ms; ratios: float32 {seconds[0] / bare:.2f}, bfloat16 "
+            f"{seconds[1] / bare_light:.2f}, int8 to our float32 {seconds[2] / seconds[0]:.2f}"
+        )
 
 
-def report_window(segmenter: segclip.Segmenter, photo: np.ndarray) -> None:
-    reference = CLIPVisionModel(CLIPVisionConfig(patch_size=16, image_size=SIDE)).eval()
-    pixels = torch.randn(1, 3, SIDE, SIDE)
-    labels = label_names(20)
-
-    def forward() -> None:
-        with torch.inference_mode():
-            reference(pixel_values=pixels)
-
-    ours, theirs = medians([lambda: segmenter.segment(photo, labels), forward])
-    name = f"window, protocol {segmenter.protocol}"
-    print(f"{name}: {ours * 1e3:.0f} ms; CLIPVisionModel {theirs * 1e3:.0f} ms; ratio {ours / theirs:.2f}")
+def report_labels() -> None:
+    model = SegCLIP(ModelConfig())
+    for protocol in ("paper", "open"):
+        segmenter = Segmenter(model, protocol)
+        seconds = medians([partial(segmenter.segment, window(), label_names(count)) for count in LABEL_COUNTS])
+        cells = ", ".join(f"{count}: {s * 1e3:.0f} ms" for count, s in zip(LABEL_COUNTS, seconds, strict=True))
+        growth = seconds[-1] / seconds[0] - 1
+        print(f"labels, {protocol}: {cells}; {growth:+.1%} from 1 to {LABEL_COUNTS[-1]:,}")
+        few, many = (run_python(["-c", PROGRAM.format(protocol, SIDE, count)])[1] for count in (1, LABEL_COUNTS[-1]))
+        print(f"labels, {protocol}: peak memory {few / 1e6:.0f} MB, {many / 1e6:.0f} MB; {many / few - 1:+.1%}")
 
 
-def report_labels(segmenter: segclip.Segmenter, photo: np.ndarray) -> None:
-    def run(count: int) -> Callable[[], object]:
-        labels = label_names(count)
-        return lambda: segmenter.segment(photo, labels)
+def report_windows() -> None:
+    segmenter = Segmenter(SegCLIP(ModelConfig()), "open")
+    photo = np.array(Image.fromarray(skimage.data.chelsea()).resize((500, 375)))
+    views = open_protocol.cut_windows(photo, SIDE)
+    crops = torch.from_numpy(np.stack([crop for view in views for crop in view.crops()]))
 
-    seconds = medians([run(count) for count in LABEL_COUNTS])
-    cells = ", ".join(f"{count}: {s * 1e3:.0f} ms" for count, s in zip(LABEL_COUNTS, seconds, strict=True))
-    growth = seconds[-1] / seconds[0] - 1
-    print(f"labels, protocol {segmenter.protocol}: {cells}; {growth:+.1%} from 1 to {LABEL_COUNTS[-1]:,}")
+    def one_at_a_time() -> None:
+        for crop in crops:
+            segmenter.encoder(crop[None])
+
+    batched, alone = medians([lambda: encode_windows(segmenter.encoder, views), one_at_a_time], rounds=5)
+    print(f"windows: {len(crops)} in batches {batched:.2f} s, one at a time {alone:.2f} s; ratio {alone / batched:.2f}")
+
+
+def report_onnx() -> None:
+    model = SegCLIP(ModelConfig()).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        export(model, file)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(file), options)
+
+        @torch.inference_mode()
+        def ours(pixels: torch.Tensor) -> None:
+            model.encode_image(pixels)
+
+        for count in (1, 8):
+            pixels = torch.randn(count, 3, SIDE, SIDE)
+            feed = {"pixels": pixels.numpy()}
+            mine, theirs = medians([partial(ours, pixels), lambda feed=feed: session.run(None, feed)], rounds=7)
+            print(f"onnx, {count} windows: torch {mine:.2f} s, ONNX Runtime {theirs:.2f} s; ratio {theirs / mine:.2f}")
+
+
+def report_folder() -> None:
+    """The command over 200 photos; the encoder's own time is that of a sample of them, scaled up."""
+    count, sample = 200, 20
+    segmenter = Segmenter("mini")
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = {}
+        for number in (count // 4, count):
+            photos = Path(folder) / f"photos{number}"
+            photos.mkdir()
+            for i in range(number):
+                cat = np.roll(skimage.data.chelsea(), 7 * i, axis=1)
+                Image.fromarray(cat).resize((500, 375)).save(photos / f"{i}.jpg")
+            command = ["-m", "segclip", "segment", str(photos), "--labels", "cat", "dog", "car"]
+            seconds, peaks[number] = run_python([*command, "--out", f"{folder}/out"])
+        views = [v for i in range(sample) for v in open_protocol.cut_windows(open_photo(photos / f"{i}.jpg"), SIDE)]
+        start = time.perf_counter()
+        encode_windows(segmenter.encoder, views)
+        bare = (time.perf_counter() - start) * count / sample
+        few, many = peaks.values()
+        print(
+            f"folder: {count} photos {seconds:.0f} s, {count / seconds:.2f} photos/s; the encoder alone {bare:.0f} s; "
+            f"share {bare / seconds:.2f}; peak memory {few / 1e6:.0f} MB for {count // 4}, {many / 1e6:.0f} MB for all"
+        )
+
+
+def report_changes(folder: Path) -> None:
+    photos = open_folder(folder)
+    names = [name for name in photos.names if name != "background"]
+    for protocol in ("open", "paper"):
+        plain, *lighter = (Segmenter("mini", protocol, dtype=dtype) for dtype in DTYPES)
+        changed, pixels = np.zeros(len(lighter)), 0
+        for pair in photos.pairs:
+            photo, _ = photos.load(pair)
+            expected = plain.segment(photo, names).labels
+            pixels += expected.size
+            changed += [(light.segment(photo, names).labels != expected).sum() for light in lighter]
+        cells = [f"{dtype} {share:.2%}" for dtype, share in zip(DTYPES[1:], changed / pixels, strict=True)]
+        print(f"changes, {protocol}, {len(photos.pairs)} photos, {len(names)} names: {', '.join(cells)}")
+
+
+def report_gpu() -> None:
+    if not torch.cuda.is_available():
+        print("gpu: unmeasured; there is none here")
+        return
+    count = 256
+    model = SegCLIP(ModelConfig()).cuda().eval()
+    encoder = Encoder(model, "bfloat16")
+    embeds = torch.randn(20, model.config.embed, device="cuda")
+    windows = torch.randint(256, (count, SIDE, SIDE, 3), dtype=torch.uint8, device="cuda")
+
+    @torch.inference_mode()
+    def run() -> None:
+        output = encoder(windows)
+        labels = region_scores(output, embeds, 100.0).argmax(dim=-1)
+        labels.gather(1, region_owner(output, (SIDE, SIDE)).flatten(1))
+
+    seconds = cuda_seconds(run)
+    with FlopCounterMode(display=False) as counter:
+        run()
+    rate = matrix_rate()
+    print(
+        f"gpu, {torch.cuda.get_device_name()}: {count / seconds:.0f} windows/s with label maps; "
+        f"{counter.get_total_flops() / count / 1e9:.0f} GFLOP each; matrix rate {rate / 1e12:.0f} TFLOP/s; "
+        f"share {counter.get_total_flops() / seconds / rate:.1%}"
+    )
 
 
 def report_command() -> None:
@@ -91,10 +234,14 @@ def label_names(count: int) -> list[str]:
     return [f"thing number {i}" for i in range(count)]
 
 
-def medians(functions: Sequence[Callable[[], object]]) -> list[float]:
+def window() -> np.ndarray:
+    return np.array(Image.fromarray(skimage.data.chelsea()).resize((SIDE, SIDE)))
+
+
+def medians(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
     """Median seconds of each; they take turns, so that a slow moment of the machine meets all of them."""
     seconds: list[list[float]] = [[] for _ in functions]
-    for turn in range(WARM_UP + ROUNDS):
+    for turn in range(WARM_UP + rounds):
         for function, own in zip(functions, seconds, strict=True):
             start = time.perf_counter()
             function()

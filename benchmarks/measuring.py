@@ -1,7 +1,13 @@
-"""Seconds and memory of a process, for the benchmarks."""
+"""Seconds and memory of a process, seconds and matrix rate of a GPU, for the benchmarks."""
 
+import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+
+import torch
+
+MATRIX = 8192  # side of the product that measures a chip's matrix rate
 
 # Between us and the process that is measured stands a small one: Linux counts what its parent held as its own peak.
 LAUNCH = """
@@ -17,3 +23,19 @@ def run_python(arguments: list[str]) -> tuple[float, int]:
     command = [sys.executable, "-c", LAUNCH, sys.executable, *arguments]
     seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(seconds), int(memory) * (1 if sys.platform == "darwin" else 1024)
+
+
+def matrix_rate() -> float:
+    """Floating-point operations a second of a large bfloat16 product on this chip."""
+    a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    cuda_seconds(lambda: a @ b)
+    return 2 * MATRIX**3 / statistics.median(cuda_seconds(lambda: a @ b) for _ in range(50))
+
+
+def cuda_seconds(run: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3

@@ -26,6 +26,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from measuring import cuda_seconds, matrix_rate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,7 +43,6 @@ from segclip.train.step import backward
 BATCH = 16
 SIDE, TOKENS, SUPERPIXELS = 224, 32, 12
 SAMPLES = 34e6  # of the paper's run: 10 epochs over CC3M and COCO's captions
-MATRIX = 8192  # side of the product that measures a chip's matrix rate
 
 
 def main() -> None:
@@ -247,22 +247,6 @@ def count_operations(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
-
-
-def matrix_rate() -> float:
-    """Floating-point operations a second of a large bfloat16 product on this chip."""
-    a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    cuda_seconds(lambda: a @ b)
-    return 2 * MATRIX**3 / statistics.median(cuda_seconds(lambda: a @ b) for _ in range(50))
-
-
-def cuda_seconds(run: Callable[[], object]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
 
 
 def random_model() -> SegCLIP:
