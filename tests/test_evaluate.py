@@ -166,6 +166,17 @@ def test_processes_need_a_file_to_share(
     assert "several processes: give --json FILE" in capsys.readouterr().err
 
 
+def test_places_that_cannot_be_written(tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for options, why in (
+        (("--json", str(tmp_path)), "is a folder; --json names the file of the result"),
+        (("--json", str(tmp_path / "file" / "r.json")), "cannot be written"),
+        (("--report", str(tmp_path / "file")), "cannot be written"),
+    ):
+        assert main(["evaluate", "folder", "--root", str(scenes), *options]) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_bad_photos_are_left_out_and_named(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_folder(tmp_path / "set", (0, 1), (0, 2), (1, 2), (0, 0), (1, 1))
     write_mask(root / "masks/1.png", 0, 7)

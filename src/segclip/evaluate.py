@@ -76,7 +76,7 @@ class Evaluator:
     """
 
     def __init__(self, segmenter: Segmenter, benchmark: Benchmark, words: Words) -> None:
-        self.segmenter, self.benchmark = segmenter, benchmark
+        self.segmenter, self.benchmark, self.words = segmenter, benchmark, words
         self.labels = [word for own in words for word in own]
         # The class of each label of the result, whose label 0 is the background.
         self._classes = np.array([0, *(i for i, own in enumerate(words) for _ in own)], np.uint8)

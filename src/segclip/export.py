@@ -52,7 +52,7 @@ class Labels(Regions):
     def __init__(self, model: SegCLIP, embeds: Float[Tensor, "K E"], background: float | None) -> None:
         super().__init__(model)
         self.register_buffer("embeds", embeds)
-        self.scale = float(model.logit_scale.detach().exp().clamp(max=MAX_SCALE))
+        self.scale = _scale(model)
         self.background, self.patch = background, model.config.image.patch
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B H W"]:
@@ -97,13 +97,18 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         warnings.simplefilter("ignore")  # of torch's exporter, about itself
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=shapes, strict=False)
     about = {
-        "patch": patch, "side": side, "mean": MEAN, "std": STD, "labels": labels, "background": background,
+        "patch": patch, "side": side, "mean": MEAN, "std": STD, "scale": _scale(model),
+        "labels": labels, "background": background,
     }  # fmt: skip
     if file.suffix == ".pt2":
         extra = {"segclip.json": json.dumps(about)}
         write_aside(file, lambda aside: _save_program(program, aside, extra))
     else:
         write_aside(file, lambda aside: _save_onnx(program, module.outputs, aside, about))
+
+
+def _scale(model: SegCLIP) -> float:
+    return float(model.logit_scale.detach().exp().clamp(max=MAX_SCALE))
 
 
 def _save_program(program: torch.export.ExportedProgram, aside: Path, extra: dict[str, str]) -> None:

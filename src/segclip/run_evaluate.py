@@ -34,7 +34,8 @@ from segclip.files import write_aside
 from segclip.metrics import Confusion, interval
 from segclip.overlap import overlapped
 from segclip.protocols import Protocol, change_settings, settings_of
-from segclip.run_segment import pick_device
+from segclip.report import write_report
+from segclip.run_segment import check_writable, pick_device
 from segclip.segment import Segmenter
 
 SHOWN = 6  # photos in the report that went best, and that went worst
@@ -74,6 +75,11 @@ def evaluate_set(
         raise ValueError("several processes: give --json FILE, beside which they share their counts, no --calibrate")
     if calibrating and split == "val" and name != "folder":
         raise ValueError("--calibrate on the split that is reported; leave --split out, which takes the training split")
+    if file is not None and file.is_dir():
+        raise ValueError(f"{file}: is a folder; --json names the file of the result")
+    for folder in (file and file.parent, report):
+        if folder is not None:
+            check_writable(folder)  # before any work is done
     settings = change_settings(settings_of(protocol, name), changes)
     benchmark = open_benchmark(name, root, split or ("train" if calibrating else "val"))
     whole = len(benchmark.pairs)
@@ -85,50 +91,65 @@ def evaluate_set(
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     segmenter = Segmenter(load(weights, pick_device(device)), protocol, settings, dtype=dtype)
     evaluator = Evaluator(segmenter, benchmark, words)
+    job = _describe(evaluator, weights) | {
+        "root": str(root.resolve()),
+        "of": whole,
+        "model": model,
+        "changed": list(changes),
+        "names": names,
+        "dtype": dtype,
+    }
+    if calibrating:
+        return _calibrate(job, evaluator, file, skip_bad)
+    return _evaluate(job, evaluator, file, report, (rank, world), skip_bad)
+
+
+def _describe(evaluator: Evaluator, weights: Path) -> Job:
+    """What is evaluated, as far as the evaluator knows."""
+    segmenter, benchmark = evaluator.segmenter, evaluator.benchmark
     with weights.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()
+    try:
+        own_version = version("segclip")
+    except PackageNotFoundError:
+        own_version = "not installed"
     job = {
         "set": benchmark.name,
         "split": benchmark.split,
-        "root": str(root.resolve()),
         "photos": len(benchmark.pairs),
-        "of": whole,
-        "model": model,
         "weights_sha256": digest,
-        "protocol": protocol,
-        "settings": asdict(settings),
-        "changed": changes,
-        "names": names,
-        "words": words,
-        "dtype": dtype,
-        "device": segmenter.model.logit_scale.device.type,
+        "protocol": segmenter.protocol,
+        "settings": asdict(segmenter.settings),
+        "words": evaluator.words,
+        "device": segmenter.encoder.device.type,
         "versions": {
-            "segclip": _own_version(),
+            "segclip": own_version,
             "python": platform.python_version(),
             **{module.__name__: str(module.__version__) for module in (torch, numpy, cv2)},
         },
     }
-    job = json.loads(json.dumps(job))
-    if calibrating:
-        return _calibrate(job, evaluator, file, skip_bad)
+    return json.loads(json.dumps(job))
+
+
+def _evaluate(
+    job: Job, evaluator: Evaluator, file: Path | None, report: Path | None, place: tuple[int, int], skip_bad: bool
+) -> int:
+    rank, world = place
     with tempfile.TemporaryDirectory() as spare, _together(world) as wait:
         files = CountFiles(file or Path(spare) / "result.json", job, rank)
-        files.main.parent.mkdir(parents=True, exist_ok=True)
         known = files.start()
         wait()  # until all have read what an earlier run left
-        _count(evaluator, files, known, (rank, world), skip_bad)
+        _count(evaluator, files, known, place, skip_bad)
         wait()
         if rank:
             return 0
         files.merge()
-        result = _summary(job, files, benchmark)
+        result = _summary(job, files, evaluator.benchmark)
         if file is not None:
             _write_json(file, result)
         _show(result)
         if report is not None:
-            from segclip.report import write_report
-
-            page = write_report(report, result, evaluator, *files.extremes(len(benchmark.names), SHOWN))
+            page = write_report(report, result, evaluator, *files.extremes(len(result["per_class"]), SHOWN))
             console.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
     return _tell_bad(result["left_out"])
 
@@ -231,13 +252,6 @@ def _headline(job: Job) -> str:
     )
 
 
-def _own_version() -> str:
-    try:
-        return version("segclip")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """So many of them, spread evenly."""
     if count < 1:
@@ -247,7 +261,6 @@ def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_aside(file, lambda aside: aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8"))
 
 
