@@ -5,14 +5,14 @@ sizes, but for `mini`:
   SegCLIP    ours, ViT-B/16, protocol `paper`; and `mini`, both with the labels' text remembered after the first photo
   GroupViT   transformers' GroupViTModel with output_segmentation (ViT-S, 224 px)
   CLIPSeg    transformers' CLIPSegForImageSegmentation (ViT-B/16, 352 px), labels in batches of 20
-Prints seconds for 1, 20 and 200 labels (a photo of 500x375), for photos of more pixels and for more photos (20 labels),
-the systems taking turns; then each one's peak memory in a process of its own. --plot draws it (needs matplotlib).
+Prints seconds and peak memory for 1, 20 and 200 labels (a photo of 500x375), for photos of more pixels and for more
+photos (20 labels), each in a process of its own, the systems taking turns. --plot draws it (needs matplotlib).
 """
 
 import argparse
 import os
 import statistics
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +79,7 @@ def clipseg() -> System:
 
 
 SYSTEMS: dict[str, Callable[[], System]] = {"SegCLIP": ours, "mini": mini, "GroupViT": groupvit, "CLIPSeg": clipseg}
+REMEMBERING = ("SegCLIP", "mini")  # the labels' text, after the first photo
 
 
 def tokens(labels: Sequence[str]) -> torch.Tensor:
@@ -104,67 +105,71 @@ def make_labels(count: int) -> list[str]:
     return [f"thing number {i}" for i in range(count)]
 
 
-def cells() -> list[tuple[str, list[np.ndarray], list[str]]]:
-    """What is measured: labels, then pixels, then photos."""
-    rows = [(f"{count} labels", make_photos(PHOTO), make_labels(count)) for count in COUNTS]
-    rows += [(f"{w}x{h} pixels", make_photos((w, h)), make_labels(LABELS)) for w, h in SIZES]
-    return rows + [(f"{count} photos", make_photos(PHOTO, count), make_labels(LABELS)) for count in PHOTOS]
+# What is measured: (labels, size, photos), each row varying one of them.
+ROWS: dict[str, list[tuple[int, tuple[int, int], int]]] = {
+    "labels": [(count, PHOTO, 1) for count in COUNTS],
+    "pixels": [(LABELS, size, 1) for size in SIZES],
+    "photos": [(LABELS, PHOTO, count) for count in PHOTOS],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a person would use instead, side by side.")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--only", nargs=2, metavar=("SYSTEM", "ROW"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.only:
+        name, file, *numbers = options.only
+        Path(file).write_text(str(measure(name, [int(number) for number in numbers], options.rounds)))
+        return
+    print(f"torch {torch.__version__}, {os.cpu_count()} threads, medians of {options.rounds}; seconds, MB at most")
+    print("labels", "size", "photos", *SYSTEMS, sep="\t")
+    found: dict[tuple, dict[str, tuple[float, float]]] = {}
+    for cell in dict.fromkeys(cell for row in ROWS.values() for cell in row):
+        labels, (width, height), photos = cell
+        numbers = list(map(str, (labels, width, height, photos)))
+        found[cell] = {name: run_apart(name, numbers, options.rounds) for name in SYSTEMS}
+        own = (f"{seconds:.2f} s, {memory:.0f} MB" for seconds, memory in found[cell].values())
+        print(labels, f"{width}x{height}", photos, *own, sep="\t", flush=True)
+    if options.plot:
+        draw(found, options.plot)
+
+
+def run_apart(name: str, numbers: list[str], rounds: int) -> tuple[float, float]:
+    """Seconds of the work itself, and peak memory in MB, of a process of its own."""
+    with tempfile.NamedTemporaryFile() as file:
+        _, memory = run_python([__file__, "--only", name, file.name, *numbers, "--rounds", str(rounds)])
+        return float(file.read()), memory / 1e6
+
+
+def measure(name: str, numbers: Sequence[int], rounds: int) -> float:
+    """Median seconds, after a call on a small photo that is not counted."""
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    if options.only:
-        _, photos, labels = cells()[int(options.only[1])]
-        SYSTEMS[options.only[0]]()(photos, labels)
-        return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {options.rounds} rounds")
-    systems = {name: make() for name, make in SYSTEMS.items()}
-    print("", *systems, sep="\t")
-    seconds, memory = {}, {}
-    for row, photos, labels in cells():
-        seconds[row] = measure(systems, photos, labels, options.rounds)
-        print(row, *(f"{s:.2f} s" for s in seconds[row].values()), sep="\t", flush=True)
-    del systems
-    for number, (row, *_) in enumerate(cells()):
-        commands = {name: [__file__, "--only", name, str(number)] for name in SYSTEMS}
-        memory[row] = {name: run_python(command)[1] / 1e6 for name, command in commands.items()}
-        print(row, *(f"{m:.0f} MB" for m in memory[row].values()), sep="\t", flush=True)
-    if options.plot:
-        draw(seconds, memory, options.plot)
+    labels, width, height, photos = numbers
+    segment, wanted, work = SYSTEMS[name](), make_labels(labels), make_photos((width, height), photos)
+    segment([work[0][:32, :32]], wanted if name in REMEMBERING else wanted[:1])
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        segment(work, wanted)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
-def measure(systems: dict[str, System], photos: list[np.ndarray], labels: list[str], rounds: int) -> dict[str, float]:
-    """Median seconds of each; they take turns, after a first call for each that is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in systems}
-    for turn in range(1 + rounds):
-        for name, segment in systems.items():
-            start = time.perf_counter()
-            segment(photos, labels)
-            if turn:
-                found[name].append(time.perf_counter() - start)
-    return {name: statistics.median(own) for name, own in found.items()}
-
-
-def draw(seconds: dict[str, dict[str, float]], memory: dict[str, dict[str, float]], file: Path) -> None:
+def draw(found: dict[tuple, dict[str, tuple[float, float]]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    spans = (("labels", COUNTS), ("pixels", SIZES), ("photos", PHOTOS))
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey="row")
-    for table, unit, row in ((seconds, "seconds", axes[0]), (memory, "MB at most", axes[1])):
-        for axis, (what, values) in zip(row, spans, strict=True):
-            keys = [key for key in table if key.endswith(what)]
+    figure, axes = plt.subplots(2, len(ROWS), figsize=(11, 6), sharey="row")
+    for number, (unit, row) in enumerate(zip(("seconds", "MB at most"), axes, strict=True)):
+        for axis, (what, cells) in zip(row, ROWS.items(), strict=True):
+            names = [f"{w}x{h}" if what == "pixels" else str(n if what == "labels" else p) for n, (w, h), p in cells]
             for name in SYSTEMS:
-                axis.plot([str(value) for value in values], [table[key][name] for key in keys], marker="o", label=name)
-            axis.set_xticks(range(len(keys)), [key.removesuffix(f" {what}") for key in keys])
+                axis.plot(names, [found[cell][name][number] for cell in cells], marker="o", label=name)
             axis.set(xlabel=what, yscale="log")
             axis.grid(alpha=0.3)
         row[0].set_ylabel(unit)
@@ -174,4 +179,4 @@ def draw(seconds: dict[str, dict[str, float]], memory: dict[str, dict[str, float
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
