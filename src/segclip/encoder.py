@@ -73,15 +73,18 @@ class LightLinear(nn.Module):
         self.register_buffer("bias", linear.bias.detach().to(torch.bfloat16))
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch _"]:
-        weight = self.weight if self.scale is None else self.weight.to(torch.bfloat16) * self.scale
+        weight = self.weight if self.scale is None else self.weight * self.scale  # int8 by bfloat16 is bfloat16
         return F.linear(x.to(torch.bfloat16), weight, self.bias)
 
 
 def _lighten(tower: ImageTower, dtype: DType) -> ImageTower:
-    """A copy whose trunk multiplies in `dtype`; what is added up over the blocks stays in float32."""
+    """A copy whose blocks multiply in `dtype`; what is added up over them stays in float32."""
     tower = copy.deepcopy(tower).requires_grad_(False)
-    for module in list(tower.trunk.modules()):
+    for path, module in list(tower.named_modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
+            # The centers' attention takes its matrices out of one layer, and after the grouping's last layer nothing
+            # is added up: these stay as they are.
+            kept = path.startswith("grouping") and (name == "in_proj" or "mlp_out" in path)
+            if isinstance(child, nn.Linear) and not kept:
                 setattr(module, name, LightLinear(child, dtype))
     return tower
