@@ -115,7 +115,7 @@ class Segmentation:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
         paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
-        _write(paths[0], lambda file: self.overlay().save(file, "PNG"))
+        _write(paths[0], lambda file: self.overlay().save(file, "PNG", compress_level=3))
         _write(paths[1], lambda file: self.mask().save(file, "PNG"))
         _write(paths[2], lambda file: file.write(text.encode()))
         return paths
