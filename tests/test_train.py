@@ -346,20 +346,16 @@ def test_killed_at_random_it_ends_with_the_same_bits(data: Shards, tmp_path: Pat
     """SIGKILL, also before the first checkpoint; the command itself, and again, and again."""
     command = ["train", "debug", "--data", str(data.folder), "--steps", "12", "--batch", "4", "--save-every", "2"]
     command += ["--validate-every", "100", "--trackers", "--workers", "1", "--out"]
-    start = time.monotonic()
     run_script("-m", "segclip", *command, str(tmp_path / "whole"))
-    whole, generator, kills = time.monotonic() - start, random.Random(0), 0
-    for _ in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "segclip", *command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL
-        )
-        try:
-            process.wait(whole * generator.uniform(0.1, 0.8))
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
+    generator, run, kills = random.Random(0), tmp_path / "killed", 0
+    for lines in (0, *sorted(generator.sample(range(1, 10), 3))):  # of metrics, at which it is killed
+        process = subprocess.Popen([sys.executable, "-m", "segclip", *command, str(run)], stderr=subprocess.DEVNULL)
+        file = run / "metrics.jsonl" if lines else run
+        while process.poll() is None and not (file.exists() and (not lines or file.read_bytes().count(b"\n") >= lines)):
+            time.sleep(0.02 * generator.random())
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
     run_script("-m", "segclip", *command, str(tmp_path / "killed"))
     assert kills
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
