@@ -188,6 +188,14 @@ def test_bad_photos_are_left_out_and_named(tmp_path: Path, weights: Path, capsys
     assert list(result["left_out"]) == ["1"] and "values 7" in result["left_out"]["1"]
     assert np.sum(result["confusion"]) == 4 * 40 * 60
     assert "left out: 1: " in capsys.readouterr().err
+    for name in "0123":  # a whole block of them
+        (root / f"masks/{name}.png").rename(root / f"masks/{name}.kept")
+    command[-1] = str(tmp_path / "block.json")
+    assert main([*command, "--skip-bad"]) == 1
+    assert list(json.loads((tmp_path / "block.json").read_text())["left_out"]) == ["0", "1", "2", "3"]
+    for name in "0123":
+        (root / f"masks/{name}.kept").rename(root / f"masks/{name}.png")
+    command[-1] = str(tmp_path / "r.json")
     write_mask(root / "masks/1.png", 0, 2)  # mended
     assert main(command) == 0
     assert np.sum(json.loads((tmp_path / "r.json").read_text())["confusion"]) == 5 * 40 * 60

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from PIL import Image
 from shard_files import FAST, map_serially
 from small_model import SENTENCE, small_model
@@ -32,7 +31,7 @@ from segclip.model.grouping import Grouping
 from segclip.model.segclip import Noise, combine_parts
 from segclip.model.storage import load_model, save_model
 from segclip.recipes import TOWERS
-from segclip.train import files, loop, processes
+from segclip.train import files, loop
 from segclip.train.cache import cache_features
 from segclip.train.cached import CachedStream, read_captions
 from segclip.train.run import train
@@ -359,32 +358,6 @@ def test_killed_at_random_it_ends_with_the_same_bits(data: Shards, tmp_path: Pat
     run_script("-m", "segclip", *command, str(tmp_path / "killed"))
     assert kills
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
-
-
-def test_processes_that_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_everyones", lambda accelerator, number: [number, number + 1])
-    with pytest.raises(ValueError, match="disagree on recipe or data: start all with the same command"):
-        processes.check_agreement(Accelerator(cpu=True), "recipe")
-
-
-@pytest.mark.slow
-def test_micro_batches_and_processes_give_the_whole_batchs_losses_and_gradients(tmp_path: Path) -> None:
-    """Float64, given noise, all three losses, twenty steps: plain, with micro-batches, on 2 processes, sharded."""
-    ways = {"plain": ("0", "no", 1), "micro": ("2", "no", 1), "two": ("0", "no", 2), "shard": ("2", "shard", 2)}
-    found = {}
-    for name, (micro, shard, count) in ways.items():
-        run_script("steps_script.py", str(tmp_path / name), micro, shard, processes=count)
-        found[name] = torch.load(tmp_path / name, weights_only=True)
-    steps, ended = found.pop("plain")
-    assert len(steps) == 20 and all(part > 0 for losses, _ in steps for part in losses)
-    for name, (others, end) in found.items():
-        for (losses, gradients), (expected, right) in zip(others, steps, strict=True):
-            assert losses == pytest.approx(expected, abs=1e-6), name
-            assert gradients.keys() == right.keys()
-            for parameter, gradient in gradients.items():
-                torch.testing.assert_close(gradient, right[parameter], atol=1e-5, rtol=0)
-        for parameter, value in end.items():
-            torch.testing.assert_close(value, ended[parameter], atol=1e-6, rtol=0)
 
 
 def test_train_command(

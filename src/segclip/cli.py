@@ -204,7 +204,7 @@ def evaluate(
         names: own: the classes as the paper names them. sclip: several words a class, as SCLIP asks for them.
         device: auto, cpu, cuda, mps ...
         dtype: Of the image tower's products: see segclip segment.
-        json: File for the result with all that is needed to repeat it. FILE.photos.jsonl beside it keeps what each
+        json: File for the result with all that is needed to repeat it. NAME.photos.jsonl beside it keeps what each
             photo gave, so that the same command goes on with a broken run.
         report: Folder for a page: classes, confusions, the best and the worst photos.
         calibrate: Try background thresholds on the training split, and print the curve, instead of evaluating.

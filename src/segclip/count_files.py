@@ -7,6 +7,7 @@ first process makes one of them, sorted by photo.
 import heapq
 import json
 from collections.abc import Iterable, Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class CountFiles:
         return [key for _, key in best], [key for _, key in worst]
 
     def _files(self) -> list[Path]:
-        return sorted(self.result.parent.glob(f"{self.result.stem}.photos*.jsonl"))
+        return sorted(self.result.parent.glob(f"{escape(self.result.stem)}.photos*.jsonl"))
 
     def _lines(self, file: Path) -> Iterator[dict[str, Any]]:
         with file.open("rb") as lines:

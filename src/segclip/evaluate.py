@@ -3,7 +3,6 @@
 Axes: H W pixels, N kinds of pixel.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +22,6 @@ from segclip.segment import AnyPhoto, EncodedPhoto, Segmenter
 
 BLOCK = 4  # photos whose windows are encoded together
 
-log = logging.getLogger(__name__)
 Words = tuple[tuple[str, ...], ...]  # of each class: what a model is asked for
 
 

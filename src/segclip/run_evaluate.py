@@ -1,6 +1,6 @@
 """`segclip evaluate`: a set of photos with masks -> mIoU and its record; resumed, and split over processes.
 
-What each photo gave is kept as a line of FILE.photos.jsonl beside the record, so a broken run goes on, and memory does
+What each photo gave is kept as a line of NAME.photos.jsonl beside the record, so a broken run goes on, and memory does
 not grow with the set.
 """
 

@@ -162,6 +162,8 @@ class Segmenter:
             views = [[paper_protocol.cut_windows(photo, self._side, settings)] for photo in photos]
         else:
             views = [open_protocol.cut_windows(photo, self._side, settings) for photo in photos]
+        if not photos:
+            return []
         outputs = iter(encode_windows(self.encoder, [view for scales in views for view in scales]))
         return [
             EncodedPhoto(photo, scales, [next(outputs) for _ in scales], settings)
