@@ -28,8 +28,8 @@ class Encoder:
         dtype: of the products in the blocks, which are nearly all of the work. "bfloat16": for processors and GPUs that
             multiply such numbers. "int8": the same with weights kept in 8 bits, a quarter of the memory. Sums over
             the blocks, the assignment and the scores stay in float32.
-        compile: have torch.compile make one program of the trunk; the first windows wait for it, and on a CPU it needs a
-            C++ compiler.
+        compile: have torch.compile make one program of the trunk; the first windows wait for it, and on a CPU it needs
+            a C++ compiler.
 
     Raises:
         ValueError: an unknown dtype.
