@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy import ndarray
 from skimage.segmentation import mark_boundaries
 
@@ -45,7 +46,7 @@ def centre(photo: UInt8[ndarray, "H W 3"], edge: int) -> Box:
     return Box((photo.shape[0] - edge) // 2, (photo.shape[1] - edge) // 2, edge, edge)
 
 
-def pictures(rows: int, columns: int) -> tuple[plt.Figure, list[Axes]]:
+def pictures(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
     size = (columns * INCH, rows * (INCH + 0.25))
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     axes = list(grid.flat)
@@ -54,7 +55,7 @@ def pictures(rows: int, columns: int) -> tuple[plt.Figure, list[Axes]]:
     return figure, axes
 
 
-def save(figure: plt.Figure, file: Path) -> None:
+def save(figure: Figure, file: Path) -> None:
     options = {"format": "jpeg", "dpi": 110, "pil_kwargs": {"quality": 88, "optimize": True}}
     write_aside(file, lambda aside: figure.savefig(aside, **options))
     plt.close(figure)
@@ -69,6 +70,13 @@ def enlarged(patches: ndarray, side: int) -> ndarray:
     """A value per patch -> a value per pixel."""
     scale = side // patches.shape[0]
     return patches.repeat(scale, 0).repeat(scale, 1)
+
+
+def outlined(
+    picture: UInt8[ndarray, "S S 3"], parts: Int[ndarray, "S S"], colour: tuple[float, float, float] = (1, 1, 1)
+) -> ndarray:
+    """The picture with a line between the parts."""
+    return np.asarray(mark_boundaries(picture, parts, color=colour))
 
 
 def draw_patches(photo: UInt8[ndarray, "S S 3"], patch: int, file: Path) -> None:
@@ -92,9 +100,7 @@ def draw_assignment(photo: UInt8[ndarray, "S S 3"], output: ImageOutput, file: P
     axes[last].imshow(photo)
     axes[last].set_title("the photo")
     hard = output.hard[0].argmax(dim=0).view(side, side).numpy()
-    axes[-1].imshow(
-        mark_boundaries(enlarged(colours_of(hard), len(photo)), enlarged(hard, len(photo)), color=(1, 1, 1))
-    )
+    axes[-1].imshow(outlined(enlarged(colours_of(hard), len(photo)), enlarged(hard, len(photo))))
     axes[-1].set_title("hard: one center a patch")
     softs = output.soft[0].view(centers, side, side).numpy()
     for number, (one, soft) in enumerate(zip([*axes[:last], *axes[last + 1 : -1]], softs, strict=True)):
@@ -114,7 +120,7 @@ def draw_names(
     used = np.unique(owner)
     figure, (first, table, last) = pictures(1, 3)
     figure.set_size_inches(3.6 * INCH, INCH + 0.4)
-    first.imshow(mark_boundaries(colours_of(owner), owner, color=(1, 1, 1)))
+    first.imshow(outlined(colours_of(owner), owner))
     first.set_title("soft assignment, enlarged")
     table.set_axis_on()
     table.imshow(probability[used], vmin=0, vmax=1, cmap="Blues", aspect="auto")
@@ -158,8 +164,8 @@ def draw_superpixels(name: str, side: int, patch: int, output: ImageOutput, file
     hard = output.hard[0].argmax(dim=0).view(side // patch, side // patch).numpy()
     figure, axes = pictures(1, 3)
     borders = enlarged(per_patch, side)
-    gathered = mark_boundaries(enlarged(colours_of(hard), side), borders, color=(1, 1, 1))
-    shown = mark_boundaries(photo, ids, color=(1, 1, 0)), enlarged(drawn[per_patch], side), gathered
+    gathered = outlined(enlarged(colours_of(hard), side), borders)
+    shown = outlined(photo, ids, (1, 1, 0)), enlarged(drawn[per_patch], side), gathered
     for one, picture in zip(axes, shown, strict=True):
         one.imshow(picture)
     axes[0].set_title("superpixels of the photo")
