@@ -33,7 +33,7 @@ docs: .venv/installed-dev
 
 # The wheel in dist/, tried in an empty environment.
 release: .venv/installed-dev
-	bash runs/release.sh $(BIN)/python
+	bash runs/release.sh $(BIN)/python $(TORCH_FROM) $(TORCH)
 
 clean:
 	rm -rf .venv demo build dist site .cache docs/commands.md .pytest_cache .ruff_cache .hypothesis .import_linter_cache

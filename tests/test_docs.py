@@ -23,7 +23,8 @@ from segclip.recipes import RECIPES, mini
 
 DOCS = ROOT / "docs"
 PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md")) if path.name != "commands.md"}  # generated
-RUNNING = [name for name, text in PAGES.items() if {"sh", "python"} & {language for language, _ in fenced(text)}]
+TEXTS = {**PAGES, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
+RUNNING = [name for name, text in TEXTS.items() if {"sh", "python"} & {language for language, _ in fenced(text)}]
 CONFIG = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
 FIGURE = 400_000  # bytes of a figure at most: they stay in the repository for good
 
@@ -49,7 +50,7 @@ def test_pages_commands_and_code_run(name: str, inputs: Path, tmp_path: Path, mo
     folder = shutil.copytree(inputs, tmp_path / "page")
     monkeypatch.chdir(folder)
     monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, cache=CacheConfig(mosaics=(2,))))
-    for language, text in fenced(PAGES[name]):
+    for language, text in fenced(TEXTS[name]):
         if language == "python":
             exec(compile(text, name, "exec"), {})
         lines = commands(text) if language == "sh" else []

@@ -27,7 +27,7 @@ from segclip.recipes import RECIPES, mini
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py"))
-PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 
 
 def shell_lines() -> list[str]:
@@ -80,7 +80,7 @@ def test_evaluations_code_runs(
 def test_readmes_make_targets_exist() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = {shlex.split(line, comments=True)[1] for line in shell_lines() if line.startswith("make ")}
-    assert named == {"demo", "test", "check"}
+    assert named == {"demo", "test", "check", "docs"}
     assert named <= set(targets)
 
 
