@@ -12,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),--extra-index-url $(CPU_INDEX) --retries 1)
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs release clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
@@ -26,8 +26,17 @@ check: .venv/installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Warnings are errors; what is written to site/ fetches nothing when it is read.
+docs: .venv/installed-dev
+	$(BIN)/python runs/commands.py
+	$(BIN)/zensical build --clean --strict
+
+# The wheel in dist/, tried in an empty environment.
+release: .venv/installed-dev
+	bash runs/release.sh $(BIN)/python $(TORCH_FROM) $(TORCH)
+
 clean:
-	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo build dist site .cache docs/commands.md .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/torch: Makefile

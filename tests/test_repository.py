@@ -14,52 +14,29 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-import skimage.data
 import torch
-from benchmark_files import write_folder
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from PIL import Image
+from pages import ROOT, blocks, write_inputs
 
 from segclip.cli import main
-from segclip.config import CLIP_VOCABULARY, CacheConfig
+from segclip.config import CacheConfig
 from segclip.losses import superpixel_loss
 from segclip.recipes import RECIPES, mini
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py"))
-PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
-
-
-def blocks(language: str, page: str = README) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    return [text for name, text in fenced if name == language]
+PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 
 
 def shell_lines() -> list[str]:
-    return [line for block in blocks("sh") for line in block.splitlines()]
+    return [line for block in blocks("sh", README) for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README's commands expect to find: photos, pairs, and a file of the authors' weights."""
-    folder = tmp_path_factory.mktemp("readme")
-    cat = Image.fromarray(skimage.data.chelsea())
-    cat.save(folder / "photo.jpg")
-    for name in ("photos", "pairs"):
-        (folder / name).mkdir()
-        for number in (1, 2):
-            cat.crop((10 * number, 0, 300, 300)).save(folder / name / f"{number}.jpg")
-    pairs = [{"image": f"{number}.jpg", "captions": [f"cat number {number}", "a cat"]} for number in (1, 2)]
-    (folder / "pairs" / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    write_folder(folder / "set", (0, 1), (0, 2, 255))
-    weights = torch.load(ROOT / "tests/golden/tiny.bin", weights_only=True)
-    width = weights["clip.token_embedding.weight"].shape[1]
-    weights["clip.token_embedding.weight"] = torch.randn(CLIP_VOCABULARY, width, dtype=torch.float16)
-    torch.save(weights, folder / "segclip.bin")
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("readme"), ROOT / "tests/golden/tiny.bin")
 
 
 def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +60,7 @@ def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_readmes_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(folder)
-    (code,) = blocks("python")
+    (code,) = blocks("python", README)
     exec(compile(code, "README.md", "exec"), {})
     assert "('cat', 'dog', 'potted plant') (300, 451)" in capsys.readouterr().out
 
@@ -103,7 +80,7 @@ def test_evaluations_code_runs(
 def test_readmes_make_targets_exist() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = {shlex.split(line, comments=True)[1] for line in shell_lines() if line.startswith("make ")}
-    assert named == {"demo", "test", "check"}
+    assert named == {"demo", "test", "check", "docs"}
     assert named <= set(targets)
 
 
@@ -114,7 +91,7 @@ def test_readmes_scripts_exist() -> None:
 
 
 def test_readmes_tree_names_every_module_and_nothing_else() -> None:
-    (tree,) = blocks("")
+    (tree,) = blocks("", README)
     named, parents = set(), []
     for line in filter(str.strip, tree.splitlines()):
         indent, name = len(line) - len(line.lstrip()), line.split()[0]
@@ -185,7 +162,7 @@ def test_ci_runs_tests_and_checks() -> None:
     script = ROOT / ".ci/run"
     lines = script.read_text().splitlines()
     assert os.access(script, os.X_OK)
-    assert {"set -euo pipefail", "make test", "make check"} <= set(lines)
+    assert {"set -euo pipefail", "make test", "make check", "make docs"} <= set(lines)
 
 
 def test_shapes_are_checked_while_tests_run() -> None:

@@ -72,7 +72,8 @@ class Segmenter:
         protocol: "open", for people: any number of labels, edges that follow the photo; "paper", the evaluation of
             arXiv 2211.14813 to the letter; "groupvit", the same rules on larger photos and overlapping windows.
         settings: an OpenSettings or PaperSettings in place of the protocol's own.
-        dtype, compile: of the image tower; see `segclip.encoder.Encoder`.
+        dtype: of the image tower; see `segclip.encoder.Encoder`.
+        compile: the image tower; see there.
 
     Raises:
         ValueError: an unknown protocol or dtype, settings of another protocol, or a model that cannot be loaded.

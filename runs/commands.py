@@ -1,0 +1,46 @@
+"""Write docs/commands.md, every command with its options, from what `--help` says: python runs/commands.py [FILE]"""
+
+import contextlib
+import io
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+from segclip.cli import COMMANDS, main
+from segclip.files import write_aside
+from segclip.recipes import RECIPES
+
+WIDTH = 100  # letters in a line
+INTRODUCTION = """# Commands
+
+What `segclip COMMAND --help` says. `python -m segclip` is the same as `segclip`. The exit code is 0 when all was done,
+1 when some photos failed, 2 when nothing could be done.
+"""
+
+
+def help_of(*arguments: str) -> str:
+    """What a command prints when asked for help."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = main([*arguments, "--help"])
+    assert code == 0, f"segclip {' '.join(arguments)} --help: exit code {code}"
+    return printed.getvalue().strip()
+
+
+def section(*words: str) -> str:
+    """A command's part of the page; what `--help` leaves to the terminal to wrap is wrapped."""
+    lines = [line.rstrip() for line in help_of(*words).splitlines()]
+    text = "\n".join(line if line.startswith(" ") else textwrap.fill(line, WIDTH) for line in lines)
+    return f"## segclip {' '.join(words)}\n\n```text\n{text}\n```\n"
+
+
+def page() -> str:
+    """The page; the recipes of `segclip train` are commands of their own."""
+    names = sorted([(name,) for name in COMMANDS] + [("train", recipe) for recipe in RECIPES])
+    return "\n".join([INTRODUCTION, *(section(*words) for words in names)])
+
+
+if __name__ == "__main__":
+    os.environ["COLUMNS"] = str(WIDTH)
+    write_aside(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/commands.md"), lambda aside: aside.write_text(page()))

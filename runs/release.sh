@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Build what is to be published, and try the wheel where nothing else is: make release
+#   bash runs/release.sh PYTHON [PIP ARGUMENT...]
+#   PYTHON        a Python with `build` (the `dev` extra)
+#   PIP ARGUMENT  given to pip before the wheel, such as torch==2.13.0 and the index to take it from
+# Writes dist/. The version is pyproject.toml's; CHANGELOG.md must have an entry for it, and git nothing uncommitted.
+set -euo pipefail
+python=$(realpath -s "$1")
+shift
+cd "$(dirname "$0")/.."
+limit=100000000  # bytes, PyPI's limit for a file
+
+version=$("$python" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
+grep -q "^## \[$version\]" CHANGELOG.md || { echo "CHANGELOG.md has no entry [$version]: write one" >&2; exit 1; }
+[ -z "$(git status --porcelain)" ] || { echo "git has uncommitted changes: commit them first" >&2; exit 1; }
+
+rm -rf dist
+"$python" -m build
+for file in dist/*; do
+  size=$(wc -c <"$file")
+  echo "$file: $size bytes"
+  [ "$size" -lt "$limit" ] || { echo "$file is over $limit bytes" >&2; exit 1; }
+done
+
+room=$(mktemp -d)
+trap 'rm -rf "$room"' EXIT
+"$python" -m venv "$room/venv"
+[ $# = 0 ] || "$room/venv/bin/python" -m pip --disable-pip-version-check install "$@"
+"$room/venv/bin/python" -m pip --disable-pip-version-check install dist/*.whl
+cd "$room"
+# A proxy that is not there: whatever looks for a network fails.
+export http_proxy=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9 HTTP_PROXY=http://127.0.0.1:9 HTTPS_PROXY=http://127.0.0.1:9
+unset PYTHONPATH
+venv/bin/python -c 'from PIL import Image, ImageDraw
+photo = Image.new("RGB", (320, 240), (90, 160, 230))
+ImageDraw.Draw(photo).rectangle((0, 150, 320, 240), fill=(40, 130, 50))
+photo.save("photo.png")'
+venv/bin/segclip segment photo.png --labels sky grass --out out
+for file in photo.overlay.png photo.mask.png photo.json; do [ -s "out/$file" ]; done
+[ "$(venv/bin/python -c 'import importlib.metadata; print(importlib.metadata.version("segclip"))')" = "$version" ]
+echo "segclip $version: the wheel works in an empty environment; dist/ is ready to be published (twine upload dist/*)"

@@ -1,0 +1,180 @@
+"""The docs keep their word: commands, code and notebook run, the site builds, the figures are drawn by the code."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from pages import ROOT, blocks, commands, fenced, write_inputs
+
+import segclip
+from segclip import cli
+from segclip.config import CacheConfig
+from segclip.data.shards import Shards
+from segclip.recipes import RECIPES, mini
+
+DOCS = ROOT / "docs"
+PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md")) if path.name != "commands.md"}  # generated
+TEXTS = {**PAGES, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
+RUNNING = [name for name, text in TEXTS.items() if {"sh", "python"} & {language for language, _ in fenced(text)}]
+CONFIG = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+FIGURE = 400_000  # bytes of a figure at most: they stay in the repository for good
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages' commands expect to find, besides what earlier commands of the page wrote."""
+    folder = write_inputs(tmp_path_factory.mktemp("docs"), ROOT / "tests/golden/tiny.bin")
+    for file in (folder / "pairs").iterdir():
+        shutil.copy(file, folder)
+    (table,) = [text for text in blocks("", PAGES["own-photos.md"]) if text.startswith("file_name")]
+    (folder / "photos" / "captions.csv").write_text(table)
+    for out, name in (("cc3m", "cc3m"), ("coco-karpathy", "coco")):
+        place = ["--out", str(folder / out), "--name", name, "--workers", "1"]
+        assert cli.main(["prepare", str(folder / "pairs"), *place]) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNNING)
+def test_pages_commands_and_code_run(name: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, in one folder; training does two steps."""
+    folder = shutil.copytree(inputs, tmp_path / "page")
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, cache=CacheConfig(mosaics=(2,))))
+    for language, text in fenced(TEXTS[name]):
+        if language == "python":
+            exec(compile(text, name, "exec"), {})
+        lines = commands(text) if language == "sh" else []
+        exports = [words[1:] for words in lines if words[:2] == ["segclip", "export"]]
+        if exports:
+            run_exports(exports)
+        for words in lines:
+            if words[1:] not in exports:
+                run_command(words)
+
+
+def run_exports(commands: list[list[str]]) -> None:
+    """In a process of their own: torch cannot trace through the type checks of the tests. README exports `mini`."""
+    arguments = [["segclip.bin" if part == "mini" else part for part in command] for command in commands]
+    code = f"import sys; from segclip.cli import main; sys.exit(max(main(line) for line in {arguments!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def run_command(words: list[str]) -> None:
+    program, *arguments = words
+    if program == "make":
+        assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), words
+        return
+    assert program == "segclip", f"{words}: a test cannot run this; make it a bash block"
+    if arguments[0] == "train" and "--resume" not in arguments:
+        arguments = [part for part in arguments if part not in ("--batch", "32")] + ["--steps", "2"]
+    assert cli.main(arguments) == 0, words
+
+
+def test_joined_shards_can_be_read(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/reproduce.md: two folders of shards become one."""
+    monkeypatch.chdir(shutil.copytree(inputs, tmp_path / "page"))
+    (code,) = blocks("python", PAGES["reproduce.md"])
+    exec(compile(code, "reproduce.md", "exec"), {})
+    whole = Shards("both")
+    assert len(whole) == 4 and whole.index.captions == 8
+    assert [whole[number].captions[0] for number in range(4)] == 2 * ["cat number 1", "cat number 2"]
+
+
+def shown() -> list[tuple[str, list[str]]]:
+    """Page and arguments of each segclip command that is shown and not run."""
+    found = []
+    for name, page in PAGES.items():
+        for words in (words for block in blocks("bash", page) for words in commands(block)):
+            if "segclip" in words:
+                found.append((name, words[words.index("segclip") + 1 :]))
+    return found
+
+
+def test_shown_commands_have_options_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs data, a network or GPUs is parsed and goes no further."""
+    called = []
+
+    def nothing(command: Callable[..., int]) -> Callable[..., int]:
+        return wraps(command)(lambda *_, **__: called.append(command.__name__) or 0)
+
+    monkeypatch.setattr(cli, "COMMANDS", {name: nothing(command) for name, command in cli.COMMANDS.items()})
+    monkeypatch.setattr(cli, "_train", lambda *_: called.append("train") or 0)
+    commands_shown = shown()
+    assert len(commands_shown) > 10
+    for page, arguments in commands_shown:
+        assert cli.main(arguments) == 0, (page, arguments)
+    assert len(called) == len(commands_shown)
+
+
+def test_no_command_hides_in_an_indented_block() -> None:
+    hidden = [(name, line) for name, page in PAGES.items() for line in re.findall(r"^    segclip .*$", page, re.M)]
+    assert hidden == []
+
+
+def test_site_builds_without_warnings_and_fetches_nothing(tmp_path: Path) -> None:
+    """With every page in the navigation, and nothing that a reader's browser would load from elsewhere."""
+    for part in ("docs", "src/segclip", "zensical.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        copy(ROOT / part, tmp_path / part)
+    subprocess.run([sys.executable, str(ROOT / "runs/commands.py")], cwd=tmp_path, check=True)
+    build = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+    result = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not re.search(r"(?i)warning|griffe", result.stdout + result.stderr), result.stdout + result.stderr
+    pages = {f"{path.stem}/index.html" for path in (tmp_path / "docs").glob("*.md")} - {"index/index.html"}
+    for page in (*pages, "index.html"):
+        html = (tmp_path / "site" / page).read_text()
+        assert not re.search(r"""<(?:script|img|link|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//""", html), page
+    commands_page = (tmp_path / "docs/commands.md").read_text()
+    titles = {f"## segclip {name}" for name in (*cli.COMMANDS, *(f"train {recipe}" for recipe in RECIPES))}
+    assert titles == set(re.findall(r"^## .*$", commands_page, re.M))
+    assert {"--labels", "--calibrate", "--slow-lr", "--eight-bit", "--max-bad"} <= set(
+        re.findall(r"--[a-z-]+", commands_page)
+    )
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def files(entries: list) -> list[str]:
+        values = [value for entry in entries for value in entry.values()]
+        return [file for value in values for file in (files(value) if isinstance(value, list) else [value])]
+
+    assert sorted(files(CONFIG["nav"])) == sorted([*PAGES, "commands.md"])
+
+
+def test_every_public_name_is_on_the_python_page() -> None:
+    described = set(re.findall(r"^::: (\S+)$", PAGES["api.md"], re.M))
+    assert {f"segclip.{name}" for name in segclip.__all__} <= described
+
+
+def test_notebook_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(DOCS / "first-photo.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear the notebook's outputs"
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".png", ".json"}
+    pictures = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "image/png" in str(output)]
+    assert len(pictures) == 4
+
+
+def test_figures_are_drawn_by_the_code(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "runs/figures.py"), str(tmp_path)]
+    subprocess.run(script, check=True, timeout=300)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    named = set(re.findall(r"\]\(images/(\S+)\)", PAGES["how-it-works.md"]))
+    assert drawn == named
+    assert all((DOCS / "images" / name).stat().st_size < FIGURE for name in named)
+
+
+def test_no_picture_is_left_over() -> None:
+    pages = "".join(PAGES.values()) + (ROOT / "README.md").read_text()
+    assert [path.name for path in (DOCS / "images").iterdir() if f"images/{path.name}" not in pages] == []
