@@ -227,12 +227,24 @@ def test_a_photo_in_a_mosaic_is_the_maximum_of_its_own_regions() -> None:
         torch.testing.assert_close(found[photo], expected)
 
 
+def test_runs_share_features_of_the_same_settings(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    shared = replace(config, cache=replace(CACHE, folder=str(folder)), steps=1)
+    train(shared, data, tmp_path / "first")
+    written = {file: file.stat().st_mtime_ns for file in folder.rglob("*.npy")}
+    train(replace(shared, seed=1), data, tmp_path / "second")
+    assert written and written == {file: file.stat().st_mtime_ns for file in folder.rglob("*.npy")}
+    assert not (tmp_path / "second" / "features").exists()
+    with pytest.raises(ValueError, match="features of other towers, photos or settings; give another folder"):
+        train(replace(shared, reduction="reference"), data, tmp_path / "third")
+
+
 def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
     data: Shards, config: TrainConfig, whole: Path
 ) -> None:
     assert config.start
     captions = read_captions(data)
-    crops = cache_features(config.start, data, whole / "features", crops=2, seed=config.seed)
+    crops = cache_features(config.start, data, whole / "features", crops=2, reduction="majority", seed=0)
     texts = {caption: torch.rand(64) for own in captions for caption in own}
     known = {photo[p].tobytes() for crop in crops for block in crop for photo in block.patches for p in range(16)}
     pairs = replace(config, cache=replace(CACHE, mosaics=(2,)))

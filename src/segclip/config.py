@@ -108,16 +108,22 @@ class CacheConfig:
             patches of that many photos, so that regions must tell them apart; 1: each photo by itself.
         reconstructed: share of a batch that the masked branch sees: it costs three times what the plain one does.
         likeness: how much captions that mean alike share their target (see `segclip.losses.contrastive_loss`).
+        folder: where the features are kept, so that runs over the same towers and photos can share them; None: in the
+            run's own folder.
+        seed: of the crops and masks; not the run's, so that runs with other seeds can share features.
     """
 
     crops: int = 1
     mosaics: tuple[int, ...] = (2, 4)
     reconstructed: float = 0.0625
     likeness: float = 12.0
+    folder: str | None = None
+    seed: int = 0
 
 
 LossName = Literal["contrastive", "superpixel", "reconstruction"]
 SuperpixelLoss = Literal["reference", "one-softmax"]
+Reduction = Literal["majority", "reference"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class TrainConfig:
     batch: int = 768
     micro_batch: int | None = None
     captions: Literal["one", "all"] = "all"
-    reduction: Literal["majority", "reference"] = "majority"
+    reduction: Reduction = "majority"
     tokens: int = 32
     losses: tuple[LossName, ...] = ("contrastive", "superpixel", "reconstruction")
     superpixel_loss: SuperpixelLoss = "reference"

@@ -17,6 +17,7 @@ from jaxtyping import Int32, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from segclip.config import Reduction
 from segclip.data.crops import crop_image, draw_crop
 from segclip.data.shards import Sample, SampleError, Shards
 from segclip.data.superpixels import Method, crop_superpixels, find_superpixels, patch_superpixels
@@ -69,7 +70,7 @@ class ReaderConfig:
     side: int = 224
     patch: int = 16
     captions: Literal["one", "all"] = "one"
-    reduction: Literal["majority", "reference"] = "majority"
+    reduction: Reduction = "majority"
     superpixels: Method = "scikit-image"
     drop_last: bool = True
     seed: int = 0

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8
 from numpy import ndarray
 
+from segclip.config import Reduction
+
 # The authors' settings of scikit-image's Felzenszwalb (arXiv 2211.14813, their training data).
 SCALE = 224.0
 SIGMA = 0.9
@@ -68,7 +70,7 @@ def crop_superpixels(
 
 
 def patch_superpixels(
-    superpixels: Integer[ndarray, "H W"], patch: int, reduction: Literal["majority", "reference"] = "majority"
+    superpixels: Integer[ndarray, "H W"], patch: int, reduction: Reduction = "majority"
 ) -> Int32[ndarray, "rows columns"]:
     """One superpixel id per patch.
 

@@ -21,6 +21,7 @@ import torch
 from rich.progress import track
 
 from segclip.checkpoints import load
+from segclip.config import Reduction
 from segclip.data.normalise import normalise
 from segclip.data.reader import ReaderConfig, cut_sample
 from segclip.data.shards import SampleError, Shards
@@ -53,14 +54,17 @@ class Block:
     superpixels: np.ndarray
 
 
-def cache_features(towers: str, shards: Shards, folder: Path, *, crops: int, seed: int) -> list[list[Block]]:
+def cache_features(
+    towers: str, shards: Shards, folder: Path, *, crops: int, reduction: Reduction, seed: int
+) -> list[list[Block]]:
     """Compute what is missing in `folder`, over all cores, and open it memory-mapped.
 
     Args:
         towers: the model whose trunk is used, as `segclip.load` takes it.
         shards: the photos.
-        folder: the cache; it belongs to these towers, shards and seed. More crops can be added to it later.
+        folder: the cache; it belongs to these towers, shards, reduction and seed. More crops can be added later.
         crops: how many of each photo.
+        reduction: of superpixels to patches, see `segclip.data.superpixels.patch_superpixels`.
         seed: of the crops, the masks and the order of the photos.
 
     Returns:
@@ -69,11 +73,11 @@ def cache_features(towers: str, shards: Shards, folder: Path, *, crops: int, see
     Raises:
         ValueError: the folder holds the features of another run; more than 5% of the photos are bad.
     """
-    _claim(folder, towers, shards, seed)
+    _claim(folder, towers, shards, reduction, seed)
     order = np.random.default_rng(seed).permutation(len(shards))
     blocks = np.array_split(order, -(-len(order) // BLOCK))
     paths = [[folder / f"crop{crop}" / f"{i:05d}" for i in range(len(blocks))] for crop in range(crops)]
-    work = partial(_write_block, shards=shards, seed=seed)
+    work = partial(_write_block, shards=shards, reduction=reduction, seed=seed)
     missing = [
         (path, rows, crop)
         for crop, row in enumerate(paths)
@@ -98,12 +102,12 @@ def cache_features(towers: str, shards: Shards, folder: Path, *, crops: int, see
     return opened
 
 
-def _claim(folder: Path, towers: str, shards: Shards, seed: int) -> None:
+def _claim(folder: Path, towers: str, shards: Shards, reduction: Reduction, seed: int) -> None:
     """Refuse to mix features of different origins in one folder."""
     digest = hashlib.sha256()
     for parameter in load(towers).image.trunk.parameters():
         digest.update(parameter.detach().numpy().tobytes())
-    digest.update(repr(([shard.sha256 for shard in shards.index.shards], seed)).encode())
+    digest.update(repr(([shard.sha256 for shard in shards.index.shards], reduction, seed)).encode())
     stamp = folder / "made-of"
     folder.mkdir(parents=True, exist_ok=True)
     if not stamp.exists():
@@ -121,8 +125,8 @@ def _start_worker(towers: str) -> None:
     _model = load(towers).to(torch.bfloat16)
 
 
-def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, seed: int) -> None:
-    photos = list(_prepare_photos(rows, shards, crop, seed))
+def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, reduction: Reduction, seed: int) -> None:
+    photos = list(_prepare_photos(rows, shards, crop, reduction, seed))
     if not photos:
         raise ValueError(f"none of the {len(rows)} photos of a block can be read (the log names them): mend the data")
     arrays = {name: np.stack([photo[name] for photo in photos]) for name in photos[0]}
@@ -134,9 +138,11 @@ def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, see
     aside.rename(path)
 
 
-def _prepare_photos(rows: np.ndarray, shards: Shards, crop: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+def _prepare_photos(
+    rows: np.ndarray, shards: Shards, crop: int, reduction: Reduction, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
     image = _model.config.image
-    cutting = ReaderConfig(batch=1, side=image.side, patch=image.patch)
+    cutting = ReaderConfig(batch=1, side=image.side, patch=image.patch, reduction=reduction)
     for row in rows:
         generator = np.random.default_rng((seed, crop, int(row)))
         try:

@@ -99,11 +99,19 @@ def _cached(
     config: TrainConfig, shards: Shards, out: Path, accelerator: Accelerator
 ) -> tuple[CachedLearner, SegCLIP, CachedStream]:
     assert config.cache and config.start
+    folder = Path(config.cache.folder) if config.cache.folder else out / "features"
     with accelerator.main_process_first():  # the others find them there
-        crops = cache_features(config.start, shards, out / "features", crops=config.cache.crops, seed=config.seed)
+        crops = cache_features(
+            config.start,
+            shards,
+            folder,
+            crops=config.cache.crops,
+            reduction=config.reduction,
+            seed=config.cache.seed,
+        )
         model = start_model(config, crops)
         captions = read_captions(shards)
-        embedded = embed_captions(model, captions, out / "features" / "captions.pt")
+        embedded = embed_captions(model, captions, folder / "captions.pt")
     freeze(model, config)
     rank, world = accelerator.process_index, accelerator.num_processes
     stream = CachedStream(

@@ -1,0 +1,194 @@
+"""What each part of SegCLIP brings to `mini`: python benchmarks/ablation.py SHARDS SET OUT --start TOWERS
+
+Trains the recipe `mini` anew for each variant and seed, on features that all of them share, and measures each model on
+the photos with masks of SET (as `segclip evaluate folder --root` takes it, class 0 being the background) under the
+protocol `paper`, the windows' patches being computed once. "no centers" is a network over each patch by itself in place
+of centers and blocks, trained on the same features and captions. Prints a line a model, kept in OUT/results.jsonl: what
+broke goes on. Figures, pooled over all photos:
+  told     asked for the labels that a photo has, over labelled pixels: mIoU and pixel accuracy
+  named    asked for all names, over labelled pixels: foreground mIoU
+  regions  mIoU with the best name for each region of a window
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from rich.progress import track
+from torch import Tensor, nn
+
+from segclip import Segmenter, load
+from segclip.config import TrainConfig
+from segclip.data.benchmarks import open_folder
+from segclip.data.masks import IGNORED, Mask
+from segclip.data.normalise import normalise
+from segclip.data.shards import Shards
+from segclip.evaluate import Evaluator, words_of
+from segclip.losses import contrastive_loss
+from segclip.metrics import Confusion
+from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP, gather_regions
+from segclip.paper_protocol import PaperSettings, cut_windows
+from segclip.recipes import mini
+from segclip.segment import EncodedPhoto
+from segclip.train.cache import cache_features
+from segclip.train.cached import CachedStream, embed_captions, read_captions
+from segclip.train.optim import learning_rate
+from segclip.train.run import train
+from segclip.windows import Windows
+
+NO_CENTERS = "no centers"
+VARIANTS: dict[str, dict] = {
+    "contrastive": {"losses": ("contrastive",)},
+    "+ reconstruction": {"losses": ("contrastive", "reconstruction")},
+    "+ superpixel": {"losses": ("contrastive", "superpixel")},
+    "all": {},
+    "all, one softmax": {"superpixel_loss": "one-softmax"},
+    "all, reference ids": {"reduction": "reference"},
+    NO_CENTERS: {},
+}
+
+
+class PatchHead(nn.Module):
+    """A patch -> its embedding, by itself; a photo's is the mean over its patches."""
+
+    def __init__(self, width: int, embed: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, embed)
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE).log())
+
+    def forward(self, patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B P E"]:
+        return self.layers(patches)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A photo in windows, the trunk's features of each, its true classes."""
+
+    photo: np.ndarray
+    view: Windows
+    patches: Tensor
+    truth: Mask
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each part of SegCLIP brings to mini.")
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("set", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--start", required=True, help="the towers, as runs/mini_towers.py makes them")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results, photos, encoded = options.out / "results.jsonl", open_folder(options.set), None
+    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    for seed in range(options.seeds):
+        for name in options.only:
+            if any((one["variant"], one["seed"]) == (name, seed) for one in done):
+                continue
+            model, head = make(name, seed, options.shards, options.out, options.start, options.steps)
+            evaluator = Evaluator(Segmenter(model, "paper"), photos, words_of(photos))
+            encoded = encoded or list(encode(evaluator))
+            done.append({"variant": name, "seed": seed, **measure(evaluator, encoded, head)})
+            with results.open("a") as lines:
+                lines.write(json.dumps(done[-1]) + "\n")
+            print(done[-1], flush=True)
+    for name in options.only:
+        own = [one for one in done if one["variant"] == name]
+        figures = ("told", "accuracy", "named", "regions")
+        cells = [_spread([one[figure] for one in own if figure in one]) for figure in figures]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) -> tuple[SegCLIP, PatchHead | None]:
+    """A trained model; with the head that takes the centers' place, if it has none."""
+    recipe, kind = mini(), VARIANTS[name].get("reduction", "majority")
+    assert recipe.cache
+    cache = replace(recipe.cache, folder=str(out / f"features-{kind}"))
+    config = replace(recipe, start=start, cache=cache, steps=steps, seed=seed, save_every=steps, trackers=())
+    if name == NO_CENTERS:
+        return load(start), train_head(replace(config, cache=replace(cache, mosaics=(1,))), Shards(shards))
+    run = out / f"{name.replace(' ', '-')}-{seed}"
+    return load(train(replace(config, **VARIANTS[name]), Shards(shards), run)), None
+
+
+def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
+    """On the same features, captions and schedule, by the contrastive loss alone: there is no assignment to learn."""
+    assert config.cache and config.cache.folder and config.start and config.steps
+    folder, towers, captions = Path(config.cache.folder), load(config.start), read_captions(shards)
+    crops = cache_features(config.start, shards, folder, crops=1, reduction=config.reduction, seed=config.cache.seed)
+    texts = embed_captions(towers, captions, folder / "captions.pt")
+    torch.manual_seed(config.seed)
+    head = PatchHead(towers.config.image.width, towers.config.embed)
+    optimiser = torch.optim.AdamW(head.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay)
+    stream = CachedStream(crops, captions, texts, config, 1, rank=0, world=1, device=torch.device("cpu"))
+    batches = (batch for epoch in range(config.epochs) for batch in stream.epoch(epoch, 0))
+    for step, batch in zip(range(1, config.steps + 1), batches, strict=False):
+        optimiser.param_groups[0]["lr"] = learning_rate(step, config.steps, config.lr, config.warmup)
+        with torch.autocast("cpu", torch.bfloat16):
+            image = head(batch.patches).mean(dim=1)
+        scale = head.logit_scale.exp().clamp(max=MAX_SCALE)
+        contrastive_loss(image.float(), batch.text, scale, config.cache.likeness).backward()
+        nn.utils.clip_grad_norm_(head.parameters(), config.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+    return head
+
+
+@torch.inference_mode()
+def encode(evaluator: Evaluator) -> Iterator[Encoded]:
+    """The photos' windows through the trunk, which all models share."""
+    model = evaluator.segmenter.model
+    for pair in track(evaluator.benchmark.pairs, "windows"):
+        photo, truth = evaluator.benchmark.load(pair)
+        view = cut_windows(photo, model.config.image.side, PaperSettings())
+        yield Encoded(photo, view, model.image.encode_patches(normalise(np.stack(list(view.crops())))), truth)
+
+
+@torch.inference_mode()
+def measure(evaluator: Evaluator, photos: list[Encoded], head: PatchHead | None) -> dict[str, float]:
+    segmenter, names = evaluator.segmenter, evaluator.benchmark.names
+    if head:
+        segmenter.model.logit_scale.copy_(head.logit_scale)
+    told, named, regions = (Confusion(len(names)) for _ in range(3))
+    for one in photos:
+        output = per_patch(head, one.patches) if head else gather_regions(segmenter.model.image, one.patches)
+        photo = EncodedPhoto(one.photo, [one.view], [output], PaperSettings())
+        things = np.where(one.truth == 0, IGNORED, one.truth)
+        for counts, classes in ((told, sorted({*things.flat} - {IGNORED})), (named, range(1, len(names)))):
+            if len(classes):
+                found = segmenter.label(photo, [names[i] for i in classes], background=None).labels
+                counts.add(things, np.array([0, *classes], np.uint8)[found])
+        if not head:  # regions of one patch each would be named too well
+            regions.add_counts(evaluator.count_regions(photo, one.truth))
+    figures = {"told": told.miou(), "accuracy": told.pixel_accuracy(), "named": named.miou()}
+    return figures if head else figures | {"regions": regions.miou()}
+
+
+def per_patch(head: PatchHead, patches: Float[Tensor, "B P D"]) -> ImageOutput:
+    """Each patch as a region of its own."""
+    embedded = F.normalize(head(patches), dim=-1)
+    own = torch.eye(patches.shape[1]).expand(len(patches), -1, -1)
+    return ImageOutput(embedded.mean(dim=1), embedded, own, own)
+
+
+def _spread(values: list[float]) -> str:
+    """Mean and standard deviation over the seeds."""
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()
