@@ -24,7 +24,8 @@ def encode_rle(mask: Bool[ndarray, "H W"]) -> Record:
     except ImportError as error:
         raise ValueError('pycocotools is not installed; pip install "segclip[annotate]"') from error
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    counts: Any = rle["counts"]  # bytes, whatever its stubs say
+    return {"size": [int(side) for side in rle["size"]], "counts": counts.decode("ascii")}
 
 
 def image(number: int, file_name: str, size: tuple[int, int]) -> Record:
