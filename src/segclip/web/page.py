@@ -1,5 +1,6 @@
 """The page: a photo, labels, a button; what was found beside it. Its looks are in style.css, the result in view.py."""
 
+import hashlib
 import logging
 import re
 import time
@@ -10,21 +11,23 @@ from typing import TYPE_CHECKING, Any
 import skimage.data
 from PIL import Image
 
+from segclip.files import write_aside
 from segclip.web.desk import MAX_BYTES, PLACES, PROTOCOLS, BusyError, Desk, read_photo
-from segclip.web.view import error_html, photo_html, result_html, words_html
+from segclip.web.view import error_html, photo_html, result_html, thumbnails_html, words_html
 
 if TYPE_CHECKING:
     import gradio
 
 EXAMPLES = {  # of scikit-image's photos, in the public domain
-    "cat": ("chelsea", "cat, dog, car"),
-    "coffee": ("coffee", "cup, spoon, table"),
-    "astronaut": ("astronaut", "person, flag, space shuttle"),
+    "cat": (skimage.data.chelsea, "cat, dog, car, boat"),
+    "coffee": (skimage.data.coffee, "cup, table"),
+    "person": (skimage.data.astronaut, "person, flag, wall"),
 }
 HEAD = '<meta name="robots" content="noindex">'
 TITLE = """<h1>SegCLIP</h1>
 <p>Drop a photo, name what is in it, and see where it is. The photo stays on the computer that runs this page.</p>"""
 HOW = {"automatic": "auto", "threshold": None, "none": "none"}
+SHOW_STAGE = """() => { if (innerWidth < 640) document.querySelector("#stage").scrollIntoView({behavior: "smooth"}) }"""
 EMPTY = "The photo will be here."
 
 log = logging.getLogger(__name__)
@@ -67,8 +70,8 @@ def build_page(desk: Desk, uploads: Path) -> "gradio.Blocks":
             with gr.Column(scale=4, min_width=300, elem_id="ask"):
                 photo = gr.File(label="Photo", file_types=["image"], height=140, elem_id="photo")
                 with gr.Row(elem_id="examples"):
-                    gr.HTML("or try", elem_id="or")
-                    tries = [gr.Button(name, size="sm", min_width=60) for name in EXAMPLES]
+                    gr.HTML(thumbnails_html("or try", {f"try-{n}": photo() for n, (photo, _) in EXAMPLES.items()}))
+                    tries = [gr.Button(name, size="sm", min_width=60, elem_id=f"try-{name}") for name in EXAMPLES]
                 labels = gr.Textbox(
                     label="Labels", info="with commas or line ends between them", placeholder="cat, dog, potted plant",
                     lines=2, max_lines=6, max_length=10_000, elem_id="labels",
@@ -97,8 +100,9 @@ def build_page(desk: Desk, uploads: Path) -> "gradio.Blocks":
         photo.change(look, photo, stage, show_progress="minimal", **raw)
         asked = [photo, labels, how, threshold, protocol, model]
         gr.on([go.click, labels.submit], segment, asked, stage, **raw)
-        for button, (name, words) in zip(tries, EXAMPLES.values(), strict=True):
-            button.click(_example(name, words, uploads), None, [photo, labels], **raw, show_progress="hidden")
+        go.click(None, js=SHOW_STAGE)
+        for button, name in zip(tries, EXAMPLES, strict=True):
+            button.click(_example(name, uploads), None, [photo, labels], show_progress="hidden", **raw)
     return page.queue(max_size=PLACES)
 
 
@@ -124,10 +128,18 @@ def read_upload(file: Any, uploads: Path) -> tuple[str, bytes]:
         return parts[1], opened.read(MAX_BYTES + 1)
 
 
-def _example(name: str, words: str, uploads: Path) -> Callable[[], tuple[str, str]]:
-    file = uploads / f"{name}.jpg"
-    Image.fromarray(getattr(skimage.data, name)()).save(file, quality=95)
-    return lambda: (str(file), words)
+def _example(name: str, uploads: Path) -> Callable[[], tuple[str, str]]:
+    """Puts an example in the page as if it had been uploaded: it is removed in its time as uploads are, too."""
+    photo, words = EXAMPLES[name]
+    file = uploads / hashlib.sha256(name.encode()).hexdigest() / f"{name}.jpg"
+
+    def put() -> tuple[str, str]:
+        file.parent.mkdir(exist_ok=True)
+        if not file.exists():
+            write_aside(file, lambda aside: Image.fromarray(photo()).save(aside, "JPEG", quality=95))
+        return str(file), words
+
+    return put
 
 
 def _in_words(work: Callable[[], str]) -> str:

@@ -47,7 +47,9 @@ def serve(port: int, host: str, models: Sequence[str], device: str = "auto") -> 
         console.print(f"http://{f'[{address}]' if ':' in address else address}:{port}", highlight=False)
         if address not in LOCAL:
             console.print("whoever reaches this address can use it, without a password", style="yellow")
-        config = uvicorn.Config(app, log_level="warning", limit_concurrency=CONNECTIONS, ws="none")
+        config = uvicorn.Config(
+            app, log_level="warning", limit_concurrency=CONNECTIONS, ws="none", timeout_graceful_shutdown=3
+        )
         uvicorn.Server(config).run(sockets=[listener])
     return 0
 
@@ -60,7 +62,7 @@ def make_app(desk: Desk, uploads: Path) -> Any:
     from fastapi import FastAPI
 
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif"]
-    theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=fonts)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_route(SEGMENT, make_endpoint(desk), methods=["POST"])
     gr.mount_gradio_app(

@@ -27,7 +27,7 @@ def photo_html(photo: Photo) -> str:
     """A photo alone, before it is segmented."""
     height, width = photo.shape[:2]
     return (
-        f'<div class="seg"><div class="seg-photo">{_base(photo)}</div>'
+        f'<div class="seg">{_stage(photo)}'
         f'<p class="seg-note">{width} × {height} pixels. Name what is in it, then press Segment.</p></div>'
     )
 
@@ -35,6 +35,19 @@ def photo_html(photo: Photo) -> str:
 def words_html(words: str) -> str:
     """A page's stage that has nothing to show yet."""
     return f'<div class="seg"><p class="seg-empty">{escape(words)}</p></div>'
+
+
+def thumbnails_html(text: str, photos: dict[str, Photo]) -> str:
+    """A text; and the rules that put each photo, small, on the button whose id is given."""
+    rules = "".join(f"#examples #{name}{{background-image:url({_thumbnail(photo)})}}" for name, photo in photos.items())
+    return f"<style>{rules}</style>{escape(text)}"
+
+
+def _thumbnail(photo: Photo) -> str:
+    side = min(photo.shape[:2])
+    top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
+    small = cv2.resize(photo[top : top + side, left : left + side], (64, 64), interpolation=cv2.INTER_AREA)
+    return _url(Image.fromarray(small), "JPEG", quality=85)
 
 
 def error_html(why: str) -> str:
@@ -53,7 +66,6 @@ def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str
     found = result.found()
     labels = [f for f in found if f.index]
     colours = palette(1 + len(result.names))
-    photo = _shrink(result.photo, cv2.INTER_AREA)
     small = _shrink(result.labels, cv2.INTER_NEAREST)
     layers = "".join(_layer(small == f.index, f, colours[f.index]) for f in labels)
     rows = "".join(_row(f, colours[f.index]) for f in found)
@@ -61,7 +73,7 @@ def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str
     absent = f'<p class="seg-note">Not found: {escape(", ".join(missing))}.</p>' if missing else ""
     height, width = result.labels.shape
     return (
-        f'<div class="seg"><style>{_rules(labels)}</style><div class="seg-photo">{_base(photo)}{layers}</div>'
+        f'<div class="seg"><style>{_rules(labels)}</style>{_stage(result.photo, layers)}'
         f'<p class="seg-note">{width} × {height} pixels, {seconds:.1f} s. Point at a label to see it alone; '
         f"untick it to hide it.</p>"
         '<table class="seg-table"><thead><tr><th>label</th><th>share</th><th class="seg-number">score</th></tr></thead>'
@@ -120,9 +132,10 @@ def _files(result: Segmentation, stem: str, extra: dict[str, object]) -> str:
     )
 
 
-def _base(photo: Photo) -> str:
-    small = Image.fromarray(_shrink(photo, cv2.INTER_AREA))
-    return f'<img alt="the photo" src="{_url(small, "JPEG", quality=90)}">'
+def _stage(photo: Photo, layers: str = "") -> str:
+    height, width = photo.shape[:2]
+    url = _url(Image.fromarray(_shrink(photo, cv2.INTER_AREA)), "JPEG", quality=90)
+    return f'<div class="seg-photo" style="--shape:{width / height:.4f}"><img alt="the photo" src="{url}">{layers}</div>'
 
 
 def _shrink(image: ndarray, how: int) -> ndarray:
@@ -146,4 +159,6 @@ def _json_url(record: object) -> str:
 
 def _sentence(why: str) -> str:
     why = " ".join(why.split())
-    return why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
+    if "." not in why.split(" ")[0]:  # a file keeps its name as it is
+        why = why[:1].upper() + why[1:]
+    return why if why.endswith(".") else f"{why}."
