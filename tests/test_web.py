@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,22 @@ def test_the_example_client_runs(served: Served, tmp_path: Path) -> None:
     assert refused.returncode == 1 and refused.stderr.startswith("400: ") and "repeats" in refused.stderr
 
 
+def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
+    """docs/web.md: curl, and the client."""
+    if shutil.which("curl") is None:
+        pytest.skip("no curl here")
+    root = Path(__file__).parents[1]
+    (tmp_path / "photo.jpg").write_bytes(png(PHOTO))
+    (tmp_path / "examples").symlink_to(root / "examples")
+    blocks = re.findall(r"```sh\n(.*?)```", (root / "docs/web.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        command = block.replace("http://127.0.0.1:7860", served.address).replace("python ", f"{sys.executable} ")
+        printed = subprocess.run(["bash", "-ec", command], cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert "cat" in printed.stdout
+    assert (tmp_path / "mask.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("question", "words"),
     [
@@ -156,6 +174,12 @@ def test_too_many_pixels_or_bytes(served: Served) -> None:
     assert_in_words(served.client.post("/segment", content=iter([b"{}"])), 411, "Content-Length")
 
 
+def test_a_full_disk(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    response = served.client.post("/gradio_api/upload", files={"files": ("photo.png", png(PHOTO))})
+    assert_in_words(response, 507, "no room")
+
+
 def test_only_json_and_only_post(served: Served) -> None:
     assert_in_words(served.client.post("/segment", content=b"{}", headers={"content-type": "text/plain"}), 415, "JSON")
     assert_in_words(served.client.get("/segment"), 405, "POST")
@@ -211,7 +235,10 @@ def test_a_full_line_of_the_page(served: Served) -> None:
                 time.sleep(0.01)
         answers = [p.result() for p in pressed]
     refused = [answer for answer in answers if answer.status_code == 503]
-    assert refused and all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+    assert refused
+    for answer in refused:
+        assert_in_words(answer, 503, "waiting")
+        assert int(answer.headers["retry-after"]) > 0
     assert all("seg-table" in answer.text for answer in answers if answer not in refused)
 
 
@@ -220,7 +247,9 @@ def test_a_full_line_of_the_page(served: Served) -> None:
 
 def test_the_page_shows_what_the_segmenter_finds(served: Served) -> None:
     expected = Segmenter(small_model(), "paper").segment(PHOTO, LABELS, background=0.26)
-    html = served.stage(served.upload(png(PHOTO), "my cup.png"), "cup\npotted plant", "threshold", 0.26, "paper", "other")
+    html = served.stage(
+        served.upload(png(PHOTO), "my cup.png"), "cup\npotted plant", "threshold", 0.26, "paper", "other"
+    )
     for found in expected.found():
         row = html.split(f'class="seg-row-{found.index}"')[1].split("</tr>")[0]
         assert found.label in row and f"{100 * found.share:.1f}%" in row and f"{found.score:.2f}" in row

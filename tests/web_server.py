@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
+from segclip.cli import TERMINATED
 from segclip.segment import Segmenter
 from segclip.web.desk import PLACES, PROTOCOLS, Desk
 from segclip.web.serve import make_app
@@ -71,6 +74,21 @@ def serve(segmenters: dict[str, dict[Any, Segmenter]], uploads: Path, places: in
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def serve_by_command(*arguments: str) -> Iterator[str]:
+    """`segclip web` in a process of its own, at a port that is free; gives its address."""
+    command = [sys.executable, "-m", "segclip", "web", *arguments, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        try:
+            address = next((line.strip() for line in process.stderr if line.startswith("http://")), None)
+            assert address, "it ended before it served"
+            yield address
+        finally:
+            process.terminate()
+        assert process.wait(PATIENCE) == TERMINATED
 
 
 def segmenters_of(model: Any) -> dict[Any, Segmenter]:

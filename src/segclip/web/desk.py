@@ -102,10 +102,7 @@ class Desk:
         if len(labels) > MAX_LABELS:
             raise ValueError(f"{len(labels)} labels; at most {MAX_LABELS} are taken at once")
         for label in labels:
-            if isinstance(label, str) and len(label) > MAX_LETTERS:
-                raise ValueError(f"label {label[:30]!r}... has {len(label)} letters; at most {MAX_LETTERS} are taken")
-            if isinstance(label, str) and any("\ud800" <= letter <= "\udfff" for letter in label):
-                raise ValueError(f"label {label!r} holds half a letter, which no text may; remove it")
+            _check_text(label)
         model = self.models[0] if model is None else model
         if not isinstance(model, str) or model not in self._segmenters:
             raise ValueError(f"model {_short(model)}; here are {', '.join(self.models)}")
@@ -150,6 +147,16 @@ def read_photo(data: bytes, name: str = "the photo") -> Photo:
     if len(data) > MAX_BYTES:
         raise ValueError(f"{name}: {len(data) / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} are taken: scale it down")
     return decode_photo(data, name, MAX_PIXELS)
+
+
+def _check_text(label: object) -> None:
+    """What `check_labels` takes for granted."""
+    if not isinstance(label, str):
+        raise ValueError(f"label {_short(label)}; expected a text")
+    if len(label) > MAX_LETTERS:
+        raise ValueError(f"label {_short(label)} has {len(label)} letters; at most {MAX_LETTERS} are taken")
+    if any("\ud800" <= letter <= "\udfff" for letter in label):
+        raise ValueError(f"label {label!r} holds half a letter, which no text may; remove it")
 
 
 def _background(value: object) -> Background:

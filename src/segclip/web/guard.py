@@ -7,11 +7,12 @@ there for clients of ours.
 import json
 import os
 import re
+import shutil
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from segclip.web.desk import MAX_BYTES, RETRY_AFTER
+from segclip.web.desk import MAX_BYTES, RETRY_AFTER, BusyError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,6 +27,7 @@ READ = re.compile(
 )
 SMALL = 256 * 1024  # what the page sends when a button is pressed: labels and numbers
 MOST = {SEGMENT: MAX_BYTES * 4 // 3 + SMALL, UPLOAD: MAX_BYTES + SMALL, JOIN: SMALL, "/gradio_api/cancel": SMALL}
+ROOM = 2**30  # bytes of the disk that uploads leave free
 HEADERS = {
     # Nothing is fetched from elsewhere, whatever a page of gradio's would like to. It needs eval for its templates.
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -54,6 +56,8 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         refusal = _refusal(scope)
+        if refusal is None and scope["path"] == UPLOAD and shutil.disk_usage(self.uploads).free < ROOM:
+            refusal = 507, "there is no room for photos on the server now; please try again later"
         if refusal is None and scope["path"] == JOIN:
             message = await _whole(receive)
             if not _names_uploads(message["body"], self.uploads):
@@ -62,10 +66,17 @@ class Guard:
         if refusal is not None:
             return await refuse(send, *refusal)
 
+        refused = False
+
         async def send_safely(message: Message) -> None:
+            nonlocal refused
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_headers(message["status"])]
-            await send(message)
+                refused = message["status"] == 503
+                if refused:  # gradio's line is full, or ours: in the same words
+                    return await refuse(send, 503, str(BusyError()))
+            if not refused:
+                await send(message)
 
         await self.app(scope, receive, send_safely)
 
@@ -136,5 +147,3 @@ def _again(message: Message, receive: Receive) -> Receive:
 def _headers(status: int) -> list[tuple[bytes, bytes]]:
     headers = HEADERS | ({"retry-after": str(RETRY_AFTER)} if status == 503 else {})
     return [(name.encode(), value.encode()) for name, value in headers.items()]
-
-

@@ -19,6 +19,7 @@ from segclip.web.guard import SEGMENT, Guard
 from segclip.web.page import HEAD, build_page
 
 CONNECTIONS = 200  # at once; more are refused
+TERMINATED = 143  # as the command's exit code
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def serve(port: int, host: str, models: Sequence[str], device: str = "auto") -> 
         raise ValueError('gradio is not installed; pip install "segclip[web]"') from error
     console = Console(stderr=True)
     listener = _listen(host, port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that uploads are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # as an exception, so that uploads are removed
     with listener, tempfile.TemporaryDirectory(prefix="segclip-web-") as folder:
         with console.status("loading and warming up"):
             desk = open_desk(models, pick_device(device))

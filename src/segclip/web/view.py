@@ -127,15 +127,15 @@ def _files(result: Segmentation, stem: str, extra: dict[str, object]) -> str:
         f"{stem}.json": ("JSON", _json_url(record)),
         f"{stem}.coco.json": ("COCO", _json_url(result.to_coco(stem))),
     }
-    return "".join(
-        f'<a download="{escape(name)}" href="{url}">{title}</a>' for name, (title, url) in files.items()
-    )
+    return "".join(f'<a download="{escape(name)}" href="{url}">{title}</a>' for name, (title, url) in files.items())
 
 
 def _stage(photo: Photo, layers: str = "") -> str:
     height, width = photo.shape[:2]
     url = _url(Image.fromarray(_shrink(photo, cv2.INTER_AREA)), "JPEG", quality=90)
-    return f'<div class="seg-photo" style="--shape:{width / height:.4f}"><img alt="the photo" src="{url}">{layers}</div>'
+    return (
+        f'<div class="seg-photo" style="--shape:{width / height:.4f}"><img alt="the photo" src="{url}">{layers}</div>'
+    )
 
 
 def _shrink(image: ndarray, how: int) -> ndarray:
