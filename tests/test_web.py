@@ -22,9 +22,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from small_model import small_model
-
-pytest.importorskip("gradio", reason="the extra `web` is not installed")
-
 from web_server import PATIENCE, Served, as_file, png, segmenters_of, serve, text, unpacked
 
 from segclip.cli import main

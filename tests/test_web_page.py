@@ -5,28 +5,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
-
-pytest.importorskip("gradio", reason="the extra `web` is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("no Chromium here; on Debian: apt-get install chromium", allow_module_level=True)
-
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from web_server import Served, segmenters_of, serve
 
 from segclip.checkpoints import load
 from segclip.drawing import palette
 from segclip.web.desk import PLACES
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium")
 PHOTO = skimage.data.coffee()
 PATIENCE = 120_000  # milliseconds
 
@@ -38,8 +30,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with playwright.sync_playwright() as started:
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
@@ -51,7 +43,7 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "coffee.png"
 
 
-def opened(browser: "Browser", served: Served, width: int = 1280, height: int = 900) -> "Page":
+def opened(browser: Browser, served: Served, width: int = 1280, height: int = 900) -> Page:
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     page.goto(served.address)
@@ -59,18 +51,18 @@ def opened(browser: "Browser", served: Served, width: int = 1280, height: int = 
     return page
 
 
-def drop(page: "Page", photo: Path) -> None:
+def drop(page: Page, photo: Path) -> None:
     page.set_input_files("#photo input[type=file]", photo)
     page.wait_for_selector(".seg-photo img")
 
 
-def segment(page: "Page", labels: str) -> None:
+def segment(page: Page, labels: str) -> None:
     page.fill("#labels textarea", labels)
     page.click("#go")
     page.wait_for_selector(".seg-table")
 
 
-def shown(page: "Page") -> np.ndarray:
+def shown(page: Page) -> np.ndarray:
     """What is seen of the photo, in its own size; the names on it hidden, the colours not fading."""
     page.add_style_tag(content=".seg-name { display: none !important } .seg-photo img { transition: none !important }")
     image = Image.open(io.BytesIO(page.locator(".seg-photo").screenshot())).convert("RGB")
@@ -78,7 +70,7 @@ def shown(page: "Page") -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_from_a_photo_to_its_overlay(browser: "Browser", served: Served, photo: Path) -> None:
+def test_from_a_photo_to_its_overlay(browser: Browser, served: Served, photo: Path) -> None:
     page = opened(browser, served)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
@@ -115,7 +107,7 @@ def test_from_a_photo_to_its_overlay(browser: "Browser", served: Served, photo: 
 
 
 @pytest.mark.slow
-def test_on_a_phone(browser: "Browser", served: Served, tmp_path: Path, photo: Path) -> None:
+def test_on_a_phone(browser: Browser, served: Served, tmp_path: Path, photo: Path) -> None:
     page = opened(browser, served, 375, 812)
     (tmp_path / "cat.jpg").write_text("no image")
     page.set_input_files("#photo input[type=file]", tmp_path / "cat.jpg")
@@ -136,10 +128,15 @@ def test_on_a_phone(browser: "Browser", served: Served, tmp_path: Path, photo: P
 
 
 @pytest.mark.slow
-def test_labels_run_no_script(browser: "Browser", served: Served, photo: Path) -> None:
+def test_labels_run_no_script(browser: Browser, served: Served, photo: Path) -> None:
     page = opened(browser, served)
     alerts: list[str] = []
-    page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+
+    def note(dialog: Dialog) -> None:
+        alerts.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", note)
     labels = ["<img src=x onerror=alert(1)>", "${alert(2)}", "{{constructor}}", "</style><script>alert(3)</script>"]
     page.click("#how >> text=none")
     drop(page, photo)
@@ -150,7 +147,7 @@ def test_labels_run_no_script(browser: "Browser", served: Served, photo: Path) -
 
 
 @pytest.mark.slow
-def test_a_full_line_in_words(browser: "Browser", served: Served, photo: Path) -> None:
+def test_a_full_line_in_words(browser: Browser, served: Served, photo: Path) -> None:
     page = opened(browser, served)
     drop(page, photo)
     page.fill("#labels textarea", "cup")

@@ -162,8 +162,9 @@ def _check_text(label: object) -> None:
 def _background(value: object) -> Background:
     if value is None or value == "none":
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value == "auto" or (number and 0 <= value <= 1):
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return value
     raise ValueError(f'background {_short(value)}; give "auto", "none" or a number in 0..1')
 

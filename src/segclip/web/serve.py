@@ -61,9 +61,10 @@ def make_app(desk: Desk, uploads: Path) -> Any:
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(uploads))
     import gradio as gr
     from fastapi import FastAPI
+    from gradio.themes import Base
 
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif"]
-    theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=fonts)
+    theme = Base(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=fonts)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_route(SEGMENT, make_endpoint(desk), methods=["POST"])
     gr.mount_gradio_app(
