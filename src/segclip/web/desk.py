@@ -20,7 +20,7 @@ from segclip.segment import Segmenter
 from segclip.segmentation import Segmentation
 
 MAX_BYTES = 20 * 2**20  # of a photo's file
-MAX_PIXELS = 40_000_000  # of a photo: about 1.5 GB of memory while it is segmented
+MAX_PIXELS = 40_000_000  # of a photo: about 1 GB of memory while it is segmented
 MAX_LABELS = 100
 MAX_LETTERS = 100  # of a label
 PLACES = 16  # one at work, the others in line
