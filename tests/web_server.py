@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -93,6 +94,14 @@ def serve_by_command(*arguments: str) -> Iterator[str]:
 
 def segmenters_of(model: Any) -> dict[Any, Segmenter]:
     return {protocol: Segmenter(model, protocol) for protocol in PROTOCOLS}
+
+
+def assert_in_words(response: httpx.Response, status: int, words: str = "") -> None:
+    """An error with this code, told with these words, without a trace or a path."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert words in error and len(error) < 400
+    assert not re.search(r"Traceback|File \"|site-packages|\.py|/tmp|0x", response.text), response.text
 
 
 def as_file(path: object) -> dict[str, Any]:

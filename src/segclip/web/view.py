@@ -74,8 +74,8 @@ def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str
     height, width = result.labels.shape
     return (
         f'<div class="seg"><style>{_rules(labels)}</style>{_stage(result.photo, layers)}'
-        f'<p class="seg-note">{width} × {height} pixels, {seconds:.1f} s. Point at a label, or tap it, to see it alone; '
-        f"untick it to hide it.</p>"
+        f'<p class="seg-note">{width} × {height} pixels, {seconds:.1f} s. Point at a label, or tap it, to see it '
+        "alone; untick it to hide it.</p>"
         '<table class="seg-table"><thead><tr><th>label</th><th>share</th><th class="seg-number">score</th></tr></thead>'
         f'<tbody>{rows}</tbody></table>{absent}<div class="seg-files">{_files(result, stem, extra)}</div></div>'
     )
