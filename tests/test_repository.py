@@ -1,6 +1,7 @@
 """The repository keeps its word: the README's commands run, and what the pages name exists."""
 
 import ast
+import base64
 import importlib.metadata
 import json
 import os
@@ -12,12 +13,14 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import jaxtyping
 import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from pages import ROOT, blocks, write_inputs
+from web_server import serve_by_command
 
 from segclip.cli import main
 from segclip.config import CacheConfig
@@ -44,10 +47,23 @@ def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(folder)
     monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, cache=CacheConfig(mosaics=(2,))))
     commands = [shlex.split(line, comments=True) for line in shell_lines() if line.startswith("segclip ")]
-    assert {command[1] for command in commands} == {"segment", "convert", "export", "prepare", "train", "evaluate"}
+    assert {command[1] for command in commands} == {
+        "segment",
+        "convert",
+        "export",
+        "prepare",
+        "train",
+        "evaluate",
+        "web",
+    }
     for _, *arguments in commands:
         if arguments[0] == "export":  # torch cannot trace through the type checks of the tests
             subprocess.run([sys.executable, "-m", "segclip", *arguments], check=True)
+            continue
+        if arguments[0] == "web":
+            assert arguments[1] == "--port" and len(arguments) == 3
+            with serve_by_command() as address:
+                check_page(address)
             continue
         steps = ["--steps", "2"] if arguments[0] == "train" and "--resume" not in arguments else []
         assert main([*arguments, *steps]) == 0, arguments
@@ -56,6 +72,14 @@ def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert (folder / "out" / f"{stem}.{suffix}").stat().st_size > 0
     assert (folder / "report" / "index.html").is_file() and (folder / "run" / "model.safetensors").is_file()
     assert (folder / "shards" / "preview.png").is_file() and (folder / "cats.onnx").is_file()
+
+
+def check_page(address: str) -> None:
+    """`segclip web`: a page, and an endpoint that tells of a photo what the command does."""
+    assert "SegCLIP" in httpx.get(address).text
+    photo = base64.b64encode(Path("photo.jpg").read_bytes()).decode()
+    answer = httpx.post(f"{address}/segment", json={"photo": photo, "labels": ["cat"]}, timeout=60).json()
+    assert answer["model"] == "mini" and (answer["width"], answer["height"]) == (451, 300)
 
 
 def test_readmes_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

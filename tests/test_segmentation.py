@@ -1,11 +1,13 @@
 """A Segmentation is drawn, saved and listed as documented."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from segclip.drawing import LISTED, OKABE_ITO, palette
 from segclip.segmentation import Segmentation
@@ -45,6 +47,28 @@ def test_saved_files(tmp_path: Path) -> None:
     assert (stored["width"], stored["height"], stored["protocol"], stored["background"]) == (120, 80, "open", "auto")
     assert stored["labels"] == ["dog", "cat"]
     assert stored["found"][1] == {"label": "cat", "index": 2, "share": 0.25, "score": 0.75, "box": [0, 0, 60, 40]}
+
+
+def test_coco_reads_what_was_found(tmp_path: Path) -> None:
+    result = make(("dog", "cat", "猫"), np.random.default_rng(0).integers(0, 3, (31, 47)))
+    (tmp_path / "coco.json").write_text(json.dumps(result.to_coco("a.jpg")), encoding="utf-8")
+    read = COCO(tmp_path / "coco.json")
+    assert [(c["id"], c["name"]) for c in read.loadCats(read.getCatIds())] == [(1, "dog"), (2, "cat"), (3, "猫")]
+    assert read.loadImgs([1])[0] == {"id": 1, "file_name": "a.jpg", "width": 47, "height": 31}
+    labels = np.zeros_like(result.labels)
+    for one in map(dict, read.loadAnns(read.getAnnIds(imgIds=[1]))):
+        mask = read.annToMask(one) > 0  # type: ignore[arg-type]
+        assert one["area"] == mask.sum() and one["score"] == 0.5 and one["bbox"] == [0, 0, 47, 31]
+        labels[mask] = one["category_id"]
+    assert (labels == result.labels).all() and len(read.anns) == 2
+    box = quarters().to_coco()["annotations"][0]["bbox"]
+    assert box == [0, 0, 60, 40] and not make(("dog",), np.zeros((4, 4))).to_coco()["annotations"]
+
+
+def test_coco_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ValueError, match=r'pip install "segclip\[annotate\]"'):
+        quarters().to_coco()
 
 
 @pytest.mark.parametrize(("count", "mode"), [(255, "P"), (256, "I;16"), (5000, "I;16")])

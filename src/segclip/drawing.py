@@ -78,7 +78,7 @@ def _write_name(
     draw: ImageDraw.ImageDraw, mask: Bool[ndarray, "H W"], text: tuple[str, Font], size: int, colour: tuple[int, ...]
 ) -> None:
     """The name at the widest place of the label's largest piece, where it can be read; else the legend alone has it."""
-    place = _widest_place(mask)
+    place = widest_place(mask)
     if place is None or place[2] < 0.6 * size:
         return
     name, font = text
@@ -93,7 +93,7 @@ def _write_name(
     draw.text((x, y), name, fill=fill, font=font, anchor="lt", stroke_width=max(1, size // 9), stroke_fill=outline)
 
 
-def _widest_place(mask: Bool[ndarray, "H W"]) -> tuple[float, float, float] | None:
+def widest_place(mask: Bool[ndarray, "H W"]) -> tuple[float, float, float] | None:
     """x and y of the point of the largest piece that is farthest from its edge, and that distance, in pixels."""
     step = max(1, min(mask.shape) // 256)  # a name needs no finer place
     small = mask[::step, ::step].astype(np.uint8)

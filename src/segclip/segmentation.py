@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from segclip import coco
 from segclip.drawing import draw_overlay, palette
 
 PALETTE_ENTRIES = 256  # of a palette PNG; with more labels the mask is a 16-bit PNG
@@ -93,6 +94,31 @@ class Segmentation:
             "background": self.background,
             "labels": list(self.names),
             "found": [asdict(f) for f in self.found()],
+        }
+
+    def to_coco(self, file_name: str = "photo") -> dict[str, Any]:
+        """A COCO data set of this photo, ready for JSON: one annotation per label found, as compressed run lengths.
+
+        The categories are all labels, numbered as in the label map; the background is no category. Each annotation
+        has the mean `score` of its pixels.
+
+        Args:
+            file_name: of the photo, as COCO's reader shall find it.
+
+        Raises:
+            ValueError: pycocotools is not installed.
+        """
+        annotations = [
+            coco.annotation(
+                number, 1, f.index, coco.encode_rle(mask := self.labels == f.index), int(mask.sum()), f.box, f.score
+            )
+            for number, f in enumerate((f for f in self.found() if f.index), 1)
+        ]
+        height, width = self.labels.shape
+        return {
+            "images": [coco.image(1, file_name, (height, width))],
+            "annotations": annotations,
+            "categories": coco.categories(self.names),
         }
 
     def save(self, folder: str | os.PathLike, stem: str) -> tuple[Path, Path, Path]:

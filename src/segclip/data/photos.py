@@ -53,14 +53,15 @@ def open_photo(photo: PhotoSource) -> Photo:
     raise PhotoError(f"a {type(photo).__name__} is no photo; give a path, a PIL image or a uint8 (H,W,3) array")
 
 
-def decode_photo(data: bytes, name: str) -> Photo:
+def decode_photo(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Photo:
     """`open_photo` for the bytes of an image file; `name` is what errors call it."""
-    return np.array(decode_image(data, name))
+    return np.array(decode_image(data, name, max_pixels))
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """`decode_photo`, as a PIL image of mode RGB."""
     with io.BytesIO(data) as file, _open_header(file, name) as image:
+        _check_pixels(*image.size, name, max_pixels)
         return _decode_image(image, name)
 
 
@@ -118,11 +119,11 @@ def _check_array(photo: np.ndarray) -> Photo:
     return np.ascontiguousarray(photo)
 
 
-def _check_pixels(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
+def _check_pixels(width: int, height: int, name: str, most: int = MAX_PIXELS) -> None:
+    if width * height > most:
         raise PhotoError(
             f"{name}: {width}x{height} is {width * height / 1e6:.0f} megapixels, maybe a decompression bomb; "
-            f"at most {MAX_PIXELS // 10**6} are read: scale it down"
+            f"at most {most // 10**6} are read: scale it down"
         )
 
 

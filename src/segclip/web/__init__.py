@@ -1,0 +1,1 @@
+"""The page and the endpoint that `segclip web` serves."""
