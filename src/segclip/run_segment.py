@@ -20,10 +20,11 @@ from segclip.overlap import overlapped
 from segclip.segment import AnyPhoto, Background, EncodedPhoto, Protocol, Segmentation, Segmenter
 
 BATCH = 4  # photos at once: enough windows for a GPU, few enough pixels for a laptop
-WRITTEN = (".overlay.png", ".mask.png", ".json")
+WRITTEN = ("{}.overlay.png", "{}.mask.png", "{}.json")  # of a photo, with its stem
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+R = TypeVar("R")
 Failure = tuple[str, str]  # which photo, and why
 
 
@@ -55,14 +56,16 @@ def segment_files(
     if files:
         segmenter = Segmenter(load(model, pick_device(device)), protocol, dtype=dtype)
         with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
-            for path, result in progress.track(_segment_all(segmenter, files, labels, wanted, out), len(files)):
+            named = list(zip(files, unused_stems(files, out), strict=True))
+            results = segment_all(segmenter, named, labels, wanted, lambda result, _, stem: _save(result, out, stem))
+            for path, result in progress.track(results, len(files)):
                 if isinstance(result, str):
                     failures.append((str(path), result))
                     continue
                 done += 1
                 if len(files) == 1:
                     Console().print(result_table(result, path))
-    _report(failures, done, out)
+    report(failures, done, out)
     return (1 if failures else 0) if done else 2
 
 
@@ -79,14 +82,14 @@ def find_photos(paths: Iterable[Path]) -> tuple[list[Path], list[Failure]]:
     return list(files.values()), failures
 
 
-def unused_stems(files: Sequence[Path], out: Path) -> list[str]:
+def unused_stems(files: Sequence[Path], out: Path, written: Sequence[str] = WRITTEN) -> list[str]:
     """A stem for each photo's files: its own, or with -2, -3 ... where another has it or an input would be lost."""
     inputs = {file.resolve() for file in files}
     taken: set[str] = set()
     stems = []
     for file in files:
         stem, number = file.stem, 1
-        while stem.casefold() in taken or any((out / f"{stem}{end}").resolve() in inputs for end in WRITTEN):
+        while stem.casefold() in taken or any((out / name.format(stem)).resolve() in inputs for name in written):
             number += 1
             stem = f"{file.stem}-{number}"
         if number > 1:
@@ -150,34 +153,47 @@ def result_table(result: Segmentation, path: Path) -> Table:
     return table
 
 
-def _segment_all(
-    segmenter: Segmenter, files: Sequence[Path], labels: Sequence[str], background: Background, out: Path
-) -> Iterator[tuple[Path, Segmentation | str]]:
-    """Each photo and its result, or why there is none; the next ones are read, the last ones written, meanwhile."""
+def segment_all(
+    segmenter: Segmenter,
+    named: Sequence[tuple[Path, str]],
+    labels: Sequence[str],
+    background: Background,
+    finish: Callable[[Segmentation, Path, str], R | str],
+) -> Iterator[tuple[Path, R | str]]:
+    """Each photo, and what became of it; the next ones are read, the last ones finished, while the model works.
+
+    Args:
+        segmenter: the model and the protocol.
+        named: photos, each with the stem of its files.
+        labels: as for `Segmenter.segment`.
+        background: likewise.
+        finish: makes of a photo's segmentation, its path and stem what is given back; a text is a reason to fail.
+    """
 
     def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | str]]:
         return [(path, stem, _try(open_photo, path)) for path, stem in batch]
 
-    def finish(
-        batch: Sequence[tuple[Path, str, EncodedPhoto | str]],
-    ) -> list[tuple[Path, Segmentation | str]]:
-        return [(path, photo if isinstance(photo, str) else label(photo, stem)) for path, stem, photo in batch]
+    def label(batch: Sequence[tuple[Path, str, EncodedPhoto | str]]) -> list[tuple[Path, R | str]]:
+        return [
+            (path, photo if isinstance(photo, str) else label_one(photo, path, stem)) for path, stem, photo in batch
+        ]
 
-    def label(photo: EncodedPhoto, stem: str) -> Segmentation | str:
+    def label_one(photo: EncodedPhoto, path: Path, stem: str) -> R | str:
         result = _try(lambda: segmenter.label(photo, labels, background=background))
-        if isinstance(result, str):
-            return result
-        try:
-            result.save(out, stem)
-        except OSError as error:
-            return f"cannot be written to {out}: {error.strerror or error}"
-        return result
+        return result if isinstance(result, str) else finish(result, path, stem)
 
-    named = list(zip(files, unused_stems(files, out), strict=True))
     batches = [named[i : i + BATCH] for i in range(0, len(named), BATCH)]
     encoded = (_encode(segmenter, batch) for batch in overlapped(batches, read))
-    for results in overlapped(encoded, finish):
+    for results in overlapped(encoded, label):
         yield from results
+
+
+def _save(result: Segmentation, out: Path, stem: str) -> Segmentation | str:
+    try:
+        result.save(out, stem)
+    except OSError as error:
+        return f"cannot be written to {out}: {error.strerror or error}"
+    return result
 
 
 def _encode(
@@ -202,7 +218,8 @@ def _try(work: Callable[..., T], *arguments: object) -> T | str:
         return f"cannot be segmented: {why}"
 
 
-def _report(failures: Sequence[Failure], done: int, out: Path) -> None:
+def report(failures: Sequence[Failure], done: int, out: Path) -> None:
+    """Say how many photos were written, and which failed."""
     console = Console(stderr=True)
     if done:
         count = "1 photo" if done == 1 else f"{done} photos"
