@@ -58,6 +58,48 @@ def segment(
     return segment_files(photos, labels, out, model, device, protocol, background, dtype)
 
 
+def annotate(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    /,
+    labels: tuple[str, ...],
+    out: Path,
+    model: str = "mini",
+    device: str = "auto",
+    protocol: Literal["open", "paper", "groupvit"] = "open",
+    background: str = "auto",
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32",
+    clean: float = 0.0005,
+    tolerance: float = 1.0,
+    ray: bool = False,
+) -> int:
+    """Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index PNGs.
+
+    Writes OUT/coco.json, coco-polygons.json, panoptic.json, cvat.xml, label-studio.json, yolo/, masks/ and
+    review.csv, the most doubtful regions first. One annotation per label and photo: it does not count things. Killed
+    at any moment, the same command goes on. docs/annotate.md tells how to import each file.
+
+    Args:
+        folder: Folder of photos.
+        labels: What to look for: --labels cat "potted plant".
+        out: Folder to write to; made if missing.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        device: auto, cpu, cuda, mps ...
+        protocol: open, paper or groupvit: see segclip segment.
+        background: auto, none, or a number in 0..1: see segclip segment.
+        dtype: Of the image tower's products: see segclip segment.
+        clean: Share of a photo's area; smaller pieces and holes are given to their neighbours. 0: none are.
+        tolerance: How far a polygon may lie from the pixels' edges, in pixels. 0: along them, with many corners.
+        ray: Do the work on a Ray cluster (pip install "segclip[scale]").
+    """
+    from segclip.annotate import Drawing, Request
+    from segclip.run_annotate import annotate_folder
+    from segclip.run_segment import parse_background
+
+    drawing = Drawing(clean, tolerance)
+    request = Request(labels, model, device, protocol, parse_background(background), dtype, drawing)
+    return annotate_folder(folder, out, request, ray=ray)
+
+
 def convert(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
@@ -303,6 +345,7 @@ def _train(config: TrainConfig, data: str | None, out: Path) -> int:
 
 COMMANDS = {
     "segment": segment,
+    "annotate": annotate,
     "convert": convert,
     "export": export,
     "prepare": prepare,

@@ -87,7 +87,7 @@ def _ring(contour: Int[ndarray, "N 2"], tolerance: float) -> Ring:
 def _join(ring: Ring, holes: list[Ring]) -> Ring:
     """An outline with its holes cut into it, the nearest corners joined."""
     for hole in sorted(holes, key=lambda h: h[:, 0].min()):
-        distances, nearest = KDTree(hole).query(ring)
+        distances, nearest = map(np.asarray, KDTree(hole).query(ring))
         i = int(distances.argmin())
         j = int(nearest[i])
         ring = np.concatenate([ring[: i + 1], np.roll(hole, -j, axis=0), hole[j : j + 1], ring[i:]])
