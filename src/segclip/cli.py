@@ -100,6 +100,31 @@ def annotate(
     return annotate_folder(folder, out, request, ray=ray)
 
 
+def regions(
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO...")],
+    /,
+    out: Path,
+    labels: tuple[str, ...] = (),
+    model: str = "mini",
+    device: str = "auto",
+) -> int:
+    """Draw what the learnable centers gathered in photos, each seen whole, not in windows.
+
+    Writes STEM.regions.png: two pictures for each center, the patches that went to it (hard), and the share it took of
+    each patch (soft), bright where it took much.
+
+    Args:
+        photos: Photos, or folders of photos.
+        out: Folder to write to; made if missing.
+        labels: Name each region with the nearest of these, and its probability among them.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        device: auto, cpu, cuda, mps ...
+    """
+    from segclip.run_regions import draw_regions
+
+    return draw_regions(photos, out, labels, model, device)
+
+
 def convert(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
@@ -346,6 +371,7 @@ def _train(config: TrainConfig, data: str | None, out: Path) -> int:
 COMMANDS = {
     "segment": segment,
     "annotate": annotate,
+    "regions": regions,
     "convert": convert,
     "export": export,
     "prepare": prepare,

@@ -36,7 +36,7 @@ def segment_all(
     """
 
     def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | str]]:
-        return [(path, stem, _try(open_photo, path)) for path, stem in batch]
+        return [(path, stem, attempt(open_photo, path)) for path, stem in batch]
 
     def label(batch: Sequence[tuple[Path, str, EncodedPhoto | str]]) -> list[tuple[Path, R | str]]:
         return [
@@ -44,7 +44,7 @@ def segment_all(
         ]
 
     def label_one(photo: EncodedPhoto, path: Path, stem: str) -> R | str:
-        result = _try(lambda: segmenter.label(photo, labels, background=background))
+        result = attempt(lambda: segmenter.label(photo, labels, background=background))
         return result if isinstance(result, str) else finish(result, path, stem)
 
     batches = [named[i : i + BATCH] for i in range(0, len(named), BATCH)]
@@ -58,12 +58,12 @@ def _encode(
 ) -> list[tuple[Path, str, EncodedPhoto | str]]:
     """Encode together; where that fails, for want of memory mostly, one by one."""
     photos = [photo for *_, photo in batch if not isinstance(photo, str)]
-    found = _try(segmenter.encode, photos)
-    encoded = iter([_try(lambda p=p: segmenter.encode([p])[0]) for p in photos] if isinstance(found, str) else found)
+    found = attempt(segmenter.encode, photos)
+    encoded = iter([attempt(lambda p=p: segmenter.encode([p])[0]) for p in photos] if isinstance(found, str) else found)
     return [(path, stem, photo if isinstance(photo, str) else next(encoded)) for path, stem, photo in batch]
 
 
-def _try(work: Callable[..., T], *arguments: object) -> T | str:
+def attempt(work: Callable[..., T], *arguments: object) -> T | str:
     """What it gives, or why a photo cannot be segmented."""
     try:
         return work(*arguments)
