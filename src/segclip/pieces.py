@@ -1,6 +1,6 @@
 """The pieces of a label map: tiny ones cleaned away, and the outlines of the others as polygons.
 
-Axes: H W pixels, N corners of a polygon.
+Axes: H W pixels.
 """
 
 import cv2
@@ -10,10 +10,10 @@ from numpy import ndarray
 from scipy.spatial import KDTree
 from skimage.measure import label as number_pieces
 
-Ring = Float[ndarray, "N 2"]  # corners x, y in pixels; (0, 0) is the photo's upper left corner, (W, H) its lower right
+Ring = Float[ndarray, "_ 2"]  # corners x, y in pixels; (0, 0) is the photo's upper left corner, (W, H) its lower right
 
 
-def clean_labels(labels: Int[ndarray, "H W"], least: float) -> Int[ndarray, "H W"]:
+def clean_labels(labels: Int[ndarray, "H W"], least: float | int) -> Int[ndarray, "H W"]:
     """Give every connected piece under `least` pixels to the neighbour it shares the longest border with.
 
     Pieces of labels and of the background alike: small islands vanish, and small holes are filled.
@@ -73,7 +73,7 @@ def outlines(mask: Bool[ndarray, "H W"], tolerance: float = 0.0) -> list[Ring]:
     ]
 
 
-def _ring(contour: Int[ndarray, "N 2"], tolerance: float) -> Ring:
+def _ring(contour: Int[ndarray, "_ 2"], tolerance: float) -> Ring:
     """The pixel edges that a contour of the image of twice the size stands for, with no more corners than needed."""
     corners = (contour + 1) // 2
     corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]

@@ -5,6 +5,7 @@ Axes: C centers, K labels, H W pixels of the photo, h w as it is encoded, r c ro
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def draw_sheet(gathered: Gathered) -> Image.Image:
                 _Picture(f"{center + 1} soft", _lit(photo, share), tuple(colour.tolist())),
             ]
         )
-    rows += [sum(cells[i : i + ACROSS], []) for i in range(0, len(cells), ACROSS)]
+    rows += [list(chain(*cells[i : i + ACROSS])) for i in range(0, len(cells), ACROSS)]
     return _lay_out(rows, width, height)
 
 

@@ -80,7 +80,13 @@ class Segmentation:
         return draw_overlay(self.photo, self.labels, [(f.index, f.label, f.share) for f in self.found()])
 
     def index_image(self) -> Image.Image:
-        """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255."""
+        """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255.
+
+        Raises:
+            ValueError: there are more labels than 16 bits hold.
+        """
+        if len(self.names) > np.iinfo(np.uint16).max:
+            raise ValueError(f"{len(self.names)} labels; a 16-bit mask holds {np.iinfo(np.uint16).max}: give fewer")
         if len(self.names) >= PALETTE_ENTRIES:
             return Image.fromarray(self.labels.astype(np.uint16))
         image = Image.fromarray(self.labels.astype(np.uint8))
@@ -188,14 +194,13 @@ class Segmentation:
         """
         if not stem or stem == ".." or Path(stem).name != stem:
             raise ValueError(f"stem {stem!r} is no file name; give one without a folder")
-        if len(self.names) > np.iinfo(np.uint16).max:
-            raise ValueError(f"{len(self.names)} labels; a 16-bit mask holds {np.iinfo(np.uint16).max}: give fewer")
+        mask = self.index_image()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
         paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
         _write(paths[0], lambda file: self.overlay().save(file, "PNG", compress_level=3))
-        _write(paths[1], lambda file: self.index_image().save(file, "PNG"))
+        _write(paths[1], lambda file: mask.save(file, "PNG"))
         _write(paths[2], lambda file: file.write(text.encode()))
         return paths
 
