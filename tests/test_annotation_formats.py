@@ -129,7 +129,9 @@ def from_cvat(file: Path) -> dict[str, np.ndarray]:
             left, top, width, height = (int(mask.attrib[key]) for key in ("left", "top", "width", "height"))
             runs = list(map(int, mask.attrib["rle"].split(",")))
             inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-            assert inside.any(axis=0)[[0, -1]].all() and inside.any(axis=1)[[0, -1]].all(), "the box is tight"
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any(), (
+                "the box is tight"
+            )
             labels[top : top + height, left : left + width][inside] = NAMES.index(mask.attrib["label"]) + 1
         found[Path(image.attrib["name"]).stem] = labels
     return found
