@@ -1,9 +1,13 @@
 """Annotating many small photos: is memory flat, and does a run that is killed again and again end well?
 
     python benchmarks/annotate.py [--model mini] [--photos 500 2000] [--kills 5]
+    python benchmarks/annotate.py --doubt SET [--model mini]
 
 The photos, 64x48, are cut out of those that scikit-image carries. While the run that is killed goes on, every file in
 its folder is read over and over; at the end, it must be what an undisturbed run wrote, each photo done once.
+
+SET is a folder of photos with masks, as segclip evaluate takes it; all its names are the labels. How well does the
+doubt of a region tell how much of it is wrong?
 """
 
 import json
@@ -14,6 +18,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +27,25 @@ import tyro
 from measuring import run_python
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
+from scipy.stats import rankdata
+
+from segclip.annotate import Drawing
+from segclip.data.benchmarks import open_benchmark
+from segclip.data.masks import IGNORED
+from segclip.pieces import clean_labels
+from segclip.segment import Segmenter
 
 LABELS = ("cat", "cup", "table", "rocket", "sky")
 WIDTH, HEIGHT = 64, 48
 KILL_AFTER = 40  # photos, at most, since the run was started
 
 
-def main(model: str = "mini", photos: tuple[int, int] = (500, 2000), kills: int = 5) -> None:
+def main(model: str = "mini", photos: tuple[int, int] = (500, 2000), kills: int = 5, doubt: Path | None = None) -> None:
+    if doubt:
+        measure_doubt(doubt, model)
+        return
     table = Table("what", "value", title=f"segclip annotate, {model}")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
@@ -48,6 +64,28 @@ def main(model: str = "mini", photos: tuple[int, int] = (500, 2000), kills: int 
         table.add_row("files as those of the undisturbed run", "yes" if same else "NO")
         table.add_row("photos done more than once", str(repeated(made / "killed")))
     Console().print(table)
+
+
+def measure_doubt(root: Path, model: str) -> None:
+    """Print the rank correlation of doubt and the share of wrong pixels, over the regions of all photos."""
+    found = open_benchmark("folder", root, "val")
+    labels = found.names[1:] if found.background else found.names
+    segmenter, rows = Segmenter(model), []
+    for pair in track(found.pairs):
+        photo, truth = found.load(pair)
+        result = segmenter.segment(photo, labels, background="auto" if found.background else None)
+        result = replace(result, labels=clean_labels(result.labels, Drawing().clean * result.labels.size))
+        indices = result.labels - (not found.background)
+        for one in result.found():
+            known = (result.labels == one.index) & (truth != IGNORED)
+            if one.index and known.any():
+                rows.append((1 - one.score, (truth != indices)[known].mean()))
+    doubts, wrong = np.array(rows).T
+    most = np.argsort(-doubts)[: len(rows) // 4]
+    order = rankdata(np.stack([doubts, wrong]), axis=1)
+    print(f"{len(found.pairs)} photos, {len(rows)} regions; wrong pixels of a region: {wrong.mean():.1%}")
+    print(f"in the most doubtful quarter {wrong[most].mean():.1%}, in the others {np.delete(wrong, most).mean():.1%}")
+    print(f"Spearman's correlation of doubt and wrong pixels: {np.corrcoef(order)[0, 1]:.2f}")
 
 
 def command(source: Path, out: Path, model: str) -> list[str]:
