@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from small_model import small_model
 
 from segclip.cli import main
+from segclip.files import claim
 from segclip.model.storage import save_model
 from segclip.run_annotate import PROGRESS, Store
 from segclip.segment import Segmenter
@@ -262,3 +263,9 @@ def test_a_ray_cluster_gives_the_same_files(run: Run, photos: Path, tmp_path: Pa
         ray.shutdown()
     assert code == 1 and "bad.jpg" in err and "10 photos written" in err
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_two_runs_in_one_folder(run: Run, tmp_path: Path) -> None:
+    with claim(tmp_path / "out"):
+        code, err = run()
+    assert code == 2 and "another run is writing to this folder" in err and err.count("\n") == 1

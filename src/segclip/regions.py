@@ -107,7 +107,7 @@ class _Picture:
 
 
 def _lit(photo: UInt8[ndarray, "h w 3"], light: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
-    return (photo * (DARK + (1 - DARK) * light[..., None].clip(0, 1))).astype(np.uint8)
+    return (photo * (DARK + (1 - DARK) * light[..., None].clip(0, 1))).round().astype(np.uint8)
 
 
 def _mixed(photo: UInt8[ndarray, "h w 3"], colours: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
