@@ -173,15 +173,18 @@ def test_a_killed_run_goes_on(run: Run, photos: Path, tmp_path: Path, weights: P
 
 
 def test_photos_that_come_and_go(run: Run, photos: Path, tmp_path: Path) -> None:
+    """What is left is what a run from the start writes: no file of a photo that is gone, none of one that changed."""
     run()
     (photos / "5.png").unlink()
     Image.fromarray(PHOTO).save(photos / "more.jpg")
-    (tmp_path / "out/masks/7.png").unlink()  # how one asks for a photo anew
-    assert run()[0] == 0
-    coco = COCO(tmp_path / "out/coco.json")
-    names = [image["file_name"] for image in coco.loadImgs(coco.getImgIds())]
-    assert names == [*(f"{i}.png" for i in range(10) if i != 5), "more.jpg"]
-    assert (tmp_path / "out/masks/7.png").exists()
+    Image.fromarray(PHOTO[40:]).save(photos / "6.png")
+    Image.fromarray(PHOTO[30:]).save(photos / "8.jpg")  # takes the stem of 8.png
+    (tmp_path / "out/masks/7.png").unlink()
+    assert run()[0] == 0 and run(out="anew")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "anew")
+    assert sorted(path.name for path in (tmp_path / "out/yolo/images").iterdir()) == [
+        *("0.png", "1.png", "2.png", "3.png", "4.png", "6.png", "7.png", "8-2.png", "8.jpg", "9.png", "more.jpg")
+    ]
 
 
 def test_same_stems(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -192,10 +195,12 @@ def test_same_stems(run: Run, photos: Path, tmp_path: Path) -> None:
     assert sizes == [99, 50]
 
 
-def test_another_job_in_the_same_folder(run: Run) -> None:
+def test_another_job_in_the_same_folder(run: Run, photos: Path, tmp_path: Path) -> None:
     run()
     code, err = run("--clean", "0.01", labels=("cup", "spoon"))
-    assert code == 2 and "another annotation (other clean, description, labels)" in err and err.count("\n") == 1
+    assert code == 2 and "another annotation (other clean, labels)" in err and err.count("\n") == 1
+    shutil.copytree(photos, tmp_path / "batch 2")
+    assert "(other folder)" in run(folder=tmp_path / "batch 2")[1]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from segclip.annotate import MASK, PANOPTIC, YOLO, Annotated, Annotator, Named, Request
+from segclip.annotate import MASK, PANOPTIC, YOLO, Annotated, Annotator, Drawing, Named, Request
 from segclip.annotate_cluster import map_over_ray
 from segclip.annotation_formats import Collection, PhotoRegions, write_all
 from segclip.checkpoints import locate
@@ -30,7 +30,7 @@ from segclip.labels import check_labels
 from segclip.run_segment import Failure, check_writable, report, unused_stems
 
 PROGRESS = ".progress.jsonl"
-WRITTEN = (MASK, PANOPTIC, YOLO)
+WRITTEN, LINK = (MASK, PANOPTIC, YOLO), "yolo/images/{}"
 # What XML or UTF-8 cannot hold, or would break lines.
 UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 NAME_REMEDY = "a file name that no annotation file can hold; rename the photo"
@@ -54,13 +54,16 @@ def annotate_folder(folder: Path, out: Path, request: Request, *, ray: bool = Fa
         raise ValueError(f"{folder}: no such folder; give a folder of photos")
     files = list_photos([folder])
     check_writable(out)
-    job = _describe(request)
+    with locate(request.model).open("rb") as weights:
+        digest = file_digest(weights, "sha256").hexdigest()
+    job = _describe(request, digest, os.path.relpath(folder.resolve(), out.resolve()))
     with claim(out), no_space(out):
         named = list(zip(files, unused_stems(files, out, WRITTEN), strict=True))
         store = Store(out, job)
         failures = _annotate(request, store, store.start(named), len(files), ray)
         if store.places:
-            write_all(out, Collection(folder.resolve().name, request.labels, job, partial(store.photos, named)))
+            info = {"description": _tell(request.drawing), **job}
+            write_all(out, Collection(folder.resolve().name, request.labels, info, partial(store.photos, named)))
     report(failures, len(store.places), out)
     return (1 if failures else 0) if store.places else 2
 
@@ -83,23 +86,25 @@ def _annotate(request: Request, store: "Store", named: Named, total: int, ray: b
     return failures
 
 
-def _describe(request: Request) -> dict[str, Any]:
-    """What all photos have in common, as JSON has it."""
-    drawing = request.drawing
-    cleaned = f"pieces and holes under {drawing.clean:.4%} of a photo's area were given to their neighbours; "
-    with locate(request.model).open("rb") as weights:
-        digest = file_digest(weights, "sha256").hexdigest()
+def _describe(request: Request, digest: str, folder: str) -> dict[str, Any]:
+    """What all photos have in common, as JSON has it; the folder's path starts from the output's."""
     return {
-        "description": f"Pre-annotations by segclip annotate; {cleaned if drawing.clean else ''}one annotation per "
-        "label and photo, things of one kind are not told apart; "
-        f"polygons lie within {drawing.tolerance:g} px of the pixels' edges",
+        "folder": folder,
         "labels": list(request.labels),
         "weights_sha256": digest,
         "protocol": request.protocol,
         "background": request.background,
         "dtype": request.dtype,
-        **asdict(drawing),
+        **asdict(request.drawing),
     }
+
+
+def _tell(drawing: Drawing) -> str:
+    cleaned = f"pieces and holes under {drawing.clean:.4%} of a photo's area were given to their neighbours; "
+    return (
+        f"Pre-annotations by segclip annotate; {cleaned if drawing.clean else ''}one annotation per label and photo, "
+        f"things of one kind are not told apart; polygons lie within {drawing.tolerance:g} px of the pixels' edges"
+    )
 
 
 class Store:
@@ -113,22 +118,28 @@ class Store:
     def __init__(self, out: Path, job: dict[str, Any]) -> None:
         self.out, self.job = out, job
         self.file = out / PROGRESS
-        self.places: dict[str, int] = {}  # of each photo's line
+        self.places: dict[str, int] = {}  # of the line of each photo that is done
+        self.stamps: dict[str, list[int]] = {}  # of each photo: has it changed?
 
     def start(self, named: Named) -> Named:
-        """Go on with what is there; the photos that are still to do.
+        """Go on with what is there, without what belongs to photos that are gone; the photos still to do.
 
         Raises:
             ValueError: `out` was annotated otherwise.
         """
+        self.stamps = {path.name: _stamp(path) for path, _ in named}
         stems = {path.name: stem for path, stem in named}
-        remedy = "give another --out, or delete this file"
-        for place, line in read_lines(self.file, self.job, "annotation", remedy):
-            if stems.get(line["photo"]) == line["stem"]:
-                self.places[line["photo"]] = place
-        there = {path.name for path, stem in named if all((self.out / name.format(stem)).exists() for name in WRITTEN)}
-        self.places = {photo: place for photo, place in self.places.items() if photo in there}
-        for name in (*WRITTEN, "yolo/images/{}"):
+        taken = set(stems.values())
+        for place, line in read_lines(self.file, self.job, "annotation", "give another --out, or delete this file"):
+            photo, stem = line["photo"], line["stem"]
+            own = [self.out / name.format(stem) for name in WRITTEN]
+            self.places.pop(photo, None)
+            if stems.get(photo) != stem:
+                for path in [*(own if stem not in taken else []), self.out / LINK.format(stem + Path(photo).suffix)]:
+                    path.unlink(missing_ok=True)
+            elif line["stamp"] == self.stamps[photo] and all(path.exists() for path in own):
+                self.places[photo] = place
+        for name in (*WRITTEN, LINK):
             (self.out / name).parent.mkdir(parents=True, exist_ok=True)
         start_lines(self.file, self.job)
         return [(path, stem) for path, stem in named if path.name not in self.places]
@@ -137,9 +148,9 @@ class Store:
         """Write a photo's own files, and then its line."""
         for name, data in annotated.files.items():
             write_aside(self.out / name, lambda aside, data=data: aside.write_bytes(data))
-        _link(path, self.out / f"yolo/images/{annotated.regions.stem}{path.suffix}")
+        _link(path, self.out / LINK.format(annotated.regions.stem + path.suffix))
         self.places[path.name] = self.file.stat().st_size
-        append_lines(self.file, [annotated.regions.record()])
+        append_lines(self.file, [{**annotated.regions.record(), "stamp": self.stamps[path.name]}])
 
     def photos(self, named: Named) -> Iterator[PhotoRegions]:
         """What is done, in the order of the photos."""
@@ -147,7 +158,18 @@ class Store:
             for path, _ in named:
                 if path.name in self.places:
                     lines.seek(self.places[path.name])
-                    yield PhotoRegions.from_record(json.loads(lines.readline()))
+                    line = json.loads(lines.readline())
+                    del line["stamp"]
+                    yield PhotoRegions.from_record(line)
+
+
+def _stamp(photo: Path) -> list[int]:
+    """Size and time of the last change; nothing for a photo that cannot be found."""
+    try:
+        stat = photo.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _link(photo: Path, place: Path) -> None:
@@ -157,7 +179,7 @@ def _link(photo: Path, place: Path) -> None:
         aside.unlink(missing_ok=True)
         try:
             aside.symlink_to(os.path.relpath(photo.resolve(), place.parent.resolve()))
-        except OSError:
+        except (OSError, ValueError):  # on Windows: links are not allowed, or lead to another drive
             shutil.copyfile(photo, aside)
 
     write_aside(place, link)
