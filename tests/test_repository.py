@@ -47,15 +47,8 @@ def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(folder)
     monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, cache=CacheConfig(mosaics=(2,))))
     commands = [shlex.split(line, comments=True) for line in shell_lines() if line.startswith("segclip ")]
-    assert {command[1] for command in commands} == {
-        "segment",
-        "convert",
-        "export",
-        "prepare",
-        "train",
-        "evaluate",
-        "web",
-    }
+    known = {"segment", "annotate", "regions", "convert", "export", "prepare", "train", "evaluate", "web"}
+    assert {command[1] for command in commands} == known
     for _, *arguments in commands:
         if arguments[0] == "export":  # torch cannot trace through the type checks of the tests
             subprocess.run([sys.executable, "-m", "segclip", *arguments], check=True)
@@ -71,6 +64,7 @@ def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for suffix in ("overlay.png", "mask.png", "json"):
             assert (folder / "out" / f"{stem}.{suffix}").stat().st_size > 0
     assert (folder / "report" / "index.html").is_file() and (folder / "run" / "model.safetensors").is_file()
+    assert (folder / "annotations" / "coco.json").is_file() and (folder / "out" / "photo.regions.png").is_file()
     assert (folder / "shards" / "preview.png").is_file() and (folder / "cats.onnx").is_file()
 
 
@@ -99,6 +93,20 @@ def test_evaluations_code_runs(
     assert main([*shlex.split(command)[1:], "--protocol", "paper", "--json", "again.json"]) == 0
     exec(compile(code, "evaluation.md", "exec"), {})
     assert f"\n{json.loads((folder / 'again.json').read_text())['miou']} {{" in capsys.readouterr().out
+
+
+def test_annotates_code_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/annotate.md: the command, and the Python below it."""
+    monkeypatch.chdir(folder)
+    page = (ROOT / "docs/annotate.md").read_text()
+    (command,), (code,) = blocks("sh", page), blocks("python", page)
+    assert main([*shlex.split(command)[1:-1], "again"]) == 0
+    exec(compile(code, "annotate.md", "exec"), {})
+    written = {path.name for path in (folder / "again").iterdir() if not path.name.startswith(".")}
+    named = set(re.findall(r"`([\w-]+(?:\.\w+|/))(?:STEM\.png)?`", page.split("## Import")[0].split("| file")[1]))
+    assert written == {name.rstrip("/") for name in named}
+    with Image.open("cutout.png") as image:
+        assert image.mode == "RGBA"
 
 
 def test_readmes_make_targets_exist() -> None:

@@ -223,7 +223,7 @@ def test_remembered_embeddings_are_those_of_each_label(model: SegCLIP) -> None:
 def test_five_thousand_labels(segmenter: Segmenter) -> None:
     result = segmenter.segment(PHOTO, [f"thing {i}" for i in range(5000)])
     assert result.labels.max() <= 5000
-    assert result.mask().mode == "I;16"
+    assert result.index_image().mode == "I;16"
 
 
 def test_a_label_longer_than_the_context_is_cut_with_a_warning(

@@ -1,11 +1,15 @@
 """A Segmentation is drawn, saved and listed as documented."""
 
+import io
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import supervision
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -65,10 +69,63 @@ def test_coco_reads_what_was_found(tmp_path: Path) -> None:
     assert box == [0, 0, 60, 40] and not make(("dog",), np.zeros((4, 4))).to_coco()["annotations"]
 
 
-def test_coco_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(ValueError, match=r'pip install "segclip\[annotate\]"'):
-        quarters().to_coco()
+@pytest.mark.parametrize(
+    ("module", "use", "remedy"),
+    [
+        ("pycocotools", Segmentation.to_coco, 'pip install "segclip[annotate]"'),
+        ("supervision", Segmentation.to_supervision, 'pip install "supervision>=0.31"'),
+    ],
+)
+def test_what_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, module: str, use: Callable[[Segmentation], object], remedy: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=f"{module} is not installed; {re.escape(remedy)}"):
+        use(quarters())
+
+
+def test_supervision_takes_what_was_found() -> None:
+    result = make(("dog", "cat"), np.random.default_rng(0).integers(0, 3, (31, 47)))
+    found = [f for f in result.found() if f.index]
+    detections = result.to_supervision()
+    assert isinstance(detections, supervision.Detections) and len(detections) == 2
+    assert np.asarray(detections.class_id).tolist() == [f.index for f in found]
+    assert list(detections.data["class_name"]) == [f.label for f in found]
+    masks = np.asarray(detections.mask)
+    assert all((mask == (result.labels == f.index)).all() for mask, f in zip(masks, found, strict=True))
+    assert detections.area.tolist() == [(result.labels == f.index).sum() for f in found]
+    assert len(make(("dog",), np.zeros((4, 4))).to_supervision()) == 0
+
+
+def test_mask_crop_and_cutout_of_a_label() -> None:
+    result = quarters()
+    result.photo[:40, :60] = 7, 8, 9
+    assert (result.mask("cat") == (result.labels == 2)).all() and result.mask("cat").sum() == 2400
+    assert not result.mask("dog").any() and result.mask("background").sum() == 7200
+    crop, cutout = result.crop("cat"), result.cutout("background")
+    assert (crop.mode, crop.size, crop.getpixel((59, 39))) == ("RGB", (60, 40), (7, 8, 9))
+    assert (cutout.mode, cutout.size) == ("RGBA", (120, 80))
+    assert cutout.getpixel((0, 0)) == (7, 8, 9, 0) and cutout.getpixel((60, 0)) == (90, 90, 90, 255)
+
+
+@pytest.mark.parametrize("use", [Segmentation.mask, Segmentation.crop, Segmentation.cutout])
+def test_a_label_that_nobody_asked_for(use: Callable[[Segmentation, str], object]) -> None:
+    with pytest.raises(ValueError, match="label 'cow' was not asked for; there are 'background', 'dog', 'cat'"):
+        use(quarters(), "cow")
+
+
+@pytest.mark.parametrize("use", [Segmentation.crop, Segmentation.cutout])
+def test_a_label_that_was_not_found(use: Callable[[Segmentation, str], object]) -> None:
+    with pytest.raises(ValueError, match="label 'dog' was not found in the photo; found were 'background', 'cat'"):
+        use(quarters(), "dog")
+
+
+def test_how_a_result_shows_itself() -> None:
+    assert repr(quarters()) == "<Segmentation 120x80: background 75.0%, cat 25.0%>"
+    many = make(tuple(f"thing {i}" for i in range(20)), np.resize(np.arange(21), (21, 21)))
+    assert repr(many).endswith(", and 13 more>") and len(repr(many)) < 200
+    with Image.open(io.BytesIO(quarters()._repr_png_())) as image:
+        assert (np.asarray(image) == np.asarray(quarters().overlay())).all()
 
 
 @pytest.mark.parametrize(("count", "mode"), [(255, "P"), (256, "I;16"), (5000, "I;16")])
@@ -87,7 +144,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(self: Segmentation) -> Image.Image:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Segmentation, "mask", fail)
+    monkeypatch.setattr(Segmentation, "index_image", fail)
     with pytest.raises(OSError, match="disk full"):
         quarters().save(tmp_path, "photo")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

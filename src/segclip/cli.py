@@ -58,6 +58,73 @@ def segment(
     return segment_files(photos, labels, out, model, device, protocol, background, dtype)
 
 
+def annotate(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    /,
+    labels: tuple[str, ...],
+    out: Path,
+    model: str = "mini",
+    device: str = "auto",
+    protocol: Literal["open", "paper", "groupvit"] = "open",
+    background: str = "auto",
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32",
+    clean: float = 0.0005,
+    tolerance: float = 1.0,
+    ray: bool = False,
+) -> int:
+    """Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index PNGs.
+
+    Writes OUT/coco.json, coco-polygons.json, panoptic.json, cvat.xml, label-studio.json, yolo/, masks/ and
+    review.csv, the most doubtful regions first. One annotation per label and photo: it does not count things. Killed
+    at any moment, the same command goes on. docs/annotate.md tells how to import each file.
+
+    Args:
+        folder: Folder of photos.
+        labels: What to look for: --labels cat "potted plant".
+        out: Folder to write to; made if missing.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        device: auto, cpu, cuda, mps ...
+        protocol: open, paper or groupvit: see segclip segment.
+        background: auto, none, or a number in 0..1: see segclip segment.
+        dtype: Of the image tower's products: see segclip segment.
+        clean: Share of a photo's area; smaller pieces and holes are given to their neighbours. 0: none are.
+        tolerance: How far a polygon may lie from the pixels' edges, in pixels. 0: along them, with many corners.
+        ray: Do the work on a Ray cluster (pip install "segclip[scale]").
+    """
+    from segclip.annotate import Drawing, Request
+    from segclip.run_annotate import annotate_folder
+    from segclip.run_segment import parse_background
+
+    drawing = Drawing(clean, tolerance)
+    request = Request(labels, model, device, protocol, parse_background(background), dtype, drawing)
+    return annotate_folder(folder, out, request, ray=ray)
+
+
+def regions(
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO...")],
+    /,
+    out: Path,
+    labels: tuple[str, ...] = (),
+    model: str = "mini",
+    device: str = "auto",
+) -> int:
+    """Draw what the learnable centers gathered in photos, each seen whole, not in windows.
+
+    Writes STEM.regions.png: two pictures for each center, the patches that went to it (hard), and the share it took of
+    each patch (soft), bright where it took much.
+
+    Args:
+        photos: Photos, or folders of photos.
+        out: Folder to write to; made if missing.
+        labels: Name each region with the nearest of these, and its probability among them.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        device: auto, cpu, cuda, mps ...
+    """
+    from segclip.run_regions import draw_regions
+
+    return draw_regions(photos, out, labels, model, device)
+
+
 def convert(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
@@ -317,6 +384,8 @@ def _train(config: TrainConfig, data: str | None, out: Path) -> int:
 
 COMMANDS = {
     "segment": segment,
+    "annotate": annotate,
+    "regions": regions,
     "convert": convert,
     "export": export,
     "prepare": prepare,

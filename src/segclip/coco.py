@@ -19,13 +19,26 @@ def encode_rle(mask: Bool[ndarray, "H W"]) -> Record:
     Raises:
         ValueError: pycocotools is not installed.
     """
+    rle = pycocotools_mask().encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_rle(counts: str, size: tuple[int, int]) -> Bool[ndarray, "H W"]:
+    """The mask that `encode_rle` was given; size: its height and width."""
+    return pycocotools_mask().decode({"size": list(size), "counts": counts.encode("ascii")}).astype(bool)
+
+
+def pycocotools_mask() -> Any:
+    """pycocotools' module for masks.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
-        from pycocotools import mask as coco_mask
+        from pycocotools import mask
     except ImportError as error:
         raise ValueError('pycocotools is not installed; pip install "segclip[annotate]"') from error
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    counts: Any = rle["counts"]  # bytes, whatever its stubs say
-    return {"size": [int(side) for side in rle["size"]], "counts": counts.decode("ascii")}
+    return mask
 
 
 def image(number: int, file_name: str, size: tuple[int, int]) -> Record:

@@ -15,6 +15,7 @@ import numpy as np
 
 from segclip.evaluate import PhotoCounts
 from segclip.files import write_aside
+from segclip.journal import append_lines, encode_line, read_lines, start_lines
 from segclip.metrics import Confusion
 
 
@@ -39,21 +40,17 @@ class CountFiles:
             ValueError: the files are of another job.
         """
         known = {line["photo"] for file in self._files() for line in self._lines(file) if "bad" not in line}
-        if self.own.exists():
-            whole = self.own.read_bytes()
-            with self.own.open("r+b") as file:
-                file.truncate(whole.rfind(b"\n") + 1)  # a killed process may have left half a line
-        if not self.own.exists() or not self.own.stat().st_size:
-            self._append([{"job": self.job}])
+        start_lines(self.own, self.job)
         return known
 
     def add(self, photos: Iterable[PhotoCounts]) -> None:
         """Write down what photos gave."""
-        self._append({"photo": p.key, "found": p.found.tolist(), "regions": p.regions.tolist()} for p in photos)
+        lines = ({"photo": p.key, "found": p.found.tolist(), "regions": p.regions.tolist()} for p in photos)
+        append_lines(self.own, lines)
 
     def add_bad(self, bad: dict[str, str]) -> None:
         """Write down photos that were left out, and why."""
-        self._append({"photo": key, "bad": why} for key, why in bad.items())
+        append_lines(self.own, ({"photo": key, "bad": why} for key, why in bad.items()))
 
     def merge(self) -> None:
         """Make one file of all; of a photo with several lines, the last that is not bad, or the last."""
@@ -72,7 +69,7 @@ class CountFiles:
         def write(aside: Path) -> None:
             opened = [file.open("rb") for file in files]
             with aside.open("wb") as out:
-                out.write(_encode({"job": self.job}))
+                out.write(encode_line({"job": self.job}))
                 for _, (number, start) in sorted((bad | places).items()):
                     opened[number].seek(start)
                     out.write(opened[number].readline())
@@ -112,22 +109,5 @@ class CountFiles:
         return sorted(self.result.parent.glob(f"{escape(self.result.stem)}.photos*.jsonl"))
 
     def _lines(self, file: Path) -> Iterator[dict[str, Any]]:
-        with file.open("rb") as lines:
-            first = lines.readline()
-            if first.endswith(b"\n") and (job := json.loads(first).get("job")) != self.job:
-                changed = sorted(k for k in self.job if not isinstance(job, dict) or job.get(k) != self.job[k])
-                raise ValueError(
-                    f"{file}: holds photos of another evaluation (other {', '.join(changed)}); give another "
-                    "--json FILE, or delete it"
-                )
-            for text in lines:
-                if text.endswith(b"\n"):
-                    yield json.loads(text)
-
-    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
-        with self.own.open("ab") as file:
-            file.write(b"".join(map(_encode, lines)))
-
-
-def _encode(line: dict[str, Any]) -> bytes:
-    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        remedy = "give another --json FILE, or delete it"
+        return (line for _, line in read_lines(file, self.job, "evaluation", remedy))

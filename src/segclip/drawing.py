@@ -52,8 +52,8 @@ def draw_overlay(
     draw = ImageDraw.Draw(image)
     for index, name, _ in found[:LISTED]:
         if index:
-            _write_name(draw, labels == index, _readable(name, index, size), size, tuple(colours[index].tolist()))
-    entries = [(tuple(colours[i].tolist()), *_readable(n, i, size), s) for i, n, s in found[:LISTED]]
+            _write_name(draw, labels == index, readable(name, index, size), size, tuple(colours[index].tolist()))
+    entries = [(tuple(colours[i].tolist()), *readable(n, i, size), s) for i, n, s in found[:LISTED]]
     legend = _legend(entries, len(found) - len(entries), image.width, size)
     sheet = Image.new("RGB", (max(image.width, legend.width), image.height + legend.height), "white")
     sheet.paste(image, (0, 0))
@@ -128,7 +128,7 @@ def _legend(
     return legend
 
 
-def _readable(name: str, index: int, size: int) -> tuple[str, Font]:
+def readable(name: str, index: int, size: int) -> tuple[str, Font]:
     """The name and a font that has all its letters; where none has, its number, which the JSON explains."""
     name = " ".join(name.split())
     name = name if len(name) <= 40 else name[:39] + "…"

@@ -1,8 +1,13 @@
 """Where what is fetched is kept, and files that are whole or not there."""
 
+import errno
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def cache_folder() -> Path:
@@ -21,3 +26,30 @@ def write_aside(file: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def claim(out: Path) -> Iterator[None]:
+    """Make the folder and keep other runs out of it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{out}: another run is writing to this folder; wait for it, or give another one") from None
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
+
+
+@contextmanager
+def no_space(out: Path) -> Iterator[None]:
+    """Say of a full disk that what is done is kept."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        full = isinstance(error, sqlite3.OperationalError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full:
+            raise
+        raise ValueError(
+            f"{out}: the disk is full ({error}); what is done is kept: free some space, and give the same command again"
+        ) from error

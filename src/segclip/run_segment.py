@@ -2,28 +2,24 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from segclip.checkpoints import load
-from segclip.data.photos import list_photos, open_photo
+from segclip.data.photos import list_photos
 from segclip.encoder import DType
 from segclip.labels import check_labels
-from segclip.overlap import overlapped
-from segclip.segment import AnyPhoto, Background, EncodedPhoto, Protocol, Segmentation, Segmenter
+from segclip.pipeline import pick_device, segment_all
+from segclip.segment import Background, Protocol, Segmentation, Segmenter
 
-BATCH = 4  # photos at once: enough windows for a GPU, few enough pixels for a laptop
-WRITTEN = (".overlay.png", ".mask.png", ".json")
+WRITTEN = ("{}.overlay.png", "{}.mask.png", "{}.json")  # of a photo, with its stem
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 Failure = tuple[str, str]  # which photo, and why
 
 
@@ -55,14 +51,16 @@ def segment_files(
     if files:
         segmenter = Segmenter(load(model, pick_device(device)), protocol, dtype=dtype)
         with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
-            for path, result in progress.track(_segment_all(segmenter, files, labels, wanted, out), len(files)):
+            named = list(zip(files, unused_stems(files, out), strict=True))
+            results = segment_all(segmenter, named, labels, wanted, lambda result, _, stem: _save(result, out, stem))
+            for path, result in progress.track(results, len(files)):
                 if isinstance(result, str):
                     failures.append((str(path), result))
                     continue
                 done += 1
                 if len(files) == 1:
                     Console().print(result_table(result, path))
-    _report(failures, done, out)
+    report(failures, done, out)
     return (1 if failures else 0) if done else 2
 
 
@@ -79,14 +77,14 @@ def find_photos(paths: Iterable[Path]) -> tuple[list[Path], list[Failure]]:
     return list(files.values()), failures
 
 
-def unused_stems(files: Sequence[Path], out: Path) -> list[str]:
+def unused_stems(files: Sequence[Path], out: Path, written: Sequence[str] = WRITTEN) -> list[str]:
     """A stem for each photo's files: its own, or with -2, -3 ... where another has it or an input would be lost."""
     inputs = {file.resolve() for file in files}
     taken: set[str] = set()
     stems = []
     for file in files:
         stem, number = file.stem, 1
-        while stem.casefold() in taken or any((out / f"{stem}{end}").resolve() in inputs for end in WRITTEN):
+        while stem.casefold() in taken or any((out / name.format(stem)).resolve() in inputs for name in written):
             number += 1
             stem = f"{file.stem}-{number}"
         if number > 1:
@@ -104,22 +102,6 @@ def check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"{out}: cannot be written ({error.strerror or error}); give another folder") from error
-
-
-def pick_device(device: str) -> str:
-    """What "auto" stands for here: CUDA, Apple's GPU, or the processor.
-
-    Raises:
-        ValueError: a device that torch does not know or that is not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used ({why}); give auto, cpu, cuda or mps") from error
-    return device
 
 
 def parse_background(text: str) -> Background:
@@ -150,59 +132,16 @@ def result_table(result: Segmentation, path: Path) -> Table:
     return table
 
 
-def _segment_all(
-    segmenter: Segmenter, files: Sequence[Path], labels: Sequence[str], background: Background, out: Path
-) -> Iterator[tuple[Path, Segmentation | str]]:
-    """Each photo and its result, or why there is none; the next ones are read, the last ones written, meanwhile."""
-
-    def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | str]]:
-        return [(path, stem, _try(open_photo, path)) for path, stem in batch]
-
-    def finish(
-        batch: Sequence[tuple[Path, str, EncodedPhoto | str]],
-    ) -> list[tuple[Path, Segmentation | str]]:
-        return [(path, photo if isinstance(photo, str) else label(photo, stem)) for path, stem, photo in batch]
-
-    def label(photo: EncodedPhoto, stem: str) -> Segmentation | str:
-        result = _try(lambda: segmenter.label(photo, labels, background=background))
-        if isinstance(result, str):
-            return result
-        try:
-            result.save(out, stem)
-        except OSError as error:
-            return f"cannot be written to {out}: {error.strerror or error}"
-        return result
-
-    named = list(zip(files, unused_stems(files, out), strict=True))
-    batches = [named[i : i + BATCH] for i in range(0, len(named), BATCH)]
-    encoded = (_encode(segmenter, batch) for batch in overlapped(batches, read))
-    for results in overlapped(encoded, finish):
-        yield from results
-
-
-def _encode(
-    segmenter: Segmenter, batch: Sequence[tuple[Path, str, AnyPhoto | str]]
-) -> list[tuple[Path, str, EncodedPhoto | str]]:
-    """Encode together; where that fails, for want of memory mostly, one by one."""
-    photos = [photo for *_, photo in batch if not isinstance(photo, str)]
-    found = _try(segmenter.encode, photos)
-    encoded = iter([_try(lambda p=p: segmenter.encode([p])[0]) for p in photos] if isinstance(found, str) else found)
-    return [(path, stem, photo if isinstance(photo, str) else next(encoded)) for path, stem, photo in batch]
-
-
-def _try(work: Callable[..., T], *arguments: object) -> T | str:
-    """What it gives, or why a photo cannot be segmented."""
+def _save(result: Segmentation, out: Path, stem: str) -> Segmentation | str:
     try:
-        return work(*arguments)
-    except ValueError as error:
-        return str(error)
-    except (MemoryError, RuntimeError) as error:
-        log.debug("a photo failed", exc_info=True)
-        why = "out of memory; scale the photo down" if isinstance(error, MemoryError) else f"{error}"
-        return f"cannot be segmented: {why}"
+        result.save(out, stem)
+    except OSError as error:
+        return f"cannot be written to {out}: {error.strerror or error}"
+    return result
 
 
-def _report(failures: Sequence[Failure], done: int, out: Path) -> None:
+def report(failures: Sequence[Failure], done: int, out: Path) -> None:
+    """Say how many photos were written, and which failed."""
     console = Console(stderr=True)
     if done:
         count = "1 photo" if done == 1 else f"{done} photos"

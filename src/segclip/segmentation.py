@@ -3,22 +3,25 @@
 Axes: H W pixels, K labels.
 """
 
+import io
 import json
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 
 from segclip import coco
 from segclip.drawing import draw_overlay, palette
 
+SHOWN = 8  # labels in the one line that stands for a result
 PALETTE_ENTRIES = 256  # of a palette PNG; with more labels the mask is a 16-bit PNG
 
 
@@ -41,7 +44,7 @@ class Found:
     box: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """A photo's segmentation.
 
@@ -76,12 +79,46 @@ class Segmentation:
         """The photo with each label in its colour, its name on it, and a legend below with its share of the area."""
         return draw_overlay(self.photo, self.labels, [(f.index, f.label, f.share) for f in self.found()])
 
-    def mask(self) -> Image.Image:
-        """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255."""
+    def index_image(self) -> Image.Image:
+        """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255.
+
+        Raises:
+            ValueError: there are more labels than 16 bits hold.
+        """
+        if len(self.names) > np.iinfo(np.uint16).max:
+            raise ValueError(f"{len(self.names)} labels; a 16-bit mask holds {np.iinfo(np.uint16).max}: give fewer")
         if len(self.names) >= PALETTE_ENTRIES:
             return Image.fromarray(self.labels.astype(np.uint16))
         image = Image.fromarray(self.labels.astype(np.uint8))
         image.putpalette(palette(PALETTE_ENTRIES).ravel().tolist())
+        return image
+
+    def mask(self, label: str) -> Bool[ndarray, "H W"]:
+        """Where the label is; nowhere if it was not found. "background" is a label here too.
+
+        Raises:
+            ValueError: none of the labels that were given.
+        """
+        return self.labels == self._index(label)
+
+    def crop(self, label: str) -> Image.Image:
+        """The photo within the label's box, RGB.
+
+        Raises:
+            ValueError: none of the labels that were given, or one that was not found in the photo.
+        """
+        left, top, right, bottom = self._box(label)
+        return Image.fromarray(self.photo[top:bottom, left:right])
+
+    def cutout(self, label: str) -> Image.Image:
+        """The same, RGBA: transparent where the label is not.
+
+        Raises:
+            ValueError: as for `crop`.
+        """
+        left, top, right, bottom = self._box(label)
+        image = Image.fromarray(self.photo[top:bottom, left:right])
+        image.putalpha(Image.fromarray(255 * self.mask(label)[top:bottom, left:right].astype(np.uint8)))
         return image
 
     def record(self) -> dict:
@@ -121,6 +158,28 @@ class Segmentation:
             "categories": coco.categories(self.names),
         }
 
+    def to_supervision(self) -> Any:
+        """A `supervision.Detections` with one detection per label found, the largest first, the background left out.
+
+        `mask` (N,H,W) and `xyxy` (N,4) are in pixels, `confidence` is the mean score, `class_id` the label's number in
+        the label map (from 1), and `data["class_name"]` its name.
+
+        Raises:
+            ValueError: supervision is not installed.
+        """
+        try:
+            supervision = import_module("supervision")  # which no extra of ours brings
+        except ImportError as error:  # versions before 0.31 bring an OpenCV that overwrites ours
+            raise ValueError('supervision is not installed; pip install "supervision>=0.31"') from error
+        found = [f for f in self.found() if f.index]
+        return supervision.Detections(
+            xyxy=np.array([f.box for f in found], np.float32).reshape(-1, 4),
+            mask=np.array([self.labels == f.index for f in found], bool).reshape(-1, *self.labels.shape),
+            confidence=np.array([f.score for f in found], np.float32),
+            class_id=np.array([f.index for f in found], np.int64),
+            data={"class_name": np.array([f.label for f in found], str)},
+        )
+
     def save(self, folder: str | os.PathLike, stem: str) -> tuple[Path, Path, Path]:
         """Write `STEM.overlay.png`, `STEM.mask.png` and `STEM.json`; an existing file is replaced whole or not at all.
 
@@ -135,19 +194,46 @@ class Segmentation:
         """
         if not stem or stem == ".." or Path(stem).name != stem:
             raise ValueError(f"stem {stem!r} is no file name; give one without a folder")
-        if len(self.names) > np.iinfo(np.uint16).max:
-            raise ValueError(f"{len(self.names)} labels; a 16-bit mask holds {np.iinfo(np.uint16).max}: give fewer")
+        mask = self.index_image()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
         paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
         _write(paths[0], lambda file: self.overlay().save(file, "PNG", compress_level=3))
-        _write(paths[1], lambda file: self.mask().save(file, "PNG"))
+        _write(paths[1], lambda file: mask.save(file, "PNG"))
         _write(paths[2], lambda file: file.write(text.encode()))
         return paths
 
+    def __repr__(self) -> str:
+        """In a line: the photo's size, and what was found."""
+        height, width = self.labels.shape
+        found = self.found()
+        shown = ", ".join(f"{f.label} {f.share:.1%}" for f in found[:SHOWN])
+        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return f"<Segmentation {width}x{height}: {shown}{more}>"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlay."""
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "PNG", compress_level=3)
+        return buffer.getvalue()
+
     def _name(self, index: int) -> str:
         return self.names[index - 1] if index else "background"
+
+    def _index(self, label: str) -> int:
+        known = ("background", *self.names)
+        if label not in known:
+            raise ValueError(f"label {label!r} was not asked for; there are {', '.join(map(repr, known))}")
+        return known.index(label)
+
+    def _box(self, label: str) -> tuple[int, int, int, int]:
+        index = self._index(label)
+        for found in self.found():
+            if found.index == index:
+                return found.box
+        names = ", ".join(repr(found.label) for found in self.found())
+        raise ValueError(f"label {label!r} was not found in the photo; found were {names}")
 
 
 def _boxes(labels: Int[ndarray, "H W"], count: int) -> list[tuple[int, int, int, int]]:

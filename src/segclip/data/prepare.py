@@ -5,19 +5,16 @@ the bytes do not depend on the number of workers. What is done is kept in `progr
 all is whole.
 """
 
-import errno
 import hashlib
 import io
 import json
 import os
 import signal
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -26,7 +23,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from segclip.data.photos import Photo, PhotoError, decode_photo, photo_suffix
@@ -35,6 +31,7 @@ from segclip.data.shards import INDEX, SUPERPIXELS, Index, pack_sample
 from segclip.data.sources.items import Item
 from segclip.data.sources.open import Source, read_photo
 from segclip.data.superpixels import Method, find_superpixels
+from segclip.files import claim, no_space
 
 BLOCK = 8  # photos that a worker packs at once
 SEEN = 1000  # photos after which too large a share of bad ones stops the run
@@ -118,7 +115,7 @@ def prepare(
             raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
         return index
     limit = round(settings.shard_mb * 1e6)
-    with _claim(out), _no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
+    with claim(out), no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
         blocks = islice(cut_blocks(source.items()), -(-writer.seen // BLOCK), None)
         for block, packed in (map_blocks or map_locally)(partial(pack_block, settings=settings), blocks):
             writer.add(packed)
@@ -251,29 +248,3 @@ def _check_bad(writer: ShardWriter, max_bad: float) -> None:
         f"allows. The first: {writer.first_left_out()}. All are in {report}. Mend the source and give another folder, "
         "or give the same command with a larger --max-bad to go on without them"
     )
-
-
-@contextmanager
-def _claim(out: Path) -> Iterator[None]:
-    """Make the folder and keep other runs out of it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"{out}: another run is writing to this folder; wait for it, or give another one") from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
-
-
-@contextmanager
-def _no_space(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        full = isinstance(error, sqlite3.OperationalError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full:
-            raise
-        raise ValueError(
-            f"{out}: the disk is full ({error}); what is done is kept: free some space, and give the same command again"
-        ) from error

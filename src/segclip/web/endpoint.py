@@ -72,7 +72,7 @@ def answer(desk: Desk, body: bytes) -> dict[str, Any]:
     with desk.working:
         result = desk.segment(read_photo(data), question)
         mask = io.BytesIO()
-        result.mask().save(mask, "PNG")
+        result.index_image().save(mask, "PNG")
         found = {**result.record(), "model": question.model, "mask_png": base64.b64encode(mask.getvalue()).decode()}
         return found | {"coco": result.to_coco()} if coco else found
 

@@ -123,7 +123,7 @@ def _rules(labels: list[Found]) -> str:
 def _files(result: Segmentation, stem: str, extra: dict[str, object]) -> str:
     record = {**result.record(), **extra}
     files = {
-        f"{stem}.mask.png": ("Mask PNG", _url(result.mask(), "PNG")),
+        f"{stem}.mask.png": ("Mask PNG", _url(result.index_image(), "PNG")),
         f"{stem}.json": ("JSON", _json_url(record)),
         f"{stem}.coco.json": ("COCO", _json_url(result.to_coco(stem))),
     }
