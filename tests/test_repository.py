@@ -20,6 +20,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from pages import ROOT, blocks, write_inputs
+from PIL import Image
 from web_server import serve_by_command
 
 from segclip.cli import main
