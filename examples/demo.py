@@ -1,7 +1,7 @@
 """Segment four photos with the embedded model: python examples/demo.py [FOLDER], or `make demo`.
 
 The photos are scikit-image's samples, in the public domain. For each this is the command
-`segclip segment PHOTO --labels ... --out FOLDER`. `FOLDER/demo.png` shows them together: the README's picture.
+`segclip segment PHOTO --labels ... --out FOLDER`. `FOLDER/demo.jpg` shows them together: the README's picture.
 """
 
 import sys
@@ -30,8 +30,8 @@ def main() -> int:
         Image.fromarray(getattr(skimage.data, name)()).save(photo)
         codes.append(segclip(["segment", str(photo), "--labels", *labels, "--out", str(folder)]))
     overlays = [folder / f"{name}.overlay.png" for name in LABELS]
-    sheet = folder / "demo.png"
-    side_by_side(overlays).save(sheet)
+    sheet = folder / "demo.jpg"
+    side_by_side(overlays).save(sheet, quality=88)
     print("\nLook at:", *(f"  {path.resolve()}" for path in (*overlays, sheet)), sep="\n")
     return max(codes)
 
