@@ -77,9 +77,10 @@ def click(client: httpx.Client, process: int) -> None:
         page.goto(str(client.base_url))
         page.set_input_files("#photo input[type=file]", file)
         page.wait_for_selector(".seg-photo img")
-        page.fill("#labels textarea", ", ".join(LABELS))
         times = []
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
+            turned = LABELS[number % len(LABELS) :] + LABELS[: number % len(LABELS)]
+            page.fill("#labels textarea", ", ".join(turned))  # the same answer again would not be drawn again
             page.evaluate("document.querySelector('.seg-table')?.remove()")  # the one that comes is a new one
             start = time.perf_counter()
             page.click("#go")
