@@ -164,6 +164,7 @@ def _region_tables(
     logits = logit_scale * regions @ text.T
     if len(contrast) > count:
         # Few labels that somebody asked for must not drown in many words: a label is held to be likelier than a word.
+        # By how much was chosen on collages of training photos (docs/results.md).
         logits[..., :count] += math.log(len(contrast) / count) / 3
     chances = logits.softmax(dim=-1)
     named = chances[..., :count]

@@ -65,7 +65,7 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str]
     names: tuple[tuple[str, float], ...] = ()
     if labels:
         labels = check_labels(labels)
-        text = F.normalize(LabelEmbedder(model)(labels, OPEN_TEMPLATES), dim=-1)
+        text = LabelEmbedder(model)(labels, OPEN_TEMPLATES)
         scale = model.logit_scale.exp().clamp(max=MAX_SCALE)
         chances, best = (scale * F.normalize(output.regions[0], dim=-1) @ text.T).softmax(dim=-1).max(dim=-1)
         names = tuple((labels[i], p) for i, p in zip(best.tolist(), chances.tolist(), strict=True))

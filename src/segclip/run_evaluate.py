@@ -33,9 +33,10 @@ from segclip.evaluate import Evaluator, calibrate, cut_blocks, words_of
 from segclip.files import write_aside
 from segclip.metrics import Confusion, interval
 from segclip.overlap import overlapped
+from segclip.pipeline import pick_device
 from segclip.protocols import Protocol, change_settings, settings_of
 from segclip.report import write_report
-from segclip.run_segment import check_writable, pick_device
+from segclip.run_segment import check_writable
 from segclip.segment import Segmenter
 
 SHOWN = 6  # photos in the report that went best, and that went worst

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from segclip.run_segment import pick_device
+from segclip.pipeline import pick_device
 from segclip.web.desk import MAX_BYTES, Desk, open_desk
 from segclip.web.endpoint import make_endpoint
 from segclip.web.guard import SEGMENT, Guard
