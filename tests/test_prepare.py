@@ -161,13 +161,17 @@ def test_broken_at_any_place_it_ends_with_the_same_bytes(
 def test_killed_at_random_it_ends_with_the_same_bytes_and_leaves_no_process(
     source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "segclip", "prepare", str(source), "--out", str(tmp_path / "out")]
-    command += ["--superpixels", "opencv", "--shard-mb", "0.05", "--workers", "2"]
-    generator, kills = random.Random(0), 0
+    command = [sys.executable, "-m", "segclip", "prepare", str(source)]
+    command += ["--superpixels", "opencv", "--shard-mb", "0.05", "--workers", "2", "--out"]
+    start = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "timed")], check=True, capture_output=True)
+    seconds = time.monotonic() - start  # of a whole run, on this machine
+    command.append(str(tmp_path / "out"))
+    generator, kills = random.Random(1), 0  # the first kill comes early
     for _ in range(20):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
-            process.wait(timeout=generator.uniform(0.4, 1))
+            process.wait(timeout=generator.uniform(0.2, 0.7) * seconds)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
