@@ -26,6 +26,7 @@ from segclip.paper_protocol import patch_grid
 from segclip.windows import Windows, resize_map
 
 Background = Literal["auto"] | float | None
+COLUMNS = 8  # drawn at once
 
 
 @dataclass(frozen=True)
@@ -194,18 +195,20 @@ def _canvas(views: list[Windows], outputs: list[ImageOutput], tables: list[Tenso
 def _vote(
     superpixels: Int[Tensor, "rows columns"], canvas: Float[Tensor, "J h w"], weight: float
 ) -> tuple[Float[Tensor, "rows columns"], Int[Tensor, "rows columns"]]:
-    """Best score and its column, after each superpixel's mean had its say; one column at a time, to stay small."""
+    """Best score and its column, after each superpixel's mean had its say; a few columns at a time, to stay small."""
     size, ids = (superpixels.shape[0], superpixels.shape[1]), superpixels.flatten()
-    area = ids.bincount().to(canvas.dtype)
-    best = canvas.new_full(size, -1.0)
-    winner = torch.zeros(size, dtype=torch.int64, device=canvas.device)
-    for column, coarse in enumerate(canvas):
-        own = resize_map(coarse[None], size)[0]
-        mean = torch.zeros_like(area).index_add_(0, ids, own.flatten()) / area
-        score = own.lerp(mean.index_select(0, ids).view(size), weight)
-        winner.masked_fill_(score > best, column)  # in place: a column must cost little, there may be many
-        torch.maximum(best, score, out=best)
-    return best.clamp(0, 1), winner
+    area = ids.bincount().to(canvas.dtype)[:, None]
+    best = canvas.new_full((len(ids),), -1.0)
+    winner = torch.zeros_like(ids)
+    for first in range(0, len(canvas), COLUMNS):
+        # Columns last, so that a pixel's scores lie together: a column must cost little, there may be many.
+        some = canvas[None, first : first + COLUMNS].contiguous(memory_format=torch.channels_last)
+        own = F.interpolate(some, size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0).flatten(0, 1)
+        mean = own.new_zeros(len(area), own.shape[1]).index_add_(0, ids, own).div_(area)
+        score, column = own.lerp_(mean.index_select(0, ids), weight).max(dim=1)
+        winner = torch.where(score > best, column + first, winner)
+        best = torch.maximum(best, score)
+    return best.clamp(0, 1).view(size), winner.view(size)
 
 
 def find_superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings = SETTINGS) -> Int[Tensor, "rows columns"]:

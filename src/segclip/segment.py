@@ -6,7 +6,7 @@ Axes: H W pixels, K labels, E embedding.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ __all__ = [
     "paper_scores",
 ]
 
+LABEL_SETS = 8  # whose text is remembered whole, the least recently used dropped first
 # Photos of one call differ in size: their axes have no common names.
 AnyPhoto = UInt8[ndarray, "_ _ 3"]
 
@@ -96,6 +97,7 @@ class Segmenter:
         self.settings: Settings = settings or preset
         self.encoder = Encoder(self.model, dtype, compile=compile)
         self._embed = LabelEmbedder(self.model)
+        self._text = lru_cache(LABEL_SETS)(self._embed_set)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
         """Segment one photo.
@@ -119,7 +121,7 @@ class Segmenter:
         """Segment photos together: their windows fill common batches. Arguments, errors: see `segment`."""
         names = check_labels(labels)  # before the model works for nothing
         _check_background(background)
-        return [self.label(encoded, names, background=background) for encoded in self.encode(photos)]
+        return [self._label_names(encoded, names, background) for encoded in self.encode(photos)]
 
     @torch.inference_mode()
     def encode(self, photos: Sequence[PhotoSource]) -> list[EncodedPhoto]:
@@ -134,9 +136,7 @@ class Segmenter:
         """Segment a photo that `encode` gave, by this Segmenter. Arguments and errors: see `segment`."""
         names = check_labels(labels)
         _check_background(background)
-        embeds = self._embed(names, self.settings.templates)
-        found, scores = self._label(encoded, embeds, names, background)
-        return Segmentation(found, scores, names, encoded.photo, self.protocol, background)
+        return self._label_names(encoded, names, background)
 
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
@@ -155,7 +155,7 @@ class Segmenter:
         settings = self.settings if isinstance(self.settings, PaperSettings) else PaperSettings()
         (encoded,) = self._encode([open_photo(photo)], settings)
         embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self._device)
-        return self._label(encoded, embeds, (), background)[0]
+        return self._label(encoded, embeds, embeds[:0], background)[0]
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], settings: Settings) -> list[EncodedPhoto]:
@@ -171,12 +171,16 @@ class Segmenter:
             for photo, scales in zip(photos, views, strict=True)
         ]
 
+    def _label_names(self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background) -> Segmentation:
+        found, scores = self._label(encoded, *self._text(names), background)
+        return Segmentation(found, scores, names, encoded.photo, self.protocol, background)
+
     @torch.inference_mode()
     def _label(
         self,
         encoded: EncodedPhoto,
         embeds: Float[Tensor, "K E"],
-        names: Sequence[str],
+        contrast: Float[Tensor, "_ E"],
         background: Background,
     ) -> tuple[Int[ndarray, "_ _"], Float[ndarray, "_ _"]]:
         """Labels and scores of a photo."""
@@ -187,17 +191,19 @@ class Segmenter:
             labels, scores = paper_protocol.label_photo(view, output, embeds, self._scale, size, bar, settings.kept)
         else:
             bar = settings.threshold if background == "auto" and settings.threshold is not None else background
-            contrast = embeds[:0] if bar is None else self._contrast(embeds, names, settings)
             labels, scores = open_protocol.label_photo(
                 size, encoded.superpixels, encoded.views, encoded.outputs, embeds, contrast, self._scale, bar, settings
             )
         return labels.cpu().numpy().astype(np.int32), scores.float().cpu().numpy()
 
-    def _contrast(
-        self, embeds: Float[Tensor, "K E"], names: Sequence[str], settings: OpenSettings
-    ) -> Float[Tensor, "_ E"]:
-        words = self._embed(CONTRAST_WORDS, settings.templates)
-        return open_protocol.competitors(embeds, names, words, CONTRAST_WORDS, settings)
+    @torch.inference_mode()
+    def _embed_set(self, names: tuple[str, ...]) -> tuple[Float[Tensor, "K E"], Float[Tensor, "_ E"]]:
+        """Embeddings of the labels, and of the contrast words that compete with them; none under the paper's rules."""
+        embeds = self._embed(names, self.settings.templates)
+        if isinstance(self.settings, PaperSettings):
+            return embeds, embeds[:0]
+        words = self._embed(CONTRAST_WORDS, self.settings.templates)
+        return embeds, open_protocol.competitors(embeds, names, words, CONTRAST_WORDS, self.settings)
 
     @property
     def _side(self) -> int:
