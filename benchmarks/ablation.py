@@ -41,6 +41,7 @@ from segclip.train.cache import cache_features
 from segclip.train.cached import CachedStream, embed_captions, read_captions
 from segclip.train.optim import learning_rate
 from segclip.train.run import train
+from segclip.train.words import find_words
 from segclip.windows import Windows
 
 NO_CENTERS = "no centers"
@@ -127,11 +128,12 @@ def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
     assert config.cache and config.cache.folder and config.start and config.steps
     folder, towers, captions = Path(config.cache.folder), load(config.start), read_captions(shards)
     crops = cache_features(config.start, shards, folder, crops=1, reduction=config.reduction, seed=config.cache.seed)
-    texts = embed_captions(towers, captions, folder / "captions.pt")
+    words = find_words(captions) if config.cache.words else [[] for _ in captions]
+    texts = embed_captions(towers, [*captions, *words], folder / "captions.pt")
     torch.manual_seed(config.seed)
     head = PatchHead(towers.config.image.width, towers.config.embed)
     optimiser = torch.optim.AdamW(head.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay)
-    stream = CachedStream(crops, captions, texts, config, 1, rank=0, world=1, device=torch.device("cpu"))
+    stream = CachedStream(crops, captions, words, texts, config, 1, rank=0, world=1, device=torch.device("cpu"))
     batches = (batch for epoch in range(config.epochs) for batch in stream.epoch(epoch, 0))
     for step, batch in zip(range(1, config.steps + 1), batches, strict=False):
         optimiser.param_groups[0]["lr"] = learning_rate(step, config.steps, config.lr, config.warmup)

@@ -25,7 +25,7 @@ CONFIG = ModelConfig(
     image=ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=2, patch=14, side=224, position_grid=37),
     text=TextConfig("sentence", width=384, layers=6, heads=12, context=128, vocabulary=BERT_VOCABULARY),
     embed=384,
-    centers=8,
+    centers=16,
 )
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what DINOv2's pixels are normalised with
 IMAGENET_STD = (0.229, 0.224, 0.225)

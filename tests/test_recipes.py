@@ -15,6 +15,7 @@ from segclip.train.optim import freeze, learning_rate, make_optimiser
     ("change", "why"),
     [
         ({"cache": CacheConfig(mosaics=(2, 3))}, "mosaics of 3 photos do not divide a batch of 4"),
+        ({"cache": CacheConfig(small=1.5)}, "small 1.5; give a share in 0..1"),
         ({"micro_batch": 2}, "leave out micro_batch"),
         ({"start": None}, "name their model as start"),
         ({"losses": ()}, "no losses; give one or more"),

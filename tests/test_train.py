@@ -21,6 +21,7 @@ from shard_files import FAST, map_serially
 from small_model import SENTENCE, small_model
 from small_runs import CACHE, CACHED, PAIRS, assert_same_run, metrics, run_script, weights
 
+from segclip import load
 from segclip.cli import main
 from segclip.config import TrainConfig
 from segclip.data.normalise import normalise
@@ -213,18 +214,20 @@ def test_cached_features_give_the_losses_of_the_model() -> None:
     torch.testing.assert_close(part.contrastive, plain.contrastive)
 
 
-def test_a_photo_in_a_mosaic_is_the_maximum_of_its_own_regions() -> None:
-    """Three photos of 4 patches in a row; the third has no region of its own, so it gets all of them."""
+def test_a_photo_in_a_mosaic_is_the_maximum_and_the_mean_of_its_regions() -> None:
+    """Three photos of 4 patches in a row; the third has no region of its own, so its maximum is over all of them."""
     tower = small_model(SENTENCE).image
     regions = torch.randn(1, 4, 64)
     owner = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1])  # center of each patch; centers 2 and 3 are empty
     hard = F.one_hot(owner, 4).T[None].float()
     found = tower.embed_mosaic(Grouping(regions, hard, hard), 3)
+    _, each = tower.embed_regions(regions)
     for block in tower.region_blocks:
         regions = block(regions)
-    for photo, own in enumerate(([0], [1], [0, 1, 2, 3])):
-        expected = tower.norm_post(regions[0, own].amax(dim=0)) @ tower.projection
-        torch.testing.assert_close(found[photo], expected)
+    for photo, (own, shares) in enumerate((([0], [3, 1]), ([1], [1, 3]), ([0, 1, 2, 3], [2, 2]))):
+        largest = tower.norm_post(regions[0, own].amax(dim=0)) @ tower.projection
+        mean = torch.tensor(shares) / 4 @ F.normalize(each[0, :2], dim=-1)
+        torch.testing.assert_close(found[photo], F.normalize(largest, dim=-1) + F.normalize(mean, dim=-1))
 
 
 def test_runs_share_features_of_the_same_settings(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
@@ -245,10 +248,11 @@ def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
     assert config.start
     captions = read_captions(data)
     crops = cache_features(config.start, data, whole / "features", crops=2, reduction="majority", seed=0)
-    texts = {caption: torch.rand(64) for own in captions for caption in own}
+    words = [["a square"], *([] for _ in captions[1:])]
+    texts = {text: torch.rand(64) for own in (*captions, *words) for text in own}
     known = {photo[p].tobytes() for crop in crops for block in crop for photo in block.patches for p in range(16)}
     pairs = replace(config, cache=replace(CACHE, mosaics=(2,)))
-    stream = CachedStream(crops, captions, texts, pairs, 4, rank=0, world=1, device=torch.device("cpu"))
+    stream = CachedStream(crops, captions, words, texts, pairs, 4, rank=0, world=1, device=torch.device("cpu"))
     drawn = list(stream.epoch(1, 0))
     assert len(drawn) == stream.steps == 6
     for batch, again in zip(drawn[2:], stream.epoch(1, 2), strict=True):
@@ -258,8 +262,36 @@ def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
             assert not set(row[:8].tolist()) & set(row[8:].tolist())
         assert torch.equal(batch.patches, again.patches) and torch.equal(batch.text, again.text)
         assert torch.equal(batch.noise.gumbel, again.noise.gumbel)
+    first = [batch.text for epoch in range(40) for batch in stream.epoch(epoch, 0)]
+    seen = sum(int((text == texts["a square"]).all(dim=1).any()) for text in first)
+    assert 10 <= seen <= 30  # of 40 draws for the photo that has a word
     with pytest.raises(ValueError, match="does not divide into mosaics among 3 processes"):
-        CachedStream(crops, captions, texts, pairs, 4, rank=0, world=3, device=torch.device("cpu"))
+        CachedStream(crops, captions, words, texts, pairs, 4, rank=0, world=3, device=torch.device("cpu"))
+
+
+def test_photos_in_large_mosaics_are_seen_at_half_size(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
+    assert config.start
+    (blocks,) = cache_features(config.start, data, tmp_path, crops=1, small=True, reduction="majority", seed=0)
+    model = load(config.start).to(torch.bfloat16)
+    block, half = blocks[0], model.config.image.side // 2
+    assert block.small is not None and block.small.shape == (len(block.rows), 4, 64)
+    small = [np.asarray(Image.fromarray(crop).resize((half, half), Image.Resampling.BICUBIC)) for crop in block.pixels]
+    image = np.vstack([np.hstack(small[:2]), np.hstack(small[2:4])])
+    patches = model.image.encode_patches(normalise(image[None]).bfloat16()).half().detach().numpy()[0].reshape(4, 4, 64)
+    for photo, (row, column) in enumerate(((0, 0), (0, 2), (2, 0), (2, 2))):
+        expected = patches[row : row + 2, column : column + 2].reshape(4, 64)
+        np.testing.assert_allclose(block.small[photo], expected, atol=0.1)
+
+    captions = read_captions(data)
+    texts = {caption: torch.rand(64) for own in captions for caption in own}
+    words: list[list[str]] = [[] for _ in captions]
+    for photos, kind in ((2, block.patches), (4, block.small)):
+        known = {patch.tobytes() for own in kind for patch in own}
+        mixed = replace(config, batch=4, cache=replace(CACHE, crops=1, mosaics=(photos,), small=1.0))
+        stream = CachedStream([blocks], captions, words, texts, mixed, 4, rank=0, world=1, device=torch.device("cpu"))
+        batch = next(stream.epoch(0, 0))
+        assert batch.patches.shape == (4 // photos, 16, 64)
+        assert all(patch.half().numpy().tobytes() in known for patch in batch.patches.flatten(0, 1))
 
 
 def test_centers_start_where_alike_patches_meet() -> None:

@@ -108,6 +108,9 @@ class CacheConfig:
             patches of that many photos, so that regions must tell them apart; 1: each photo by itself.
         reconstructed: share of a batch that the masked branch sees: it costs three times what the plain one does.
         likeness: how much captions that mean alike share their target (see `segclip.losses.contrastive_loss`).
+        small: share of the photos in mosaics of four or more that are seen at half their side, as things are in photos
+            of many things.
+        words: draw, half of the time, a word of a photo's captions in their place (see `segclip.train.words`).
         folder: where the features are kept, so that runs over the same towers and photos can share them; None: in the
             run's own folder.
         seed: of the crops and masks; not the run's, so that runs with other seeds can share features.
@@ -117,6 +120,8 @@ class CacheConfig:
     mosaics: tuple[int, ...] = (2, 4)
     reconstructed: float = 0.0625
     likeness: float = 12.0
+    small: float = 0.0
+    words: bool = False
     folder: str | None = None
     seed: int = 0
 
@@ -202,6 +207,8 @@ class TrainConfig:
                 raise ValueError(f"{name} {value}; give at least 1")
         if not self.losses:
             raise ValueError("no losses; give one or more of contrastive, superpixel, reconstruction")
+        if self.cache and not 0 <= self.cache.small <= 1:
+            raise ValueError(f"small {self.cache.small}; give a share in 0..1")
         for photos in self.cache.mosaics if self.cache else ():
             if photos < 1 or self.batch % photos:
                 raise ValueError(f"mosaics of {photos} photos do not divide a batch of {self.batch}; change one")

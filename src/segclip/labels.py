@@ -74,3 +74,12 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"label {position}, {label.strip()!r}, repeats label {seen[key]}; remove one of them")
         seen[key] = position
     return tuple(label.strip() for label in labels)
+
+
+def singular(word: str) -> str:
+    """A name in lower case and the singular, by its ending: "Butterflies" -> butterfly."""
+    word = " ".join(word.lower().split())
+    for ending, instead in (("ies", "y"), ("ses", "s"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
+        if word.endswith(ending):
+            return word[: -len(ending)] + instead
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word

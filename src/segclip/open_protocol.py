@@ -20,7 +20,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from segclip.labels import OPEN_TEMPLATES
+from segclip.labels import OPEN_TEMPLATES, singular
 from segclip.model.segclip import ImageOutput
 from segclip.paper_protocol import patch_grid
 from segclip.windows import Windows, resize_map
@@ -97,23 +97,15 @@ def competitors(
     around = [F.normalize(F.normalize(x, dim=-1) - center, dim=-1) for x in (contrast, labels)]
     far = (around[0] @ around[1].T).amax(dim=-1) <= settings.too_near
     kinds = [_kinds(name) for name in names]
-    labels_and_kinds, whole = set().union(*kinds), {_singular(name) for name in names}
+    labels_and_kinds, whole = set().union(*kinds), {singular(name) for name in names}
     # "table" stands aside for the label "dining table", and "brick wall" for "wall".
-    other = [_singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
+    other = [singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
     return contrast[far & torch.tensor(other, device=far.device)]
 
 
 def _kinds(name: str) -> set[str]:
     """The name and the thing it is a kind of, in the singular: "dining tables" -> dining table, table."""
-    return {_singular(name), _singular(name.split(" of ")[0].split()[-1])}
-
-
-def _singular(word: str) -> str:
-    word = " ".join(word.lower().split())
-    for ending, instead in (("ies", "y"), ("ses", "s"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
-        if word.endswith(ending):
-            return word[: -len(ending)] + instead
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+    return {singular(name), singular(name.split(" of ")[0].split()[-1])}
 
 
 @torch.inference_mode()

@@ -56,7 +56,10 @@ class ImageTower(nn.Module):
         return self._project(regions.amax(dim=1)), self._project(regions)
 
     def embed_mosaic(self, grouping: Grouping, photos: int) -> Float[Tensor, "_ E"]:
-        """The embedding of each photo of a mosaic: the maximum over the regions with most of their patches in it.
+        """The embedding of each photo of a mosaic: the sum of two unit vectors.
+
+        One is the maximum over the regions with most of their patches in the photo, as `embed_regions` has it for a
+        whole photo. The other is the mean of its patches' regions, each embedded by itself, as it is when it is named.
 
         Args:
             grouping: of mosaics: the patches of `photos` photos one after the other, equally many of each.
@@ -65,8 +68,11 @@ class ImageTower(nn.Module):
         patches = grouping.hard.detach().unflatten(-1, (photos, -1)).sum(dim=-1)
         own = F.one_hot(patches.argmax(dim=-1), photos).bool() & (patches > 0)
         own = own | ~own.any(dim=1, keepdim=True)
-        regions = self._relate(grouping.regions)[:, :, None]
-        return self._project(regions.masked_fill(~own[..., None], -torch.inf).amax(dim=1).flatten(0, 1))
+        regions = self._relate(grouping.regions)
+        largest = regions[:, :, None].masked_fill(~own[..., None], -torch.inf).amax(dim=1)
+        each = F.normalize(self._project(regions), dim=-1)
+        mean = (patches / patches.sum(dim=1, keepdim=True)).mT.to(each.dtype) @ each
+        return (F.normalize(self._project(largest), dim=-1) + F.normalize(mean, dim=-1)).flatten(0, 1)
 
     def _relate(self, regions: Float[Tensor, "B C D"]) -> Float[Tensor, "B C D"]:
         for block in self.region_blocks:

@@ -2,14 +2,16 @@
 
 The cache is a folder of blocks, each a folder of .npy files that is written aside and renamed: what is there is
 whole, and a run that was broken goes on with the blocks that are missing. The masked pass has fixed masks too, one
-for each crop. The trunk runs in bfloat16, which halves the time. Axes: N photos, P patches, V visible patches, D width.
+for each crop. The trunk runs in bfloat16, which halves the time. On demand the crops are encoded at half their side
+too, four of them in one image, as things are small in photos of many things.
+Axes: N photos, P patches, V visible patches, D width.
 """
 
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from functools import partial
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.progress import track
 
 from segclip.checkpoints import load
@@ -29,6 +32,7 @@ from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 
 BLOCK = 64  # photos in a block
+SMALL = "small.npy"  # file of a block that is added when asked for
 MAX_BAD = 0.05  # share of unreadable photos past which the data must be mended
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class Block:
         visible: (N,V,D) float16, the trunk's features of the visible patches.
         mask: (N,P) float32; the patches with the smallest values are the visible ones, ascending.
         superpixels: (N,rows,columns) int32.
+        small: (N,P/4,D) float16, the trunk's features of the crop at half its side; None where nobody asked for them.
     """
 
     rows: np.ndarray
@@ -52,18 +57,21 @@ class Block:
     visible: np.ndarray
     mask: np.ndarray
     superpixels: np.ndarray
+    small: np.ndarray | None = None
 
 
 def cache_features(
-    towers: str, shards: Shards, folder: Path, *, crops: int, reduction: Reduction, seed: int
+    towers: str, shards: Shards, folder: Path, *, crops: int, small: bool = False, reduction: Reduction, seed: int
 ) -> list[list[Block]]:
     """Compute what is missing in `folder`, over all cores, and open it memory-mapped.
 
     Args:
         towers: the model whose trunk is used, as `segclip.load` takes it.
         shards: the photos.
-        folder: the cache; it belongs to these towers, shards, reduction and seed. More crops can be added later.
+        folder: the cache; it belongs to these towers, shards, reduction and seed. More crops, and what is small, can
+            be added later.
         crops: how many of each photo.
+        small: each crop at half its side too.
         reduction: of superpixels to patches, see `segclip.data.superpixels.patch_superpixels`.
         seed: of the crops, the masks and the order of the photos.
 
@@ -71,7 +79,8 @@ def cache_features(
         For each crop, the blocks of all photos, in the same order.
 
     Raises:
-        ValueError: the folder holds the features of another run; more than 5% of the photos are bad.
+        ValueError: the folder holds the features of another run; more than 5% of the photos are bad; half the side is
+            no whole number of patches.
     """
     _claim(folder, towers, shards, reduction, seed)
     order = np.random.default_rng(seed).permutation(len(shards))
@@ -84,17 +93,11 @@ def cache_features(
         for path, rows in zip(row, blocks, strict=True)
         if not path.exists()
     ]
-    if missing:
-        workers = min(os.cpu_count() or 1, len(missing))
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (towers,)) as pool:
-            futures = [pool.submit(work, *task) for task in missing]
-            try:
-                for future in track(as_completed(futures), "features", total=len(futures)):
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    opened = [[_open_block(path) for path in row] for row in paths]
+    _compute("features", work, missing, towers)
+    if small:
+        every = [(path,) for row in paths for path in row]
+        _compute("features at half size", _write_small, [own for own in every if not (own[0] / SMALL).exists()], towers)
+    opened = [[_open_block(path, small) for path in row] for row in paths]
     bad = len(shards) - sum(len(block.rows) for block in opened[0])
     log.info("features of %d photos; %d bad ones left out", len(shards) - bad, bad)
     if bad > MAX_BAD * len(shards):
@@ -114,6 +117,21 @@ def _claim(folder: Path, towers: str, shards: Shards, reduction: Reduction, seed
         stamp.write_text(digest.hexdigest())
     if stamp.read_text() != digest.hexdigest():
         raise ValueError(f"{folder}: features of other towers, photos or settings; give another folder or delete it")
+
+
+def _compute(title: str, work: Callable[..., None], tasks: Sequence[tuple], towers: str) -> None:
+    """Each task by one of as many processes as there are cores."""
+    if not tasks:
+        return
+    workers = min(os.cpu_count() or 1, len(tasks))
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (towers,)) as pool:
+        futures = [pool.submit(work, *task) for task in tasks]
+        try:
+            for future in track(as_completed(futures), title, total=len(futures)):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 _model: SegCLIP  # of a worker process
@@ -136,6 +154,28 @@ def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, red
     for name, array in (arrays | _encode(arrays["pixels"], arrays["mask"])).items():
         np.save(aside / f"{name}.npy", array)
     aside.rename(path)
+
+
+@torch.inference_mode()
+def _write_small(path: Path) -> None:
+    """Add the features at half size to a block: four of its crops in one image, the last ones repeated to fill it."""
+    side, patch, crops = _model.config.image.side // 2, _model.config.image.patch, _open_block(path, False).pixels
+    if side % patch:
+        raise ValueError(f"half of the image side, {side}, is not a multiple of the patch {patch}: do without")
+    halves = np.stack(
+        [np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC)) for crop in crops]
+    )
+    quarters = halves[np.arange(-(-len(halves) // 4) * 4) % len(halves)].reshape(-1, 2, 2, side, side, 3)
+    images = quarters.swapaxes(2, 3).reshape(-1, 2 * side, 2 * side, 3)
+    patches = torch.cat(
+        [_model.image.encode_patches(normalise(images[i : i + 8]).bfloat16()) for i in range(0, len(images), 8)]
+    )
+    grid = side // patch
+    patches = patches.unflatten(1, (2, grid, 2, grid)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
+    aside = path / f"{SMALL}.part"
+    with aside.open("wb") as file:
+        np.save(file, patches[: len(crops)].half().numpy())
+    aside.rename(path / SMALL)
 
 
 def _prepare_photos(
@@ -166,5 +206,6 @@ def _encode(pixels: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     return {"patches": torch.cat(patches).numpy(), "visible": torch.cat(visible).numpy()}
 
 
-def _open_block(path: Path) -> Block:
-    return Block(**{field.name: np.load(path / f"{field.name}.npy", mmap_mode="r") for field in fields(Block)})
+def _open_block(path: Path, small: bool) -> Block:
+    names = [field.name for field in fields(Block) if field.name != "small"] + ["small"] * small
+    return Block(**{name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names})

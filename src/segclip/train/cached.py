@@ -70,6 +70,7 @@ class CachedStream:
         self,
         crops: Sequence[Sequence[Block]],
         captions: Sequence[Sequence[str]],
+        words: Sequence[Sequence[str]],
         embedded: dict[str, Tensor],
         config: TrainConfig,
         centers: int,
@@ -83,7 +84,8 @@ class CachedStream:
         Args:
             crops: as `cache_features` gives them.
             captions: of each photo.
-            embedded: the text tower's embedding of every caption.
+            words: of each photo's captions, drawn half of the time where there are any.
+            embedded: the text tower's embedding of all of these.
             config: the recipe.
             centers: of the model.
             rank, world: number of this process, and how many there are.
@@ -99,7 +101,8 @@ class CachedStream:
         for unit in {world * mosaic for mosaic in config.cache.mosaics}:
             if config.batch % unit:
                 raise ValueError(f"batch {config.batch} does not divide into mosaics among {world} processes")
-        self.crops, self.captions, self.embedded, self.centers = crops, captions, embedded, centers
+        self.crops, self.captions, self.words, self.embedded = crops, captions, words, embedded
+        self.centers = centers
         self.config, self.cache, self.rank, self.world, self.device = config, config.cache, rank, world, device
         self.steps = photos // config.batch
 
@@ -120,12 +123,16 @@ class CachedStream:
         whole, mixed, texts = [], [], []
         for b, i in places.tolist():
             block = self.crops[int(generator.integers(len(self.crops)))][b]
-            count = len(block.patches[i])
-            chosen = generator.permutation(count)[: count // photos] if photos > 1 else slice(None)
-            mixed.append((block.patches[i][chosen], block.superpixels[i].reshape(-1)[chosen]))
+            count = len(block.patches[i]) // photos
+            patches, superpixels = block.patches[i], block.superpixels[i]
+            if block.small is not None and photos >= 4 and generator.random() < self.cache.small:
+                patches, superpixels = block.small[i], superpixels[1::2, 1::2]
+            chosen = generator.permutation(len(patches))[:count] if photos > 1 else slice(None)
+            mixed.append((patches[chosen], superpixels.reshape(-1)[chosen]))
             if len(whole) < masked:
                 whole.append((block.visible[i], block.pixels[i], block.mask[i]))
-            own = self.captions[int(block.rows[i])]
+            row = int(block.rows[i])
+            own = self.words[row] if self.words[row] and generator.random() < 0.5 else self.captions[row]
             texts.append(own[int(generator.integers(len(own)))])
         patches, superpixels = _stacked(mixed)
         visible, pixels, mask = _stacked(whole)

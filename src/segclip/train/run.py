@@ -23,6 +23,7 @@ from segclip.train.optim import freeze
 from segclip.train.pairs import CHUNK, PairLearner, PairStream
 from segclip.train.processes import check_agreement, only_cpu
 from segclip.train.start import start_centers, start_model
+from segclip.train.words import find_words
 
 FREE = ("workers", "save_every", "keep", "trackers")  # fields that may change when a run goes on
 
@@ -106,16 +107,26 @@ def _cached(
             shards,
             folder,
             crops=config.cache.crops,
+            small=config.cache.small > 0,
             reduction=config.reduction,
             seed=config.cache.seed,
         )
         model = start_model(config, crops)
         captions = read_captions(shards)
-        embedded = embed_captions(model, captions, folder / "captions.pt")
+        words = find_words(captions) if config.cache.words else [[] for _ in captions]
+        embedded = embed_captions(model, [*captions, *words], folder / "captions.pt")
     freeze(model, config)
     rank, world = accelerator.process_index, accelerator.num_processes
     stream = CachedStream(
-        crops, captions, embedded, config, model.config.centers, rank=rank, world=world, device=accelerator.device
+        crops,
+        captions,
+        words,
+        embedded,
+        config,
+        model.config.centers,
+        rank=rank,
+        world=world,
+        device=accelerator.device,
     )
     return CachedLearner(model, config), model, stream
 
