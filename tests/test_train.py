@@ -36,7 +36,7 @@ from segclip.train import files, loop
 from segclip.train.cache import cache_features
 from segclip.train.cached import CachedStream, read_captions
 from segclip.train.run import train
-from segclip.train.start import start_centers
+from segclip.train.start import start_centers, start_projection
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (128, 128, 128)}
 
@@ -432,3 +432,20 @@ def test_train_command(
     argv[3:6] = [str(tmp_path / "run" / "shards"), "--out", str(tmp_path / "again")]
     assert main(argv) == 0  # shards are taken as they are
     assert not (tmp_path / "again" / "shards").exists()
+
+
+def test_regions_start_pointing_to_the_captions_of_their_photo() -> None:
+    """Photos of two kinds of patches, and a caption for each kind."""
+    torch.manual_seed(0)
+    directions, captions = torch.randn(2, 64), F.normalize(torch.randn(2, 64), dim=-1)
+    kind = torch.arange(80) % 2
+    patches = directions[kind][:, None] + 0.3 * torch.randn(80, 16, 64)
+    model = small_model(SENTENCE)
+    start_centers(model, patches.numpy(), 0)
+    start_projection(model, zip(patches[:40].numpy(), captions[kind[:40]], strict=True))
+    grouping = model.image.grouping(patches[40:])
+    _, embedded = model.image.embed_regions(grouping.regions)
+    likeness = F.normalize(embedded, dim=-1) @ F.normalize(captions - captions.mean(dim=0), dim=-1).T
+    full = grouping.hard.sum(dim=-1) > 0  # regions that have patches
+    assert likeness[full][:, 0].max() > 0.9
+    assert (likeness.argmax(dim=-1) == kind[40:, None])[full].float().mean() > 0.95

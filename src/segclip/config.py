@@ -140,7 +140,8 @@ class TrainConfig:
         model: what is trained where `start` is None.
         cache: learn from the cached features of frozen towers; None: train on the photos themselves.
         centers: "random": as `start` or the model's initialisation has them; "k-means": the grouping starts as two
-            steps of k-means over what the trunk gives for some photos (see `segclip.train.start`).
+            steps of k-means over what the trunk gives for some photos, and with cached features what names the regions
+            as least squares from them to captions (see `segclip.train.start`).
         epochs: passes over the data.
         steps: end after so many steps; None: as the epochs give.
         batch: samples in a step, of all processes; the last incomplete batch of a pass is left out.

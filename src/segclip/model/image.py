@@ -52,7 +52,7 @@ class ImageTower(nn.Module):
 
     def embed_regions(self, regions: Float[Tensor, "B C D"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C E"]]:
         """Regions -> the image's embedding (their element-wise maximum) and one embedding each."""
-        regions = self._relate(regions)
+        regions = self.relate(regions)
         return self._project(regions.amax(dim=1)), self._project(regions)
 
     def embed_mosaic(self, grouping: Grouping, photos: int) -> Float[Tensor, "_ E"]:
@@ -68,13 +68,14 @@ class ImageTower(nn.Module):
         patches = grouping.hard.detach().unflatten(-1, (photos, -1)).sum(dim=-1)
         own = F.one_hot(patches.argmax(dim=-1), photos).bool() & (patches > 0)
         own = own | ~own.any(dim=1, keepdim=True)
-        regions = self._relate(grouping.regions)
+        regions = self.relate(grouping.regions)
         largest = regions[:, :, None].masked_fill(~own[..., None], -torch.inf).amax(dim=1)
         each = F.normalize(self._project(regions), dim=-1)
         mean = (patches / patches.sum(dim=1, keepdim=True)).mT.to(each.dtype) @ each
         return (F.normalize(self._project(largest), dim=-1) + F.normalize(mean, dim=-1)).flatten(0, 1)
 
-    def _relate(self, regions: Float[Tensor, "B C D"]) -> Float[Tensor, "B C D"]:
+    def relate(self, regions: Float[Tensor, "B C D"]) -> Float[Tensor, "B C D"]:
+        """The regions after the blocks in which they see each other."""
         for block in self.region_blocks:
             regions = block(regions)
         return regions

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segclip.config import TrainConfig
@@ -176,6 +177,20 @@ def embed_captions(model: SegCLIP, captions: Sequence[Sequence[str]], file: Path
     embedded = dict(zip(texts, embeddings, strict=True))
     save_tensors(embedded, file)
     return embedded
+
+
+def captioned(
+    blocks: Sequence[Block],
+    captions: Sequence[Sequence[str]],
+    words: Sequence[Sequence[str]],
+    embedded: dict[str, Tensor],
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """The patches of each photo, and the mean of what its captions, or captions and words, say: (P,D) and (E,)."""
+    for block in blocks:
+        for row, patches in zip(map(int, block.rows), block.patches, strict=True):
+            kinds = [own for own in (captions[row], words[row]) if own]
+            means = [torch.stack([F.normalize(embedded[text], dim=-1) for text in kind]).mean(dim=0) for kind in kinds]
+            yield patches, F.normalize(torch.stack(means).mean(dim=0), dim=-1)
 
 
 def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[Tensor]:

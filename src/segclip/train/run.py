@@ -16,13 +16,13 @@ from segclip.data.shards import Shards
 from segclip.files import write_aside
 from segclip.model.segclip import SegCLIP
 from segclip.train.cache import cache_features
-from segclip.train.cached import CachedLearner, CachedStream, embed_captions, read_captions
+from segclip.train.cached import CachedLearner, CachedStream, captioned, embed_captions, read_captions
 from segclip.train.files import RECIPE, changes
 from segclip.train.loop import Run
 from segclip.train.optim import freeze
 from segclip.train.pairs import CHUNK, PairLearner, PairStream
 from segclip.train.processes import check_agreement, only_cpu
-from segclip.train.start import start_centers, start_model
+from segclip.train.start import start_centers, start_model, start_projection
 from segclip.train.words import find_words
 
 FREE = ("workers", "save_every", "keep", "trackers")  # fields that may change when a run goes on
@@ -111,10 +111,13 @@ def _cached(
             reduction=config.reduction,
             seed=config.cache.seed,
         )
-        model = start_model(config, crops)
+        model = start_model(config)
         captions = read_captions(shards)
         words = find_words(captions) if config.cache.words else [[] for _ in captions]
         embedded = embed_captions(model, [*captions, *words], folder / "captions.pt")
+        if config.centers == "k-means":
+            start_centers(model, (patches for block in crops[0] for patches in block.patches), config.seed)
+            start_projection(model, captioned(crops[0], captions, words, embedded))
     freeze(model, config)
     rank, world = accelerator.process_index, accelerator.num_processes
     stream = CachedStream(
