@@ -118,16 +118,24 @@ def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) 
     cache = replace(recipe.cache, folder=str(out / f"features-{kind}"))
     config = replace(recipe, start=start, cache=cache, steps=steps, seed=seed, save_every=steps, trackers=())
     if name == NO_CENTERS:
-        return load(start), train_head(replace(config, cache=replace(cache, mosaics=(1,))), Shards(shards))
+        return load(start), train_head(config, Shards(shards))
     run = out / f"{name.replace(' ', '-')}-{seed}"
     return load(train(replace(config, **VARIANTS[name]), Shards(shards), run)), None
 
 
 def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
-    """On the same features, captions and schedule, by the contrastive loss alone: there is no assignment to learn."""
+    """On the same batches and schedule, by the contrastive loss alone: there is no assignment to learn."""
     assert config.cache and config.cache.folder and config.start and config.steps
     folder, towers, captions = Path(config.cache.folder), load(config.start), read_captions(shards)
-    crops = cache_features(config.start, shards, folder, crops=1, reduction=config.reduction, seed=config.cache.seed)
+    crops = cache_features(
+        config.start,
+        shards,
+        folder,
+        crops=1,
+        small=config.cache.small > 0,
+        reduction=config.reduction,
+        seed=config.cache.seed,
+    )
     words = find_words(captions) if config.cache.words else [[] for _ in captions]
     texts = embed_captions(towers, [*captions, *words], folder / "captions.pt")
     torch.manual_seed(config.seed)
@@ -138,7 +146,7 @@ def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
     for step, batch in zip(range(1, config.steps + 1), batches, strict=False):
         optimiser.param_groups[0]["lr"] = learning_rate(step, config.steps, config.lr, config.warmup)
         with torch.autocast("cpu", torch.bfloat16):
-            image = head(batch.patches).mean(dim=1)
+            image = head(batch.patches).unflatten(1, (batch.photos, -1)).mean(dim=2).flatten(0, 1)
         scale = head.logit_scale.exp().clamp(max=MAX_SCALE)
         contrastive_loss(image.float(), batch.text, scale, config.cache.likeness).backward()
         nn.utils.clip_grad_norm_(head.parameters(), config.clip)

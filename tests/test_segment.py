@@ -220,6 +220,18 @@ def test_remembered_embeddings_are_those_of_each_label(model: SegCLIP) -> None:
     torch.testing.assert_close(first[7], torch.nn.functional.normalize(alone, dim=-1)[0].detach(), atol=1e-5, rtol=0)
 
 
+def test_rivals_of_a_label_set_are_found_once_and_do_not_depend_on_what_came_before(
+    model: SegCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(open_protocol, "competitors", lambda *given: asked.append([*given[1]]) or competitors(*given))
+    sets, segmenter = (["cat", "dog"], ["dog"], ["cat", "dog"], ["dog", "cat"]), Segmenter(model)
+    found = [segmenter.segment(PHOTO, labels).labels for labels in sets]
+    assert asked == [["cat", "dog"], ["dog"], ["dog", "cat"]]
+    for labels, maps in zip(sets, found, strict=True):
+        np.testing.assert_array_equal(maps, Segmenter(model).segment(PHOTO, labels).labels)
+
+
 def test_five_thousand_labels(segmenter: Segmenter) -> None:
     result = segmenter.segment(PHOTO, [f"thing {i}" for i in range(5000)])
     assert result.labels.max() <= 5000
