@@ -20,7 +20,7 @@ from segclip.model.segclip import SegCLIP
 
 FORMAT, FORMAT_VERSION = "segclip", "1"
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
-PEAKED = 15.0  # largest value of a row by its root mean square; past it (near an identity) 8 bits lose the small values
+ALONE = 4.0  # largest value of a row by the next; past it (near an identity) 8 bits lose the small values
 LISTED = 5  # names that an error message lists before it only counts
 
 
@@ -156,17 +156,23 @@ def _quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not tensor.isfinite().all():
             raise CheckpointError(f"weights {name} are not finite; they cannot be stored in 8 bits")
         rows = tensor.flatten(min(tensor.ndim - 1, 1))
-        peak = rows.abs().amax(dim=-1)
-        peaked = (peak / rows.square().mean(dim=-1).sqrt()).nanmedian() > PEAKED
-        if tensor.ndim < 2 or tensor.numel() < SMALLEST_EIGHT_BIT or peaked:
+        if tensor.ndim < 2 or tensor.numel() < SMALLEST_EIGHT_BIT or _near_identity(rows):
             half = tensor.half()
             stored[name] = half if half.isfinite().all() else tensor
             continue
-        scale = peak / 127
+        scale = rows.abs().amax(dim=-1) / 127
         rows = (rows / scale.clamp(min=torch.finfo().tiny)[:, None]).round().clamp(-127, 127)
         stored[name] = rows.to(torch.int8).view_as(tensor)
         stored[f"{name}.scale"] = scale
     return stored
+
+
+def _near_identity(rows: Tensor) -> bool:
+    """Whether one value stands alone in most rows."""
+    if rows.shape[-1] < 2:
+        return False
+    largest, second = rows.abs().topk(2).values.unbind(dim=-1)
+    return bool((largest / second).nanmedian() > ALONE)
 
 
 def _dequantise(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
