@@ -63,7 +63,7 @@ def save(figure: Figure, file: Path) -> None:
 
 def colours_of(regions: Int[ndarray, "rows columns"]) -> UInt8[ndarray, "rows columns 3"]:
     """A colour a center, none of them black."""
-    return palette(9)[1 + regions]
+    return palette(2 + int(regions.max()))[1 + regions]
 
 
 def enlarged(patches: ndarray, side: int) -> ndarray:
@@ -95,17 +95,16 @@ def draw_patches(photo: UInt8[ndarray, "S S 3"], patch: int, file: Path) -> None
 def draw_assignment(photo: UInt8[ndarray, "S S 3"], output: ImageOutput, file: Path) -> None:
     """Soft assignment of each center, and the hard one of all."""
     centers, side = output.soft.shape[1], round(output.soft.shape[2] ** 0.5)
-    figure, axes = pictures(2, centers // 2 + 1)
-    last = centers // 2
-    axes[last].imshow(photo)
-    axes[last].set_title("the photo")
+    figure, (first, *axes) = pictures(3, -(-(centers + 2) // 3))
+    first.imshow(photo)
+    first.set_title("the photo")
+    softs = output.soft[0].view(centers, side, side).numpy()
     hard = output.hard[0].argmax(dim=0).view(side, side).numpy()
+    for number, (one, soft) in enumerate(zip(axes, softs, strict=False)):
+        one.imshow(soft, vmin=0, vmax=1, cmap="magma")
+        one.set_title(f"center {number}, soft: {np.mean(hard == number):.0%}")
     axes[-1].imshow(outlined(enlarged(colours_of(hard), len(photo)), enlarged(hard, len(photo))))
     axes[-1].set_title("hard: one center a patch")
-    softs = output.soft[0].view(centers, side, side).numpy()
-    for number, (one, soft) in enumerate(zip([*axes[:last], *axes[last + 1 : -1]], softs, strict=True)):
-        one.imshow(soft, vmin=0, vmax=1, cmap="magma")
-        one.set_title(f"center {number}, soft: {np.mean(hard == number):.0%} of patches")
     save(figure, file)
 
 
@@ -119,7 +118,7 @@ def draw_names(
     best = region_scores(output, text, scale)[0].argmax(dim=-1).numpy()
     used = np.unique(owner)
     figure, (first, table, last) = pictures(1, 3)
-    figure.set_size_inches(3.6 * INCH, INCH + 0.4)
+    figure.set_size_inches(3.6 * INCH, INCH + 0.6)
     first.imshow(outlined(colours_of(owner), owner))
     first.set_title("soft assignment, enlarged")
     table.set_axis_on()
@@ -128,11 +127,11 @@ def draw_names(
     table.set_yticks(range(len(used)), [f"center {number}" for number in used], fontsize=8)
     for (row, column), value in np.ndenumerate(probability[used]):
         table.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="k" if value < 0.6 else "w")
-    table.set_title("regions x labels, softmax over labels")
+    table.set_title("regions x labels,\nsoftmax over labels")
     tint = palette(1 + len(LABELS))[1 + best[owner]]
     last.imshow((0.45 * photo + 0.55 * tint).astype(np.uint8))
     found = [LABELS[number] for number in np.unique(best[used])]
-    last.set_title(f"the best label of each region: {', '.join(found)}")
+    last.set_title(f"best label of each region:\n{', '.join(found)}")
     save(figure, file)
 
 
