@@ -294,6 +294,22 @@ def test_photos_in_large_mosaics_are_seen_at_half_size(data: Shards, config: Tra
         assert all(patch.half().numpy().tobytes() in known for patch in batch.patches.flatten(0, 1))
 
 
+def test_half_a_side_that_is_no_whole_number_of_patches(data: Shards, tmp_path: Path) -> None:
+    odd = replace(SENTENCE, image=replace(SENTENCE.image, side=3 * SENTENCE.image.patch))
+    save_model(small_model(odd), tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"half of the image side .* is not a multiple of the patch .* small to 0"):
+        cache_features(
+            str(tmp_path / "odd.safetensors"),
+            data,
+            tmp_path / "features",
+            crops=1,
+            small=True,
+            reduction="majority",
+            seed=0,
+        )
+    assert not (tmp_path / "features").exists()
+
+
 def test_centers_start_where_alike_patches_meet() -> None:
     """Photos of patches around two of four directions: each center holds patches of one direction only."""
     torch.manual_seed(0)

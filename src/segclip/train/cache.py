@@ -82,7 +82,13 @@ def cache_features(
         ValueError: the folder holds the features of another run; more than 5% of the photos are bad; half the side is
             no whole number of patches.
     """
-    _claim(folder, towers, shards, reduction, seed)
+    model = load(towers)
+    image = model.config.image
+    if small and image.side % (2 * image.patch):
+        raise ValueError(
+            f"half of the image side {image.side} is not a multiple of the patch {image.patch}; set small to 0"
+        )
+    _claim(folder, model, shards, reduction, seed)
     order = np.random.default_rng(seed).permutation(len(shards))
     blocks = np.array_split(order, -(-len(order) // BLOCK))
     paths = [[folder / f"crop{crop}" / f"{i:05d}" for i in range(len(blocks))] for crop in range(crops)]
@@ -105,10 +111,10 @@ def cache_features(
     return opened
 
 
-def _claim(folder: Path, towers: str, shards: Shards, reduction: Reduction, seed: int) -> None:
+def _claim(folder: Path, model: SegCLIP, shards: Shards, reduction: Reduction, seed: int) -> None:
     """Refuse to mix features of different origins in one folder."""
     digest = hashlib.sha256()
-    for parameter in load(towers).image.trunk.parameters():
+    for parameter in model.image.trunk.parameters():
         digest.update(parameter.detach().numpy().tobytes())
     digest.update(repr(([shard.sha256 for shard in shards.index.shards], reduction, seed)).encode())
     stamp = folder / "made-of"
@@ -160,8 +166,6 @@ def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, red
 def _write_small(path: Path) -> None:
     """Add the features at half size to a block: four of its crops in one image, the last ones repeated to fill it."""
     side, patch, crops = _model.config.image.side // 2, _model.config.image.patch, _open_block(path, False).pixels
-    if side % patch:
-        raise ValueError(f"half of the image side, {side}, is not a multiple of the patch {patch}: do without")
     halves = np.stack(
         [np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC)) for crop in crops]
     )
