@@ -25,9 +25,9 @@ class Encoder:
 
     Args:
         model: whose image tower is used; it stays as it is.
-        dtype: of the products in the blocks of patches and regions, which are nearly all of the work. "bfloat16": for
-            processors and GPUs that multiply such numbers. "int8": the same with weights kept in 8 bits, a quarter of
-            the memory. Sums over the blocks, the grouping by centers and the scores stay in float32.
+        dtype: of the products in the blocks, which are nearly all of the work. "bfloat16": for processors and GPUs that
+            multiply such numbers. "int8": the same with weights kept in 8 bits, but the centers', a quarter of the
+            memory. Sums over the blocks, the assignment and the scores stay in float32.
         compile: have torch.compile make one program of the trunk; the first windows wait for it, and on a CPU it needs
             a C++ compiler.
 
@@ -81,9 +81,10 @@ def _lighten(tower: ImageTower, dtype: DType) -> ImageTower:
     """A copy whose blocks multiply in `dtype`; what is added up over them stays in float32."""
     tower = copy.deepcopy(tower).requires_grad_(False)
     for path, module in list(tower.named_modules()):
-        if path.startswith("grouping"):
-            continue  # little work over few centers, and small differences decide which center takes a patch
+        # Small differences decide which center takes a patch: 8 bits are too few there. The centers' attention takes
+        # its matrices out of one layer, after the grouping's last one nothing is added up: these stay as they are.
+        grouping = path.startswith("grouping")
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(module, name, LightLinear(child, dtype))
+            if isinstance(child, nn.Linear) and not (grouping and (name == "in_proj" or "mlp_out" in path)):
+                setattr(module, name, LightLinear(child, "bfloat16" if grouping else dtype))
     return tower
