@@ -28,13 +28,14 @@ def mini() -> SegCLIP:
 
 
 @pytest.mark.parametrize("config", [CLIP, SENTENCE])
-def test_float32_is_the_model_itself(config: ModelConfig) -> None:
+def test_float32_gives_what_the_model_gives(config: ModelConfig) -> None:
+    """Not to the last bit: another library multiplies."""
     model = small_model(config)
     with torch.inference_mode():
         expected = model.encode_image(normalise(WINDOWS))
     found = Encoder(model)(WINDOWS)
     for name, value in vars(expected).items():
-        torch.testing.assert_close(getattr(found, name), value, rtol=0, atol=0)
+        torch.testing.assert_close(getattr(found, name), value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

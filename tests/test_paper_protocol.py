@@ -98,7 +98,7 @@ def test_label_score_is_the_dense_maximum(tiny: SegCLIP) -> None:
     embeds = torch.randn(30, 64, generator=torch.Generator().manual_seed(1))
     windows = Windows.cut(photo, 96, 96)
     (output,) = encode_windows(Encoder(tiny), [windows])
-    dense = windows.average(list(paper_scores(output, embeds, SCALE, (96, 96))))
+    dense = windows.average(paper_scores(output, embeds, SCALE, (96, 96)))
     labels, scores = label_photo(windows, output, embeds, SCALE, (96, 130), None)
     torch.testing.assert_close(scores, dense.amax(dim=0))
     torch.testing.assert_close(dense.gather(0, labels[None] - 1)[0], scores)

@@ -4,6 +4,7 @@ Axes: B windows, H W pixels, D width.
 """
 
 import copy
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -39,7 +40,7 @@ class Encoder:
         if dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
         self.device = model.logit_scale.device
-        self._tower = model.image if dtype == "float32" else _lighten(model.image, dtype)
+        self._tower = _prepare(model.image, dtype)
         self._encode_patches = self._tower.encode_patches
         if compile:
             self._encode_patches = torch.compile(self._tower.encode_patches, dynamic=True)
@@ -52,8 +53,8 @@ class Encoder:
         return gather_regions(self._tower, self._encode_patches(pixels))
 
 
-class LightLinear(nn.Module):
-    """A linear layer that multiplies in bfloat16; weights in bfloat16, or in 8 bits with a scale per row."""
+class InferenceLinear(nn.Module):
+    """A linear layer without gradients: in float32, or in bfloat16 with weights in bfloat16 or in 8 bits."""
 
     weight: Tensor
     bias: Tensor
@@ -61,30 +62,46 @@ class LightLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: DType) -> None:
         super().__init__()
-        weight = linear.weight.detach()
+        weight, bias, scale = linear.weight.detach(), linear.bias.detach(), None
+        self.dtype = torch.float32 if dtype == "float32" else torch.bfloat16
         if dtype == "int8":
-            scale = (weight.abs().amax(dim=1, keepdim=True) / INT8_MAX).clamp(min=TINY)
-            self.register_buffer("scale", scale.to(torch.bfloat16))
-            weight = (weight / scale).round().to(torch.int8)
+            scale = (weight.abs().amax(dim=1) / INT8_MAX).clamp(min=TINY)
+            weight = (weight / scale[:, None]).round().to(torch.int8)
         else:
-            self.register_buffer("scale", None)
-            weight = weight.to(torch.bfloat16)
+            weight, bias = weight.to(self.dtype), bias.to(self.dtype)
         self.register_buffer("weight", weight)
-        self.register_buffer("bias", linear.bias.detach().to(torch.bfloat16))
+        self.register_buffer("bias", bias)
+        self.register_buffer("scale", scale)
 
-    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch _"]:
-        weight = self.weight if self.scale is None else self.weight * self.scale  # int8 by bfloat16 is bfloat16
-        return F.linear(x.to(torch.bfloat16), weight, self.bias)
+    def forward(self, x: Float[Tensor, "*batch D"], outputs: slice = slice(None)) -> Float[Tensor, "*batch _"]:
+        x, weight, bias = x.to(self.dtype), self.weight[outputs], self.bias[outputs]
+        if self.scale is None:
+            return _multiply(x, weight, bias)
+        # Whole numbers up to 127 are exact in bfloat16, and a row's scale is a factor of its output.
+        return torch.addcmul(bias, _multiply(x, weight.to(self.dtype), None), self.scale[outputs]).to(self.dtype)
 
 
-def _lighten(tower: ImageTower, dtype: DType) -> ImageTower:
-    """A copy whose blocks multiply in `dtype`; what is added up over them stays in float32."""
-    tower = copy.deepcopy(tower).requires_grad_(False)
+def _multiply(x: Float[Tensor, "*batch D"], weight: Float[Tensor, "W D"], bias: Float[Tensor, "W"] | None) -> Tensor:
+    """x times the weights: on a CPU by oneDNN, where torch's own asks MKL, slow on processors that are not Intel's."""
+    if not torch.compiler.is_compiling() and x.device.type == "cpu" and _has_onednn(x.dtype):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+@cache
+def _has_onednn(dtype: torch.dtype) -> bool:
+    available = torch.backends.mkldnn.is_available()
+    return available and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _prepare(tower: ImageTower, dtype: DType) -> ImageTower:
+    """A copy for inference, which shares what stays as it is; what is added up over the blocks stays in float32."""
+    tower = copy.deepcopy(tower, {id(p): p for p in tower.parameters()})
     for path, module in list(tower.named_modules()):
-        # Small differences decide which center takes a patch: 8 bits are too few there. The centers' attention takes
-        # its matrices out of one layer, after the grouping's last one nothing is added up: these stay as they are.
-        grouping = path.startswith("grouping")
+        # Small differences decide which center takes a patch: 8 bits are too few there.
+        own: DType = "bfloat16" if dtype == "int8" and path.startswith("grouping") else dtype
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear) and not (grouping and (name == "in_proj" or "mlp_out" in path)):
-                setattr(module, name, LightLinear(child, "bfloat16" if grouping else dtype))
+            if isinstance(child, nn.Linear):
+                # After the grouping's last layers nothing is added up: they stay as they are.
+                setattr(module, name, InferenceLinear(child, "float32" if "mlp_out" in path else own))
     return tower

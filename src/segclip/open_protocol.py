@@ -20,10 +20,10 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from segclip.data.superpixels import without_gaps
 from segclip.labels import OPEN_TEMPLATES, singular
 from segclip.model.segclip import ImageOutput
-from segclip.paper_protocol import patch_grid
-from segclip.windows import Windows, resize_map
+from segclip.windows import Windows, bilinear
 
 Background = Literal["auto"] | float | None
 COLUMNS = 8  # drawn at once
@@ -133,8 +133,8 @@ def label_photo(
             contrast words competing; None: nowhere.
     """
     tables, columns = _region_tables(outputs, labels, contrast, logit_scale, background)
-    canvas = _canvas(views, outputs, tables)
-    best, winner = _vote(superpixels.to(canvas.device), canvas, settings.vote)
+    superpixels = superpixels.to(columns)
+    best, winner = _vote(superpixels, _scales(superpixels.shape, views, outputs, tables), settings.vote)
     found = columns[winner]
     if isinstance(background, float | int):
         below = best < background
@@ -169,38 +169,57 @@ def _region_tables(
     return list(table.split(sizes)), columns
 
 
-def _canvas(views: list[Windows], outputs: list[ImageOutput], tables: list[Tensor]) -> Float[Tensor, "J h w"]:
-    """Scores over the photo at the first scale's size: windows averaged, then scales."""
-    canvases = []
+@dataclass(frozen=True)
+class _Scale:
+    """Scores of the photo at one scale: `down @ grid @ across.T` draws a column of them at the superpixels' size.
+
+    Attributes:
+        grid: (R,S,J), a value per patch, the patches of all windows in rows and columns.
+        down, across: (h,R) and (w,S), bilinear; where windows overlap, their mean.
+    """
+
+    grid: Float[Tensor, "R S J"]
+    down: Float[Tensor, "h R"]
+    across: Float[Tensor, "w S"]
+
+    def draw(self, columns: slice) -> Float[Tensor, "h _"]:
+        """Some columns; a row has all of its pixels one after the other, and of each its columns."""
+        return self.down @ (self.across @ self.grid[..., columns]).flatten(1)
+
+
+def _scales(
+    size: Sequence[int], views: list[Windows], outputs: list[ImageOutput], tables: list[Float[Tensor, "_ C J"]]
+) -> list[_Scale]:
+    """The photo at each scale, to be drawn at `size` by way of the first scale's size."""
+    scales = []
     for view, output, table in zip(views, outputs, tables, strict=True):
-        side = (view.side, view.side)
-        soft = output.soft.unflatten(-1, patch_grid(output.soft.shape[-1], side))
         # Mixing scores by assignment and drawing them are both linear: mix at patches, which are few, then draw.
-        scores = torch.einsum("bcj,bcrk->bjrk", table, soft)
-        canvases.append(view.average([resize_map(window, side) for window in scores]))
-    total = canvases[0]
-    for canvas in canvases[1:]:
-        total = total + resize_map(canvas, views[0].size)
-    return total / len(canvases)
+        grid = view.tile(torch.einsum("bcj,bcp->bjp", table, output.soft))
+        to_size = [
+            bilinear(first, length, grid.device) @ bilinear(own, first, grid.device) @ drawn
+            for drawn, own, first, length in zip(view.drawing(grid), view.size, views[0].size, size, strict=True)
+        ]
+        scales.append(_Scale(grid.movedim(0, -1), *to_size))
+    return scales
 
 
 def _vote(
-    superpixels: Int[Tensor, "rows columns"], canvas: Float[Tensor, "J h w"], weight: float
-) -> tuple[Float[Tensor, "rows columns"], Int[Tensor, "rows columns"]]:
-    """Best score and its column, after each superpixel's mean had its say; a few columns at a time, to stay small."""
-    size, ids = (superpixels.shape[0], superpixels.shape[1]), superpixels.flatten()
-    area = ids.bincount().to(canvas.dtype)[:, None]
-    best = canvas.new_full((len(ids),), -1.0)
+    superpixels: Int[Tensor, "h w"], scales: Sequence[_Scale], weight: float
+) -> tuple[Float[Tensor, "h w"], Int[Tensor, "h w"]]:
+    """Best score and its column, the mean over the scales and then each superpixel's mean having had their say."""
+    ids, count = superpixels.flatten(), scales[0].grid.shape[-1]
+    area = ids.bincount()[:, None]
+    best = scales[0].grid.new_full((len(ids),), -1.0)
     winner = torch.zeros_like(ids)
-    for first in range(0, len(canvas), COLUMNS):
-        # Columns last, so that a pixel's scores lie together: a column must cost little, there may be many.
-        some = canvas[None, first : first + COLUMNS].contiguous(memory_format=torch.channels_last)
-        own = F.interpolate(some, size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0).flatten(0, 1)
+    for first in range(0, count, COLUMNS):  # a few at a time, to stay small
+        # A pixel's scores lie together: a column must cost little, there may be many.
+        own = torch.stack([scale.draw(slice(first, first + COLUMNS)) for scale in scales]).mean(dim=0)
+        own = own.view(len(ids), -1)
         mean = own.new_zeros(len(area), own.shape[1]).index_add_(0, ids, own).div_(area)
         score, column = own.lerp_(mean.index_select(0, ids), weight).max(dim=1)
         winner = torch.where(score > best, column + first, winner)
         best = torch.maximum(best, score)
-    return best.clamp(0, 1).view(size), winner.view(size)
+    return best.clamp(0, 1).view(superpixels.shape), winner.view(superpixels.shape)
 
 
 def find_superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings = SETTINGS) -> Int[Tensor, "rows columns"]:
@@ -210,7 +229,7 @@ def find_superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings = SE
         settings.superpixel_sigma, settings.superpixel_scale, settings.superpixel_min
     )
     ids = method.processImage(_resize(photo, size))  # Felzenszwalb's; OpenCV's is 4 times as fast as scikit-image's
-    return torch.from_numpy(np.unique(ids, return_inverse=True)[1].reshape(size))
+    return torch.from_numpy(without_gaps(np.asarray(ids)))
 
 
 def fitted(height: int, width: int, short: float | int, longest: float | int, *, grow: bool = True) -> tuple[int, int]:

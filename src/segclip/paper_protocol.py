@@ -74,8 +74,7 @@ def paper_scores(
         ValueError: there is no class, or the embeddings are not of the model's width.
     """
     table = region_scores(output, class_embeds, logit_scale, background)
-    owner = region_owner(output, size)
-    return torch.stack([scores.T[:, regions] for scores, regions in zip(table, owner, strict=True)])
+    return _paint(table, region_owner(output, size))
 
 
 def region_scores(
@@ -105,6 +104,12 @@ def region_scores(
     winner = scores.amax(dim=-1)  # (B,C)
     bar = winner.amax(dim=-1, keepdim=True).clamp(max=background)  # some region of the window always passes
     return torch.cat([(winner < bar).to(scores)[..., None], scores], dim=-1)
+
+
+def _paint(table: Float[Tensor, "B C J"], owner: Int[Tensor, "B h w"]) -> Float[Tensor, "B J h w"]:
+    """Each pixel has the scores of its region."""
+    regions = owner.flatten(1)[:, None].expand(-1, table.shape[2], -1)
+    return table.mT.gather(2, regions).unflatten(2, owner.shape[1:])
 
 
 def region_owner(output: ImageOutput, size: tuple[int, int]) -> Int[Tensor, "B h w"]:
@@ -142,8 +147,7 @@ def label_photo(
     used[0] = True  # the first wins where all are 0, as in the whole table
     columns = used.nonzero()[:, 0]
     owner = region_owner(output, (windows.side, windows.side))
-    table = table[..., columns]
-    average = windows.average([scores.T[:, regions] for scores, regions in zip(table, owner, strict=True)])
+    average = windows.average(_paint(table[..., columns], owner))
 
     labels = torch.empty(size, dtype=torch.int64, device=average.device)
     scores = average.new_empty(size)

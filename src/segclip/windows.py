@@ -1,15 +1,16 @@
 """Windows: a photo is cut into squares of the model's own side, encoded in batches; maps are put back together.
 
-Axes: B windows, H W pixels, C centers, P patches, E embedding, J score columns.
+Axes: B windows, H W pixels, R S values down and across the tiles, J score columns.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -26,20 +27,25 @@ class Windows:
 
     Attributes:
         photo: RGB uint8 (H,W,3), 0-255.
-        boxes: top and left of each window, in pixels of `photo`.
+        tops, lefts: where windows begin, in pixels of `photo`; there is one for each pair, rows of windows first.
         side: side of a window in pixels; a photo that is smaller is reflected up to it.
     """
 
     photo: UInt8[ndarray, "H W 3"]
-    boxes: list[tuple[int, int]]
+    tops: list[int]
+    lefts: list[int]
     side: int
 
     @classmethod
     def cut(cls, photo: UInt8[ndarray, "H W 3"], side: int, stride: int) -> "Windows":
         """Windows of `side` every `stride` pixels; the last of a row or column is shifted back inside."""
-        height, width = photo.shape[:2]
-        boxes = [(y, x) for y in _starts(height, side, stride) for x in _starts(width, side, stride)]
-        return cls(photo, boxes, side)
+        tops, lefts = (_starts(length, side, stride) for length in photo.shape[:2])
+        return cls(photo, tops, lefts, side)
+
+    @property
+    def boxes(self) -> list[tuple[int, int]]:
+        """Top and left of each window."""
+        return [(top, left) for top in self.tops for left in self.lefts]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,16 +69,50 @@ class Windows:
         for y, x in self.boxes:
             yield small[y : y + self.side, x : x + self.side]
 
-    def average(self, maps: Sequence[Float[Tensor, "J side side"]]) -> Float[Tensor, "J H W"]:
+    def tile(self, maps: Float[Tensor, "B J _"]) -> Float[Tensor, "J R S"]:
+        """The windows' maps, squares of so many values, side by side in rows and columns; overlaps stand twice."""
+        n = math.isqrt(maps.shape[-1])
+        squares = maps.view(len(self.tops), len(self.lefts), -1, n, n)
+        return squares.permute(2, 0, 3, 1, 4).reshape(-1, len(self.tops) * n, len(self.lefts) * n)
+
+    def drawing(self, tiles: Float[Tensor, "J R S"]) -> tuple[Float[Tensor, "H R"], Float[Tensor, "W S"]]:
+        """Matrices that draw what `tile` gave: `down @ tiles @ across.T` is the map of the photo, overlaps averaged."""
+        down, across = (
+            _draw_axis(starts, self.side, length, many // len(starts), tiles.device)
+            for starts, length, many in zip((self.tops, self.lefts), self.size, tiles.shape[1:], strict=True)
+        )
+        return down, across
+
+    def average(self, maps: Float[Tensor, "B J side side"]) -> Float[Tensor, "J H W"]:
         """One map per window -> one map of the photo, overlaps averaged."""
-        height, width = self.size
-        total = maps[0].new_zeros(len(maps[0]), height, width)
-        count = maps[0].new_zeros(height, width)
-        for (y, x), scores in zip(self.boxes, maps, strict=True):
-            bottom, right = min(y + self.side, height), min(x + self.side, width)
-            total[:, y:bottom, x:right] += scores[:, : bottom - y, : right - x]
-            count[y:bottom, x:right] += 1
-        return total.div_(count)
+        total = self.tile(maps.flatten(2))
+        for axis, (starts, length) in enumerate(zip((self.tops, self.lefts), self.size, strict=True), 1):
+            places = _places(starts, self.side, total.device).flatten()
+            count = places.bincount().view(-1, *[1] * (2 - axis))
+            shape = [*total.shape[:axis], len(count), *total.shape[axis + 1 :]]
+            total = total.new_zeros(shape).index_add_(axis, places, total).div_(count).narrow(axis, 0, length)
+        return total
+
+
+def _places(starts: list[int], side: int, device: torch.device) -> Int[Tensor, "n {side}"]:
+    """Where along an axis of the photo each line of each window lies."""
+    return torch.tensor(starts, device=device)[:, None] + torch.arange(side, device=device)
+
+
+def _draw_axis(
+    starts: list[int], side: int, length: int, values: int, device: torch.device
+) -> Float[Tensor, "{length} _"]:
+    """One axis of `Windows.drawing`: each window bilinearly, then where it lies."""
+    places = _places(starts, side, device)
+    drawn = torch.zeros(max(length, side), len(starts), values, device=device)
+    drawn[places, torch.arange(len(starts), device=device)[:, None]] = bilinear(values, side, device)
+    return (drawn.flatten(1) / places.flatten().bincount()[:, None])[:length]
+
+
+def bilinear(values: int, length: int, device: torch.device) -> Float[Tensor, "{length} {values}"]:
+    """The matrix that resizes one axis as `resize_map` does."""
+    each = torch.eye(values, device=device)
+    return F.interpolate(each[None], length, mode="linear", align_corners=False)[0].T
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:

@@ -32,8 +32,12 @@ def find_superpixels(photo: UInt8[ndarray, "H W 3"], method: Method = "scikit-im
     import cv2  # here, so that `import segclip` does not wait for a large library
 
     finder = cv2.ximgproc.segmentation.createGraphSegmentation(SIGMA, SCALE, MIN_SIZE)
-    ids = np.asarray(finder.processImage(photo), np.int64)
-    return (np.cumsum(np.bincount(ids.reshape(-1)) > 0) - 1).astype(np.int32)[ids]  # OpenCV's numbers have gaps
+    return without_gaps(np.asarray(finder.processImage(photo)))  # OpenCV's numbers have gaps
+
+
+def without_gaps(ids: Integer[ndarray, "H W"]) -> Int32[ndarray, "H W"]:
+    """The same superpixels numbered from 0, in the order of their ids."""
+    return (np.cumsum(np.bincount(ids.reshape(-1)) > 0) - 1).astype(np.int32)[ids]
 
 
 def felzenszwalb(photo: UInt8[ndarray, "H W 3"]) -> Int32[ndarray, "H W"]:

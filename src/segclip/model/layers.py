@@ -22,13 +22,20 @@ def quick_gelu(x: Tensor) -> Tensor:
     return F.silu(1.702 * x) * (1 / 1.702)
 
 
+class Projection(nn.Linear):
+    """A linear layer of which some outputs can be had alone."""
+
+    def forward(self, x: Float[Tensor, "... D"], outputs: slice = slice(None)) -> Float[Tensor, "... W"]:
+        return F.linear(x, self.weight[outputs], self.bias[outputs])
+
+
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from `context`, or from the tokens themselves."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj = nn.Linear(width, 3 * width)
+        self.in_proj = Projection(width, 3 * width)  # queries, keys, values
         self.out_proj = nn.Linear(width, width)
 
     def forward(
@@ -44,9 +51,8 @@ class Attention(nn.Module):
             q, k, v = self.in_proj(x).chunk(3, dim=-1)
         else:
             width = x.shape[-1]
-            weight, bias = self.in_proj.weight, self.in_proj.bias
-            q = F.linear(x, weight[:width], bias[:width])
-            k, v = F.linear(context, weight[width:], bias[width:]).chunk(2, dim=-1)
+            q = self.in_proj(x, slice(width))
+            k, v = self.in_proj(context, slice(width, None)).chunk(2, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         if mask is None and not causal and _quicker_spelled_out(q, k):
             out = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
