@@ -4,7 +4,6 @@ Axes: B windows, H W pixels, D width.
 """
 
 import copy
-from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -27,8 +26,8 @@ class Encoder:
     Args:
         model: whose image tower is used; it stays as it is.
         dtype: of the products in the blocks, which are nearly all of the work. "bfloat16": for processors and GPUs that
-            multiply such numbers. "int8": the same with weights kept in 8 bits, but the centers', a quarter of the
-            memory. Sums over the blocks, the assignment and the scores stay in float32.
+            multiply such numbers. "int8": the same with the trunk's weights kept in 8 bits, a quarter of their memory.
+            Sums over the blocks, the assignment and the scores stay in float32.
         compile: have torch.compile make one program of the trunk; the first windows wait for it, and on a CPU it needs
             a C++ compiler.
 
@@ -64,42 +63,52 @@ class InferenceLinear(nn.Module):
         super().__init__()
         weight, bias, scale = linear.weight.detach(), linear.bias.detach(), None
         self.dtype = torch.float32 if dtype == "float32" else torch.bfloat16
+        self.onednn = _onednn_takes(self.dtype, weight.device)
         if dtype == "int8":
             scale = (weight.abs().amax(dim=1) / INT8_MAX).clamp(min=TINY)
-            weight = (weight / scale[:, None]).round().to(torch.int8)
+            weight, bias = (weight / scale[:, None]).round().to(torch.int8), bias / scale
         else:
-            weight, bias = weight.to(self.dtype), bias.to(self.dtype)
+            weight = weight.to(self.dtype)
         self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", bias.to(self.dtype))
         self.register_buffer("scale", scale)
 
     def forward(self, x: Float[Tensor, "*batch D"], outputs: slice = slice(None)) -> Float[Tensor, "*batch _"]:
-        x, weight, bias = x.to(self.dtype), self.weight[outputs], self.bias[outputs]
-        if self.scale is None:
-            return _multiply(x, weight, bias)
-        # Whole numbers up to 127 are exact in bfloat16, and a row's scale is a factor of its output.
-        return torch.addcmul(bias, _multiply(x, weight.to(self.dtype), None), self.scale[outputs]).to(self.dtype)
+        # Whole numbers up to 127 are exact in bfloat16; their scale is one factor for each output.
+        x, weight, bias = x.to(self.dtype), self.weight[outputs].to(self.dtype), self.bias[outputs]
+        if not self.onednn:
+            result = F.linear(x, weight, bias)
+        else:
+            result = _in_program(x, weight, bias) if torch.compiler.is_compiling() else _multiply(x, weight, bias)
+        return result if self.scale is None else result.mul_(self.scale[outputs])
 
 
-def _multiply(x: Float[Tensor, "*batch D"], weight: Float[Tensor, "W D"], bias: Float[Tensor, "W"] | None) -> Tensor:
-    """x times the weights: on a CPU by oneDNN, where torch's own asks MKL, slow on processors that are not Intel's."""
-    if not torch.compiler.is_compiling() and x.device.type == "cpu" and _has_onednn(x.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+def _onednn_takes(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether oneDNN can multiply here; torch's own asks MKL for float32, slow on processors that are not Intel's."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-@cache
-def _has_onednn(dtype: torch.dtype) -> bool:
-    available = torch.backends.mkldnn.is_available()
-    return available and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+_in_program = torch.library.custom_op("segclip::linear", _multiply, mutates_args=())  # which torch.compile leaves alone
+
+
+@_in_program.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(bias))
 
 
 def _prepare(tower: ImageTower, dtype: DType) -> ImageTower:
     """A copy for inference, which shares what stays as it is; what is added up over the blocks stays in float32."""
     tower = copy.deepcopy(tower, {id(p): p for p in tower.parameters()})
     for path, module in list(tower.named_modules()):
-        # Small differences decide which center takes a patch: 8 bits are too few there.
-        own: DType = "bfloat16" if dtype == "int8" and path.startswith("grouping") else dtype
+        # 8 bits are for the trunk: elsewhere small differences decide which center takes a patch, or tokens are so few
+        # that unpacking weights would take longer than multiplying by them.
+        own: DType = "bfloat16" if dtype == "int8" and not path.startswith("trunk") else dtype
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 # After the grouping's last layers nothing is added up: they stay as they are.

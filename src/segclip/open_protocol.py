@@ -133,7 +133,7 @@ def label_photo(
             contrast words competing; None: nowhere.
     """
     tables, columns = _region_tables(outputs, labels, contrast, logit_scale, background)
-    superpixels = superpixels.to(columns)
+    superpixels = superpixels.to(columns)  # its device, and the integers that torch adds up fastest by
     best, winner = _vote(superpixels, _scales(superpixels.shape, views, outputs, tables), settings.vote)
     found = columns[winner]
     if isinstance(background, float | int):
