@@ -1,14 +1,16 @@
-"""Speed of inference: python benchmarks/inference.py [PART ...] [--photos FOLDER]
+"""Speed of inference: python benchmarks/inference.py [PART ...] [--photos FOLDER ...] [--every N]
 
 Prints, on this machine's CPU with all its cores (PARTs in this order; all if none is named):
   window   one 224 px window, 20 labels, ViT-B/16 (encode, score, label map) against a forward pass of transformers'
-           CLIPVisionModel of the same size in the same numbers, float32 and bfloat16; and 8 bits against float32
+           CLIPVisionModel of the same size in the same numbers, float32 and bfloat16; 8 bits against float32; and
+           the same compiled
   labels   the same window with 1 to 1,000 labels, their text being embedded already: time, and the growth of memory
   windows  a 500x375 photo under `open`: its windows in common batches against one at a time
-  onnx     what `segclip export` writes, run by ONNX Runtime, against the model, one window and eight
+  onnx     what `segclip export` writes, run by ONNX Runtime, against the encoder, one window and eight
   folder   `segclip segment` of a folder of 200 photos with `mini` against the encoder alone on the same windows, and
            its peak memory for a quarter of them
-  changes  share of pixels of --photos that bfloat16 and 8 bits change, `mini`, both protocols
+  changes  share of pixels that bfloat16, 8 bits and torch.compile change, `mini`, both protocols: of every N-th photo
+           of each FOLDER, among all of its names
   command  `segclip segment` of one photo with `mini`, in a process of its own: seconds and peak memory
   import   `import segclip` in a process of its own, and with its public names, which bring torch
   gpu      windows/s with label maps on a GPU, ViT-B/16, bfloat16, batch 256, and the share of the chip's matrix rate
@@ -38,6 +40,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from segclip import ModelConfig, SegCLIP, Segmenter, open_protocol
 from segclip.data.benchmarks import open_folder
+from segclip.data.normalise import normalise
 from segclip.data.photos import open_photo
 from segclip.encoder import DTYPES, Encoder
 from segclip.export import export
@@ -48,6 +51,10 @@ ROUNDS = 15
 WARM_UP = 3
 SIDE = 224
 LABEL_COUNTS = (1, 20, 200, 1000)
+COMPILED = ", compiled"
+VARIANTS = {
+    name + suffix: {"dtype": name, "compile": bool(suffix)} for suffix in ("", COMPILED) for name in DTYPES
+}  # of a Segmenter
 PROGRAM = """
 import numpy as np
 import segclip
@@ -63,14 +70,15 @@ def main() -> None:
     }  # fmt: skip
     parser = argparse.ArgumentParser(description="Speed of inference.")
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*parts, "changes"])
-    parser.add_argument("--photos", type=Path, help="of the part changes: a folder as of segclip evaluate")
+    parser.add_argument("--photos", type=Path, nargs="+", help="of the part changes: folders as of segclip evaluate")
+    parser.add_argument("--every", type=int, default=1, help="of the part changes")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ROUNDS} rounds")
     for name in options.parts or parts:
         if name == "changes":
-            report_changes(options.photos)
+            report_changes(options.photos, options.every)
         else:
             parts[name]()
 
@@ -88,16 +96,19 @@ def report_window() -> None:
         bare(pixel_values=x)
 
     for protocol in ("paper", "open"):
-        ours = [Segmenter(model, protocol, dtype=dtype) for dtype in DTYPES]
+        ours = {name: Segmenter(model, protocol, **options) for name, options in VARIANTS.items()}
         runs = [partial(forward, tower, pixels), partial(forward, light, pixels.to(torch.bfloat16))]
-        runs += [partial(segmenter.segment, photo, labels) for segmenter in ours]
-        bare, bare_light, *seconds = medians(runs)
-        cells = [f"{dtype} {s * 1e3:.0f} ms" for dtype, s in zip(DTYPES, seconds, strict=True)]
-        print(
-            f"window, {protocol}: {', '.join(cells)}; bare tower {bare * 1e3:.0f} ms, in bfloat16 "
-            f"{bare_light * 1e3:.0f} ms; ratios: float32 {seconds[0] / bare:.2f}, bfloat16 "
-            f"{seconds[1] / bare_light:.2f}, int8 to our float32 {seconds[2] / seconds[0]:.2f}"
-        )
+        runs += [partial(segmenter.segment, photo, labels) for segmenter in ours.values()]
+        bare, bare_light, *rest = medians(runs)
+        seconds = dict(zip(ours, rest, strict=True))
+        cells = ", ".join(f"{name} {s * 1e3:.0f} ms" for name, s in seconds.items())
+        print(f"window, {protocol}: {cells}; bare tower {bare * 1e3:.0f} ms, in bfloat16 {bare_light * 1e3:.0f} ms")
+        for suffix in ("", COMPILED):
+            print(
+                f"window, {protocol}{suffix}: float32 {seconds['float32' + suffix] / bare:.2f} of the bare tower, "
+                f"bfloat16 {seconds['bfloat16' + suffix] / bare_light:.2f} of it in bfloat16, "
+                f"int8 {seconds['int8' + suffix] / seconds['float32']:.2f} of our float32"
+            )
 
 
 def report_labels() -> None:
@@ -135,14 +146,11 @@ def report_onnx() -> None:
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(file), options)
 
-        @torch.inference_mode()
-        def ours(pixels: torch.Tensor) -> None:
-            model.encode_image(pixels)
-
+        encoder = Encoder(model)
         for count in (1, 8):
-            pixels = torch.randn(count, 3, SIDE, SIDE)
-            feed = {"pixels": pixels.numpy()}
-            mine, theirs = medians([partial(ours, pixels), lambda feed=feed: session.run(None, feed)], rounds=7)
+            windows = torch.randint(256, (count, SIDE, SIDE, 3), dtype=torch.uint8)
+            feed = {"pixels": normalise(windows).numpy()}
+            mine, theirs = medians([partial(encoder, windows), lambda feed=feed: session.run(None, feed)], rounds=7)
             print(f"onnx, {count} windows: torch {mine:.2f} s, ONNX Runtime {theirs:.2f} s; ratio {theirs / mine:.2f}")
 
 
@@ -171,19 +179,22 @@ def report_folder() -> None:
         )
 
 
-def report_changes(folder: Path) -> None:
-    photos = open_folder(folder)
-    names = [name for name in photos.names if name != "background"]
+def report_changes(folders: Sequence[Path], every: int) -> None:
+    sets = [open_folder(folder) for folder in folders]
     for protocol in ("open", "paper"):
-        plain, *lighter = (Segmenter("mini", protocol, dtype=dtype) for dtype in DTYPES)
-        changed, pixels = np.zeros(len(lighter)), 0
-        for pair in photos.pairs:
-            photo, _ = photos.load(pair)
-            expected = plain.segment(photo, names).labels
-            pixels += expected.size
-            changed += [(light.segment(photo, names).labels != expected).sum() for light in lighter]
-        cells = [f"{dtype} {share:.2%}" for dtype, share in zip(DTYPES[1:], changed / pixels, strict=True)]
-        print(f"changes, {protocol}, {len(photos.pairs)} photos, {len(names)} names: {', '.join(cells)}")
+        plain, *others = (Segmenter("mini", protocol, **options) for options in VARIANTS.values())
+        changed, pixels = np.zeros((len(sets), len(others))), np.zeros((len(sets), 1))
+        for number, photos in enumerate(sets):
+            names = [name for name in photos.names if name != "background"]
+            for pair in photos.pairs[::every]:
+                photo, _ = photos.load(pair)
+                expected = plain.segment(photo, names).labels
+                pixels[number] += expected.size
+                changed[number] += [(other.segment(photo, names).labels != expected).sum() for other in others]
+        rows = {folder.name: own for folder, own in zip(folders, changed / pixels, strict=True)}
+        for name, row in {**rows, "all": changed.sum(axis=0) / pixels.sum()}.items():
+            cells = [f"{variant} {share:.2%}" for variant, share in zip([*VARIANTS][1:], row, strict=True)]
+            print(f"changes, {protocol}, {name}: {'; '.join(cells)}", flush=True)
 
 
 def report_gpu() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segclip.data.normalise import normalise
 from segclip.model.image import ImageTower
+from segclip.model.layers import MLP, quick_gelu
 from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
 
 DType = Literal["float32", "bfloat16", "int8"]
@@ -102,6 +103,14 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(bias))
 
 
+def _quick_gelu(x: Tensor) -> Tensor:
+    return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
+
+
+# Without gradients nobody needs what an activation was given; fresh memory costs more time than the arithmetic.
+OVERWRITING = {quick_gelu: _quick_gelu, F.gelu: torch.ops.aten.gelu_.default}
+
+
 def _prepare(tower: ImageTower, dtype: DType) -> ImageTower:
     """A copy for inference, which shares what stays as it is; what is added up over the blocks stays in float32."""
     tower = copy.deepcopy(tower, {id(p): p for p in tower.parameters()})
@@ -109,6 +118,8 @@ def _prepare(tower: ImageTower, dtype: DType) -> ImageTower:
         # 8 bits are for the trunk: elsewhere small differences decide which center takes a patch, or tokens are so few
         # that unpacking weights would take longer than multiplying by them.
         own: DType = "bfloat16" if dtype == "int8" and not path.startswith("trunk") else dtype
+        if isinstance(module, MLP):
+            module.activation = OVERWRITING[module.activation]
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 # After the grouping's last layers nothing is added up: they stay as they are.

@@ -17,8 +17,8 @@ from torch import Tensor
 from segclip.encoder import Encoder
 from segclip.model.segclip import ImageOutput
 
-# Windows encoded at once: on a CPU as many as its caches are quickest with (measured: a ViT-B/16 with 2 to 4).
-BATCH, GPU_BATCH = 4, 128
+# Windows encoded at once: on a CPU as many as its caches are quickest with (measured: ViT-B/16 and `mini` with 4 to 8).
+BATCH, GPU_BATCH = 8, 128
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class Windows:
 
     def average(self, maps: Float[Tensor, "B J side side"]) -> Float[Tensor, "J H W"]:
         """One map per window -> one map of the photo, overlaps averaged."""
-        total = self.tile(maps.flatten(2))
-        for axis, (starts, length) in enumerate(zip((self.tops, self.lefts), self.size, strict=True), 1):
-            places = _places(starts, self.side, total.device).flatten()
-            count = places.bincount().view(-1, *[1] * (2 - axis))
-            shape = [*total.shape[:axis], len(count), *total.shape[axis + 1 :]]
-            total = total.new_zeros(shape).index_add_(axis, places, total).div_(count).narrow(axis, 0, length)
-        return total
+        height, width = self.size
+        total, count = maps.new_zeros(maps.shape[1], height, width), maps.new_zeros(height, width)
+        for (top, left), scores in zip(self.boxes, maps, strict=True):  # quicker than index_add_, by 3 to 6 times
+            bottom, right = min(top + self.side, height), min(left + self.side, width)
+            total[:, top:bottom, left:right] += scores[:, : bottom - top, : right - left]
+            count[top:bottom, left:right] += 1
+        return total.div_(count)
 
 
 def _places(starts: list[int], side: int, device: torch.device) -> Int[Tensor, "n {side}"]:
