@@ -201,27 +201,28 @@ def report_gpu() -> None:
     if not torch.cuda.is_available():
         print("gpu: unmeasured; there is none here")
         return
-    count = 256
-    model = SegCLIP(ModelConfig()).cuda().eval()
-    encoder = Encoder(model, "bfloat16")
+    count, rate = 256, matrix_rate()
+    model = SegCLIP(ModelConfig()).cuda().eval().requires_grad_(False)  # which the counter of FLOPs asks for
     embeds = torch.randn(20, model.config.embed, device="cuda")
     windows = torch.randint(256, (count, SIDE, SIDE, 3), dtype=torch.uint8, device="cuda")
 
     @torch.inference_mode()
-    def run() -> None:
+    def run(encoder: Encoder) -> None:
         output = encoder(windows)
         labels = region_scores(output, embeds, 100.0).argmax(dim=-1)
         labels.gather(1, region_owner(output, (SIDE, SIDE)).flatten(1))
 
-    seconds = cuda_seconds(run)
     with FlopCounterMode(display=False) as counter:
-        run()
-    rate = matrix_rate()
-    print(
-        f"gpu, {torch.cuda.get_device_name()}: {count / seconds:.0f} windows/s with label maps; "
-        f"{counter.get_total_flops() / count / 1e9:.0f} GFLOP each; matrix rate {rate / 1e12:.0f} TFLOP/s; "
-        f"share {counter.get_total_flops() / seconds / rate:.1%}"
-    )
+        run(Encoder(model, "bfloat16"))
+    work = counter.get_total_flops()
+    for suffix in ("", COMPILED):
+        encoder = Encoder(model, "bfloat16", compile=bool(suffix))
+        seconds = statistics.median([cuda_seconds(partial(run, encoder)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:])
+        print(
+            f"gpu, {torch.cuda.get_device_name()}{suffix}: {count / seconds:.0f} windows/s with label maps; "
+            f"{work / count / 1e9:.0f} GFLOP each; matrix rate {rate / 1e12:.0f} TFLOP/s; "
+            f"share {work / seconds / rate:.1%}"
+        )
 
 
 def report_command() -> None:

@@ -15,7 +15,7 @@ from small_runs import run_script
 from segclip.checkpoints import load
 from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
-from segclip.encoder import DType, Encoder
+from segclip.encoder import DType, Encoder, InferenceLinear
 from segclip.model.segclip import SegCLIP
 from segclip.segment import Segmenter
 
@@ -51,6 +51,25 @@ def test_lighter_numbers_change_few_pixels(mini: SegCLIP, dtype: DType) -> None:
     assert 0 < sum(changed) / len(changed) < 0.01, changed
     assert all(torch.equal(mini.state_dict()[name], value) for name, value in before.items())
     assert found[0].scores.dtype == np.float32
+
+
+def test_float32_weights_are_the_models_own(mini: SegCLIP) -> None:
+    own = {p.data_ptr() for p in mini.parameters()}
+    tower = Encoder(mini)._tower
+    assert all(weight.data_ptr() in own for weight in [*tower.parameters(), *tower.buffers()])
+
+
+def test_eight_bits_keep_whole_numbers_and_their_scale() -> None:
+    """As of weights that come from a file of 8 bits: nothing is rounded anew."""
+    linear, scale = torch.nn.Linear(64, 32), torch.rand(32, 1) + 0.1
+    whole = torch.randint(-127, 128, (32, 64)).float()
+    whole[:, 0] = 127
+    with torch.no_grad():
+        linear.weight.copy_(whole * scale)
+    light, x = InferenceLinear(linear, "int8"), torch.randn(5, 64).bfloat16()
+    assert torch.equal(light.weight.float(), whole)
+    with torch.inference_mode():
+        torch.testing.assert_close(light(x).float(), linear(x.float()), rtol=2**-7, atol=0.1)
 
 
 def test_eight_bits_take_a_quarter_of_the_memory(mini: SegCLIP) -> None:

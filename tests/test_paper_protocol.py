@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -16,7 +15,7 @@ from segclip.encoder import Encoder
 from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.paper_protocol import label_photo, region_scores
 from segclip.segment import Segmenter, paper_scores
-from segclip.windows import Windows, encode_windows, resize_map, resized_bands
+from segclip.windows import Windows, encode_windows
 
 GOLDEN = Path(__file__).parent / "golden"
 SCALE = 100.0
@@ -126,26 +125,3 @@ def test_size_that_was_not_encoded(tiny: SegCLIP, golden: dict[str, Tensor]) -> 
     output = encode(tiny, golden["image"])
     with pytest.raises(ValueError, match="36 patches do not tile a window of 96x80"):
         paper_scores(output, golden["class_embeds"], SCALE, (96, 80))
-
-
-@pytest.mark.parametrize("size", [(5, 9), (40, 31), (41, 300), (1, 1)])
-def test_bands_are_the_whole_resize(size: tuple[int, int]) -> None:
-    scores = torch.rand(3, 17, 23)
-    bands = [band for _, band in resized_bands(scores, size, limit=200)]
-    assert len(bands) > 1 or size == (1, 1)
-    torch.testing.assert_close(torch.cat(bands, dim=1), resize_map(scores, size), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [
-        (96, 96, [(0, 0)]),
-        (96, 97, [(0, 0), (0, 1)]),
-        (200, 96, [(0, 0), (96, 0), (104, 0)]),
-        (10, 96, [(0, 0)]),
-    ],
-)
-def test_the_last_window_is_shifted_inside(height: int, width: int, expected: list[tuple[int, int]]) -> None:
-    windows = Windows.cut(np.zeros((height, width, 3), np.uint8), 96, 96)
-    assert windows.boxes == expected
-    assert all(crop.shape == (96, 96, 3) for crop in windows.crops())

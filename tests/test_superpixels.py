@@ -5,7 +5,7 @@ import pytest
 import skimage.data
 from skimage import segmentation
 
-from segclip.data.superpixels import crop_superpixels, felzenszwalb, patch_superpixels
+from segclip.data.superpixels import crop_superpixels, felzenszwalb, patch_superpixels, without_gaps
 
 
 def _majority_by_loop(superpixels: np.ndarray, patch: int) -> np.ndarray:
@@ -29,6 +29,11 @@ def test_felzenszwalb_has_the_papers_settings(found: np.ndarray) -> None:
     np.testing.assert_array_equal(found, segmentation.felzenszwalb(photo, scale=224, sigma=0.9, min_size=224))
     assert len(np.unique(found)) > 10
     assert np.bincount(found.ravel()).min() >= 224
+
+
+def test_ids_without_gaps_keep_their_order() -> None:
+    ids = np.random.default_rng(0).choice([3, 4, 9, 700], (20, 30)).astype(np.int32)
+    np.testing.assert_array_equal(without_gaps(ids), np.unique(ids, return_inverse=True)[1].reshape(ids.shape))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3, 2)])

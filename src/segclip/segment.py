@@ -5,9 +5,8 @@ Axes: H W pixels, K labels, E embedding.
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from segclip.encoder import DType, Encoder
 from segclip.label_text import LabelEmbedder
 from segclip.labels import CONTRAST_WORDS, check_labels
 from segclip.model.segclip import MAX_SCALE, ImageOutput, SegCLIP
-from segclip.open_protocol import Background
+from segclip.open_protocol import Background, OpenSettings
 from segclip.paper_protocol import PaperSettings, paper_scores
 from segclip.protocols import PROTOCOLS, Protocol, Settings, settings_of
 from segclip.segmentation import Found, Segmentation
@@ -52,14 +51,18 @@ class EncodedPhoto:
         views: the photo in windows, at each scale of the protocol.
         outputs: of the model, for each view.
         settings: of the protocol.
-        superpixels: an id per pixel of the photo scaled down; None but for the open protocol.
     """
 
     photo: AnyPhoto
     views: list[Windows]
     outputs: list[ImageOutput]
     settings: Settings
-    superpixels: Int[Tensor, "_ _"] | None = None
+
+    @cached_property
+    def superpixels(self) -> Int[Tensor, "_ _"]:
+        """An id per pixel of the photo scaled down; of the open protocol alone."""
+        assert isinstance(self.settings, OpenSettings)
+        return open_protocol.find_superpixels(self.photo, self.settings)
 
 
 class Segmenter:
@@ -156,25 +159,17 @@ class Segmenter:
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], settings: Settings) -> list[EncodedPhoto]:
-        if not photos:
-            return []
         if isinstance(settings, PaperSettings):
             views = [[paper_protocol.cut_windows(photo, self._side, settings)] for photo in photos]
-            outputs = self._encode_views(views)
-            return [EncodedPhoto(*one, settings) for one in zip(photos, views, outputs, strict=True)]
-        with ThreadPoolExecutor(1) as pool:  # superpixels are found while the model works
-            superpixels = pool.map(partial(open_protocol.find_superpixels, settings=settings), photos)
+        else:
             views = [open_protocol.cut_windows(photo, self._side, settings) for photo in photos]
-            outputs = self._encode_views(views)
-            return [
-                EncodedPhoto(photo, scales, output, settings, ids)
-                for photo, scales, output, ids in zip(photos, views, outputs, superpixels, strict=True)
-            ]
-
-    def _encode_views(self, views: list[list[Windows]]) -> list[list[ImageOutput]]:
-        """What the model makes of each photo at each scale; the windows of all fill common batches."""
+        if not photos:
+            return []
         outputs = iter(encode_windows(self.encoder, [view for scales in views for view in scales]))
-        return [[next(outputs) for _ in scales] for scales in views]
+        return [
+            EncodedPhoto(photo, scales, [next(outputs) for _ in scales], settings)
+            for photo, scales in zip(photos, views, strict=True)
+        ]
 
     def _label_names(self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background) -> Segmentation:
         found, scores = self._label(encoded, *self._text(names), background)
@@ -195,7 +190,6 @@ class Segmenter:
             bar = settings.threshold if background == "auto" else background
             labels, scores = paper_protocol.label_photo(view, output, embeds, self._scale, size, bar, settings.kept)
         else:
-            assert encoded.superpixels is not None
             bar = settings.threshold if background == "auto" and settings.threshold is not None else background
             labels, scores = open_protocol.label_photo(
                 size, encoded.superpixels, encoded.views, encoded.outputs, embeds, contrast, self._scale, bar, settings
