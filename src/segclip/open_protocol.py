@@ -195,11 +195,12 @@ def _scales(
     for view, output, table in zip(views, outputs, tables, strict=True):
         # Mixing scores by assignment and drawing them are both linear: mix at patches, which are few, then draw.
         grid = view.tile(torch.einsum("bcj,bcp->bjp", table, output.soft))
+        axes = view.drawing(math.isqrt(output.soft.shape[-1]))
         to_size = [
-            bilinear(first, length, grid.device) @ bilinear(own, first, grid.device) @ drawn
-            for drawn, own, first, length in zip(view.drawing(grid), view.size, views[0].size, size, strict=True)
+            bilinear(first, length) @ (bilinear(own, first) @ drawn)
+            for drawn, own, first, length in zip(axes, view.size, views[0].size, size, strict=True)
         ]
-        scales.append(_Scale(grid.movedim(0, -1), *to_size))
+        scales.append(_Scale(grid.movedim(0, -1), *(axis.to(grid) for axis in to_size)))
     return scales
 
 

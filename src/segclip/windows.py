@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -70,18 +70,15 @@ class Windows:
             yield small[y : y + self.side, x : x + self.side]
 
     def tile(self, maps: Float[Tensor, "B J _"]) -> Float[Tensor, "J R S"]:
-        """The windows' maps, squares of so many values, side by side in rows and columns; overlaps stand twice."""
+        """The windows' maps, squares of n x n values, side by side in rows and columns; overlaps stand twice."""
         n = math.isqrt(maps.shape[-1])
         squares = maps.view(len(self.tops), len(self.lefts), -1, n, n)
         return squares.permute(2, 0, 3, 1, 4).reshape(-1, len(self.tops) * n, len(self.lefts) * n)
 
-    def drawing(self, tiles: Float[Tensor, "J R S"]) -> tuple[Float[Tensor, "H R"], Float[Tensor, "W S"]]:
-        """Matrices that draw what `tile` gave: `down @ tiles @ across.T` is the map of the photo, overlaps averaged."""
-        down, across = (
-            _draw_axis(starts, self.side, length, many // len(starts), tiles.device)
-            for starts, length, many in zip((self.tops, self.lefts), self.size, tiles.shape[1:], strict=True)
-        )
-        return down, across
+    def drawing(self, n: int) -> tuple[Float[Tensor, "H R"], Float[Tensor, "W S"]]:
+        """Matrices that draw what `tile` gives: `down @ tiles @ across.T` is the photo's map, overlaps averaged."""
+        height, width = self.size
+        return _draw_axis(self.tops, self.side, height, n), _draw_axis(self.lefts, self.side, width, n)
 
     def average(self, maps: Float[Tensor, "B J side side"]) -> Float[Tensor, "J H W"]:
         """One map per window -> one map of the photo, overlaps averaged."""
@@ -94,25 +91,17 @@ class Windows:
         return total.div_(count)
 
 
-def _places(starts: list[int], side: int, device: torch.device) -> Int[Tensor, "n {side}"]:
-    """Where along an axis of the photo each line of each window lies."""
-    return torch.tensor(starts, device=device)[:, None] + torch.arange(side, device=device)
-
-
-def _draw_axis(
-    starts: list[int], side: int, length: int, values: int, device: torch.device
-) -> Float[Tensor, "{length} _"]:
-    """One axis of `Windows.drawing`: each window bilinearly, then where it lies."""
-    places = _places(starts, side, device)
-    drawn = torch.zeros(max(length, side), len(starts), values, device=device)
-    drawn[places, torch.arange(len(starts), device=device)[:, None]] = bilinear(values, side, device)
+def _draw_axis(starts: list[int], side: int, length: int, n: int) -> Float[Tensor, "{length} _"]:
+    """One axis of `Windows.drawing`: each window is drawn bilinearly where it lies."""
+    places = torch.tensor(starts)[:, None] + torch.arange(side)
+    drawn = torch.zeros(max(length, side), len(starts), n)
+    drawn[places, torch.arange(len(starts))[:, None]] = bilinear(n, side)
     return (drawn.flatten(1) / places.flatten().bincount()[:, None])[:length]
 
 
-def bilinear(values: int, length: int, device: torch.device) -> Float[Tensor, "{length} {values}"]:
-    """The matrix that resizes one axis as `resize_map` does."""
-    each = torch.eye(values, device=device)
-    return F.interpolate(each[None], length, mode="linear", align_corners=False)[0].T
+def bilinear(n: int, length: int) -> Float[Tensor, "{length} {n}"]:
+    """The matrix that resizes one axis of n values as `resize_map` does."""
+    return F.interpolate(torch.eye(n)[None], length, mode="linear", align_corners=False)[0].T
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:
