@@ -52,9 +52,8 @@ WARM_UP = 3
 SIDE = 224
 LABEL_COUNTS = (1, 20, 200, 1000)
 COMPILED = ", compiled"
-VARIANTS = {
-    name + suffix: {"dtype": name, "compile": bool(suffix)} for suffix in ("", COMPILED) for name in DTYPES
-}  # of a Segmenter
+# What a Segmenter is asked for.
+VARIANTS = {name + suffix: {"dtype": name, "compile": bool(suffix)} for suffix in ("", COMPILED) for name in DTYPES}
 PROGRAM = """
 import numpy as np
 import segclip
@@ -73,6 +72,8 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, nargs="+", help="of the part changes: folders as of segclip evaluate")
     parser.add_argument("--every", type=int, default=1, help="of the part changes")
     options = parser.parse_args()
+    if "changes" in options.parts and not options.photos:
+        parser.error("changes needs photos with masks; name their folders with --photos")
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ROUNDS} rounds")

@@ -15,7 +15,7 @@ from small_runs import run_script
 from segclip.checkpoints import load
 from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
-from segclip.encoder import DType, Encoder, InferenceLinear
+from segclip.encoder import DTYPES, DType, Encoder, InferenceLinear
 from segclip.model.segclip import SegCLIP
 from segclip.segment import Segmenter
 
@@ -51,6 +51,17 @@ def test_lighter_numbers_change_few_pixels(mini: SegCLIP, dtype: DType) -> None:
     assert 0 < sum(changed) / len(changed) < 0.01, changed
     assert all(torch.equal(mini.state_dict()[name], value) for name, value in before.items())
     assert found[0].scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_onednn_it_gives_the_same(dtype: DType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where torch's own products serve."""
+    model, pixels = small_model(), normalise(WINDOWS)
+    with torch.inference_mode():
+        expected = Encoder(model, dtype)._encode_patches(pixels)
+        monkeypatch.setattr("segclip.encoder._onednn_takes", lambda dtype, device: False)
+        found = Encoder(model, dtype)._encode_patches(pixels)
+    assert (found - expected).norm() < (1e-5 if dtype == "float32" else 0.01) * expected.norm()
 
 
 def test_float32_weights_are_the_models_own(mini: SegCLIP) -> None:

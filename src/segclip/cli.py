@@ -51,7 +51,7 @@ def segment(
         background: auto: the protocol's own way. none: each pixel gets a label. A number in 0..1: where the best
             label's probability is below it.
         dtype: Of the image tower's products. bfloat16: faster where the processor multiplies such numbers; about one
-            pixel of 200 changes. int8: the same with a quarter of the memory for the trunk's weights.
+            pixel of a hundred changes. int8: the same with a quarter of the memory for the trunk's weights.
     """
     from segclip.run_segment import segment_files
 
