@@ -25,24 +25,24 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from segclip import Segmenter, load
-from segclip.config import TrainConfig
-from segclip.data.benchmarks import open_folder
-from segclip.data.masks import IGNORED, Mask
 from segclip.data.normalise import normalise
 from segclip.data.shards import Shards
-from segclip.evaluate import Evaluator, words_of
+from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.evaluator import Evaluator, words_of
+from segclip.evaluate.masks import IGNORED, Mask
+from segclip.evaluate.metrics import Confusion
 from segclip.losses import contrastive_loss
-from segclip.metrics import Confusion
 from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP, gather_regions
-from segclip.paper_protocol import PaperSettings, cut_windows
-from segclip.recipes import mini
-from segclip.segment import EncodedPhoto
-from segclip.train.cache import cache_features
-from segclip.train.cached import CachedStream, embed_captions, read_captions
+from segclip.segment.protocols.paper import PaperSettings, cut_windows
+from segclip.segment.segmenter import EncodedPhoto
+from segclip.segment.windows import Windows
+from segclip.train.caption_words import find_words
+from segclip.train.config import TrainConfig
+from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
+from segclip.train.feature_cache import cache_features
 from segclip.train.optim import learning_rate
+from segclip.train.recipes import mini
 from segclip.train.run import train
-from segclip.train.words import find_words
-from segclip.windows import Windows
 
 NO_CENTERS = "no centers"
 VARIANTS: dict[str, dict] = {

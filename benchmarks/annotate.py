@@ -31,11 +31,11 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import rankdata
 
-from segclip.annotate import Drawing
-from segclip.data.benchmarks import open_benchmark
-from segclip.data.masks import IGNORED
-from segclip.pieces import clean_labels
-from segclip.segment import Segmenter
+from segclip.annotate.annotator import Drawing
+from segclip.annotate.polygons import clean_labels
+from segclip.evaluate.datasets.benchmarks import open_benchmark
+from segclip.evaluate.masks import IGNORED
+from segclip.segment.segmenter import Segmenter
 
 LABELS = ("cat", "cup", "table", "rocket", "sky")
 WIDTH, HEIGHT = 64, 48

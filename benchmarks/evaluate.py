@@ -21,12 +21,12 @@ import torch
 from measuring import run_python
 
 from segclip import Segmenter
-from segclip.class_names import COCO_STUFF, COCO_THINGS
-from segclip.data.benchmarks import Benchmark, open_folder
-from segclip.data.masks import IGNORED, Mask
-from segclip.evaluate import Evaluator, cut_blocks, words_of
-from segclip.segment import EncodedPhoto, Protocol
-from segclip.windows import encode_windows
+from segclip.evaluate.datasets.benchmarks import Benchmark, open_folder
+from segclip.evaluate.datasets.class_names import COCO_STUFF, COCO_THINGS
+from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
+from segclip.evaluate.masks import IGNORED, Mask
+from segclip.segment.segmenter import EncodedPhoto, Protocol
+from segclip.segment.windows import encode_windows
 
 T = TypeVar("T")
 Block = list[tuple[str, EncodedPhoto, Mask]]

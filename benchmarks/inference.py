@@ -38,14 +38,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from segclip import ModelConfig, SegCLIP, Segmenter, open_protocol
-from segclip.data.benchmarks import open_folder
+from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.data.normalise import normalise
 from segclip.data.photos import open_photo
-from segclip.encoder import DTYPES, Encoder
+from segclip.evaluate.datasets.benchmarks import open_folder
 from segclip.export import export
-from segclip.paper_protocol import region_owner, region_scores
-from segclip.windows import encode_windows
+from segclip.segment.encoder import DTYPES, Encoder
+from segclip.segment.protocols import open as open_protocol
+from segclip.segment.protocols.paper import region_owner, region_scores
+from segclip.segment.windows import encode_windows
 
 ROUNDS = 15
 WARM_UP = 3

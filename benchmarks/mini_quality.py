@@ -24,13 +24,13 @@ from scipy.ndimage import mean
 from skimage.color import rgb2lab
 
 from segclip import Segmenter
-from segclip.data.benchmarks import open_folder
-from segclip.data.masks import IGNORED, Mask
 from segclip.data.superpixels import find_superpixels
-from segclip.evaluate import Evaluator, cut_blocks, words_of
-from segclip.metrics import Confusion, count_pairs, name_by_truth
-from segclip.paper_protocol import region_owner
-from segclip.segment import EncodedPhoto, Protocol
+from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
+from segclip.evaluate.masks import IGNORED, Mask
+from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
+from segclip.segment.protocols.paper import region_owner
+from segclip.segment.segmenter import EncodedPhoto, Protocol
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, GroupViTCon
 
 from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.data.normalise import normalise
-from segclip.data.tokenizer import tokenizer_for
+from segclip.text.tokenizers import tokenizer_for
 
 System = Callable[[Sequence[np.ndarray], Sequence[str]], object]
 PHOTO, LABELS = (500, 375), 20  # width and height; of the rows that vary something else

@@ -30,14 +30,15 @@ from measuring import cuda_seconds, matrix_rate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segclip.config import ModelConfig, TrainConfig
+from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
 from segclip.model.layers import MLP, Attention, quick_gelu
 from segclip.model.reconstruction import patchify
 from segclip.model.segclip import Losses, Parts, SegCLIP
-from segclip.recipes import paper
+from segclip.train.config import TrainConfig
 from segclip.train.optim import BETAS, EPS, freeze, make_optimiser, set_learning_rate
-from segclip.train.pairs import PairBatch, PairLearner, draw_noise
+from segclip.train.photo_batches import PairBatch, PairLearner, draw_noise
+from segclip.train.recipes import paper
 from segclip.train.step import backward
 
 BATCH = 16

@@ -8,8 +8,8 @@ import textwrap
 from pathlib import Path
 
 from segclip.cli import COMMANDS, main
-from segclip.files import write_aside
-from segclip.recipes import RECIPES
+from segclip.train.recipes import RECIPES
+from segclip.utils.files import write_aside
 
 WIDTH = 100  # letters in a line
 INTRODUCTION = """# Commands

@@ -22,12 +22,12 @@ import segclip
 from segclip.data.crops import Box, crop_photo
 from segclip.data.normalise import normalise
 from segclip.data.superpixels import crop_superpixels, find_superpixels, patch_superpixels
-from segclip.drawing import palette
-from segclip.files import write_aside
-from segclip.labels import OPEN_TEMPLATES
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import ImageOutput, SegCLIP
-from segclip.paper_protocol import region_owner, region_scores
+from segclip.segment.protocols.paper import region_owner, region_scores
+from segclip.text.prompts import OPEN_TEMPLATES
+from segclip.utils.files import write_aside
+from segclip.visualize import palette
 
 NAMES = ("chelsea", "coffee", "astronaut", "rocket")
 CAPTIONS = ("a cat", "a cup of coffee", "an astronaut", "a rocket")

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from segclip.checkpoints.native import save_model
 from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
 from segclip.data.normalise import MEAN, STD
 from segclip.model.segclip import SegCLIP
-from segclip.model.storage import save_model
 
 CONFIG = ModelConfig(
     image=ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=2, patch=14, side=224, position_grid=37),

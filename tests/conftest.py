@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from formats import State, Tree, to_openai
+from helpers import GOLDEN
+from helpers.formats import State, Tree, to_openai
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segclip.checkpoints import load
+from segclip.checkpoints.loading import load
 from segclip.model.segclip import SegCLIP
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session")

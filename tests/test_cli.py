@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+from helpers.small_model import small_model
 from PIL import Image
-from small_model import small_model
 
+from segclip.checkpoints.native import save_model
 from segclip.cli import main
-from segclip.model.storage import save_model
-from segclip.segment import Segmenter
-from segclip.segmentation import Segmentation
+from segclip.segment.result import Segmentation
+from segclip.segment.segmenter import Segmenter
 
 Run = Callable[..., tuple[int, str, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import ROOT
+from helpers.pages import blocks, commands, fenced, write_inputs
 from nbclient import NotebookClient
-from pages import ROOT, blocks, commands, fenced, write_inputs
 
 import segclip
 from segclip import cli
-from segclip.config import CacheConfig
 from segclip.data.shards import Shards
-from segclip.recipes import RECIPES, mini
+from segclip.train.config import CacheConfig
+from segclip.train.recipes import RECIPES, mini
 
 DOCS = ROOT / "docs"
 PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md")) if path.name != "commands.md"}  # generated

@@ -10,22 +10,22 @@ import onnxruntime
 import pytest
 import skimage.data
 import torch
-from export_script import LABELS, varied_model
+from helpers import ROOT
+from helpers.export_script import LABELS, varied_model
+from helpers.small_model import CLIP, SENTENCE, small_model
+from helpers.small_runs import run_script
 from PIL import Image
-from small_model import CLIP, SENTENCE, small_model
-from small_runs import run_script
 from torch import Tensor
 
 from segclip.cli import main
 from segclip.data.normalise import normalise
 from segclip.export import export
-from segclip.label_text import LabelEmbedder
-from segclip.labels import PAPER_TEMPLATES
 from segclip.model.segclip import SegCLIP
-from segclip.paper_protocol import paper_scores
+from segclip.segment.label_embeddings import LabelEmbedder
+from segclip.segment.protocols.paper import paper_scores
+from segclip.text.prompts import PAPER_TEMPLATES
 
 MODELS = {"clip": CLIP, "sentence": SENTENCE}
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segclip.config import SuperpixelLoss
-from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss, superpixel_mean
+from segclip.losses import SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss, superpixel_mean
 from segclip.model.grouping import TAU, _straight_through, sample_gumbel
 from segclip.model.reconstruction import patchify, sin_cos_positions, visible_count
 

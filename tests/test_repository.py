@@ -17,16 +17,17 @@ import httpx
 import jaxtyping
 import pytest
 import torch
+from helpers import ROOT
+from helpers.pages import blocks, write_inputs
+from helpers.web_server import serve_by_command
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from pages import ROOT, blocks, write_inputs
 from PIL import Image
-from web_server import serve_by_command
 
 from segclip.cli import main
-from segclip.config import CacheConfig
 from segclip.losses import superpixel_loss
-from segclip.recipes import RECIPES, mini
+from segclip.train.config import CacheConfig
+from segclip.train.recipes import RECIPES, mini
 
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -123,16 +124,14 @@ def test_readmes_scripts_exist() -> None:
     assert all((ROOT / script).is_file() for script in scripts)
 
 
-def test_readmes_tree_names_every_module_and_nothing_else() -> None:
+def test_readmes_tree_names_every_folder_and_nothing_else() -> None:
     (tree,) = blocks("", README)
-    named, parents = set(), []
-    for line in filter(str.strip, tree.splitlines()):
-        indent, name = len(line) - len(line.lstrip()), line.split()[0]
-        parents = [*parents[: indent // 2], name.rstrip("/")]
-        path = Path(*parents)
-        assert (ROOT / path).is_dir() if name.endswith("/") else (ROOT / path).is_file(), path
-        named.add(path)
-    assert [path for path in MODULES if path not in named and path.name != "__init__.py"] == []
+    named = {Path(line.split()[0]) for line in tree.splitlines() if not line.startswith(" ")}
+    (package,) = (path for path in named if path.parts[0] == "src")
+    inside = {package / line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
+    assert [path for path in named | inside if not (ROOT / path).exists()] == []
+    there = {path.relative_to(ROOT) for path in (ROOT / package).iterdir() if not path.name.startswith("__")}
+    assert there == inside
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -147,7 +146,8 @@ def test_fidelity_names_tests_that_exist() -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
     assert len(named) > 10
     for file, test in named:
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+        (path,) = (ROOT / "tests").rglob(file)
+        assert f"def {test}(" in path.read_text(), f"{file}::{test}"
 
 
 def test_every_import_is_a_declared_dependency() -> None:

@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segclip.checkpoints import load
+    from segclip.checkpoints.loading import load
     from segclip.config import ModelConfig
     from segclip.model.segclip import Noise, SegCLIP
-    from segclip.segment import Segmenter
-    from segclip.segmentation import Segmentation
+    from segclip.segment.result import Segmentation
+    from segclip.segment.segmenter import Segmenter
 
 __all__ = ["ModelConfig", "Noise", "SegCLIP", "Segmentation", "Segmenter", "load"]
 
@@ -23,9 +23,9 @@ _HOMES = {
     "ModelConfig": "segclip.config",
     "Noise": "segclip.model.segclip",
     "SegCLIP": "segclip.model.segclip",
-    "Segmentation": "segclip.segmentation",
-    "Segmenter": "segclip.segment",
-    "load": "segclip.checkpoints",
+    "Segmentation": "segclip.segment.result",
+    "Segmenter": "segclip.segment.segmenter",
+    "load": "segclip.checkpoints.loading",
 }
 
 

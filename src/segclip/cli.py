@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from segclip.config import TrainConfig
+from segclip.train.config import TrainConfig
 
 OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
@@ -53,7 +53,7 @@ def segment(
         dtype: Of the image tower's products. bfloat16: faster where the processor multiplies such numbers; about one
             pixel of a hundred changes. int8: the same with a quarter of the memory for the trunk's weights.
     """
-    from segclip.run_segment import segment_files
+    from segclip.commands.segment import segment_files
 
     return segment_files(photos, labels, out, model, device, protocol, background, dtype)
 
@@ -91,9 +91,9 @@ def annotate(
         tolerance: How far a polygon may lie from the pixels' edges, in pixels. 0: along them, with many corners.
         ray: Do the work on a Ray cluster (pip install "segclip[scale]").
     """
-    from segclip.annotate import Drawing, Request
-    from segclip.run_annotate import annotate_folder
-    from segclip.run_segment import parse_background
+    from segclip.annotate.annotator import Drawing, Request
+    from segclip.commands.annotate import annotate_folder
+    from segclip.commands.segment import parse_background
 
     drawing = Drawing(clean, tolerance)
     request = Request(labels, model, device, protocol, parse_background(background), dtype, drawing)
@@ -120,7 +120,7 @@ def regions(
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
         device: auto, cpu, cuda, mps ...
     """
-    from segclip.run_regions import draw_regions
+    from segclip.commands.regions import draw_regions
 
     return draw_regions(photos, out, labels, model, device)
 
@@ -138,7 +138,7 @@ def convert(
         target: File to write, such as model.safetensors.
         eight_bit: Store weight matrices in 8 bits with a scale per row, about a quarter of the size.
     """
-    from segclip import checkpoints
+    from segclip.checkpoints import loading as checkpoints
 
     checkpoints.convert(source, target, eight_bit=eight_bit)
     console.print(f"wrote {target}", markup=False, highlight=False, soft_wrap=True)
@@ -183,8 +183,8 @@ def prepare(
         ray: Do the work on a Ray cluster (pip install "segclip[scale]").
         preview: Also draw OUT/preview.png: so many samples, as training sees them.
     """
+    from segclip.commands.prepare import prepare_files, summary
     from segclip.data.prepare import Settings
-    from segclip.run_prepare import prepare_files, summary
 
     settings = Settings(name, side, shard_mb, None if superpixels == "none" else superpixels)
     index = prepare_files(
@@ -223,7 +223,7 @@ def export(
         background: With labels, the paper's threshold in 0..1 below which a pixel is background, 0. Without, every
             pixel gets a label.
     """
-    from segclip.checkpoints import load
+    from segclip.checkpoints.loading import load
     from segclip.export import export as write
 
     write(load(model), file, labels, background=background)
@@ -277,7 +277,7 @@ def evaluate(
         calibrate: Try background thresholds on the training split, and print the curve, instead of evaluating.
         skip_bad: Leave out photos and masks that cannot be read, and name them at the end.
     """
-    from segclip.run_evaluate import evaluate_set
+    from segclip.commands.evaluate import evaluate_set
 
     return evaluate_set(
         set,
@@ -306,7 +306,7 @@ def web(port: int = 7860, host: str = "127.0.0.1", model: tuple[str, ...] = ("mi
         model: What can be chosen, the first at the start: mini, vit-b16, files of weights, Hugging Face hub ids.
         device: auto, cpu, cuda, mps ...
     """
-    from segclip.web.serve import serve
+    from segclip.web.server import serve
 
     return serve(port, host, model, device)
 
@@ -333,7 +333,7 @@ def resume(resume: Path, workers: int | None = None) -> int:
 
 def train_by(recipe: str) -> Callable[..., int]:
     """The command for one recipe, whose fields are its options."""
-    from segclip.recipes import RECIPES
+    from segclip.train.recipes import RECIPES
 
     default = RECIPES[recipe]()
 
@@ -365,10 +365,10 @@ def _train(config: TrainConfig, data: str | None, out: Path) -> int:
         from accelerate import PartialState
     except ImportError as error:
         raise ValueError('accelerate is not installed; pip install "segclip[train]"') from error
-    from segclip.run_prepare import open_or_prepare
-    from segclip.train.debug import make_data
+    from segclip.commands.prepare import open_or_prepare
+    from segclip.train.debug_data import make_data
+    from segclip.train.distributed import only_cpu
     from segclip.train.loop import Stopped
-    from segclip.train.processes import only_cpu
     from segclip.train.run import train
 
     with PartialState(cpu=only_cpu()).main_process_first():  # it makes what is missing, the others find it there
@@ -407,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = COMMANDS
     if argv[:1] == ["train"] and len(argv) > 1 and not argv[1].startswith("-"):
-        from segclip.recipes import RECIPES
+        from segclip.train.recipes import RECIPES
 
         recipe = argv.pop(1)
         if recipe not in RECIPES:

@@ -15,11 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.data.normalise import MEAN, STD
-from segclip.files import write_aside
-from segclip.label_text import LabelEmbedder
-from segclip.labels import PAPER_TEMPLATES, check_labels
 from segclip.model.segclip import MAX_SCALE, ImageOutput, SegCLIP, gather_regions
-from segclip.paper_protocol import region_scores
+from segclip.segment.label_embeddings import LabelEmbedder
+from segclip.segment.protocols.paper import region_scores
+from segclip.text.labels import check_labels
+from segclip.text.prompts import PAPER_TEMPLATES
+from segclip.utils.files import write_aside
 
 SUFFIXES = (".onnx", ".pt2")
 MOST = 128  # patches in a side, at most: 2,048 pixels for a ViT-B/16

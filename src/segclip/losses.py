@@ -4,12 +4,15 @@ Axes: B pairs, P patches, C centers, E embedding.
 Source: arXiv 2211.14813, section 3.3.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from segclip.config import SuperpixelLoss
+SuperpixelLoss = Literal["reference", "one-softmax"]
+
 
 SMOOTHING = 0.1  # of "one-softmax": the usual label smoothing (arXiv 1512.00567, section 7)
 

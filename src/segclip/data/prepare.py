@@ -31,7 +31,8 @@ from segclip.data.shards import INDEX, SUPERPIXELS, Index, pack_sample
 from segclip.data.sources.items import Item
 from segclip.data.sources.open import Source, read_photo
 from segclip.data.superpixels import Method, find_superpixels
-from segclip.files import claim, no_space
+from segclip.utils.files import no_space
+from segclip.utils.locks import claim
 
 BLOCK = 8  # photos that a worker packs at once
 SEEN = 1000  # photos after which too large a share of bad ones stops the run

@@ -17,10 +17,9 @@ from jaxtyping import Int32, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from segclip.config import Reduction
 from segclip.data.crops import crop_image, draw_crop
 from segclip.data.shards import Sample, SampleError, Shards
-from segclip.data.superpixels import Method, crop_superpixels, find_superpixels, patch_superpixels
+from segclip.data.superpixels import Method, Reduction, crop_superpixels, find_superpixels, patch_superpixels
 
 MIXED = 8  # shards whose samples are shuffled together
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from segclip.data.photos import Photo, PhotoError, decode_image
 from segclip.data.superpixels import Method
-from segclip.files import cache_folder
+from segclip.utils.files import cache_folder
 
 INDEX = "index.json"
 SUPERPIXELS = "superpixels.png"

@@ -7,8 +7,6 @@ import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8
 from numpy import ndarray
 
-from segclip.config import Reduction
-
 # The authors' settings of scikit-image's Felzenszwalb (arXiv 2211.14813, their training data).
 SCALE = 224.0
 SIGMA = 0.9
@@ -17,6 +15,7 @@ MIN_SIZE = 224
 FEW = 1000  # ids up to here are counted as they are; others are numbered anew first
 
 Method = Literal["scikit-image", "opencv"]
+Reduction = Literal["majority", "reference"]
 
 
 def find_superpixels(photo: UInt8[ndarray, "H W 3"], method: Method = "scikit-image") -> Int32[ndarray, "H W"]:

@@ -1,0 +1,1 @@
+"""The model, a file for each box of the paper's figure."""

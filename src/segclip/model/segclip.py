@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from segclip.config import ModelConfig, SuperpixelLoss
-from segclip.data.tokenizer import tokenizer_for
-from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss
+from segclip.config import ModelConfig
+from segclip.losses import SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
 from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
 from segclip.model.image import ImageTower
 from segclip.model.layers import Attention
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.text import text_tower
+from segclip.text.tokenizers import tokenizer_for
 
 MAX_SCALE = 100.0  # ceiling of the contrastive multiplier, as CLIP has it
 INITIAL_SCALE = 1 / 0.07  # CLIP's start (arXiv 2103.00020, section 2.5)
@@ -264,13 +264,13 @@ class SegCLIP(nn.Module):
         Raises:
             ValueError: it cannot be fetched, or is no such model.
         """
-        from segclip.model import hub  # which needs this class
+        from segclip.checkpoints import hub  # which needs this class
 
         return hub.from_pretrained(name_or_folder, **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `model.safetensors` and a readable `config.json` into a folder."""
-        from segclip.model import hub
+        from segclip.checkpoints import hub
 
         hub.save_folder(self, Path(folder))
 
@@ -283,7 +283,7 @@ class SegCLIP(nn.Module):
         commit_message: str = "Upload a SegCLIP model",
     ) -> str:
         """Upload the model to the Hugging Face hub, made there if need be; gives the commit's address."""
-        from segclip.model import hub
+        from segclip.checkpoints import hub
 
         return hub.push(self, repo_id, private=private, token=token, commit_message=commit_message)
 

@@ -25,22 +25,12 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.tensor import DTensor
 
-from segclip.config import TrainConfig
-from segclip.data.benchmarks import open_folder
+from segclip.checkpoints.native import save_model
 from segclip.data.shards import Shards
+from segclip.evaluate.datasets.benchmarks import open_folder
 from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
-from segclip.model.storage import save_model
-from segclip.train.files import (
-    BEST,
-    METRICS,
-    MODEL,
-    cut_metrics,
-    last_checkpoint,
-    save_checkpoint,
-)
-from segclip.train.looks import fixed_photos, validate, write_sheet
-from segclip.train.optim import make_optimiser, set_learning_rate
-from segclip.train.processes import (
+from segclip.train.config import TrainConfig
+from segclip.train.distributed import (
     BLOCKS,
     full_state,
     gather_rows,
@@ -49,7 +39,10 @@ from segclip.train.processes import (
     sum_over_processes,
     unsynced,
 )
+from segclip.train.optim import make_optimiser, set_learning_rate
+from segclip.train.run_files import BEST, METRICS, MODEL, cut_metrics, last_checkpoint, save_checkpoint
 from segclip.train.step import backward
+from segclip.train.validation import fixed_photos, validate, write_sheet
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss, before the run stops
 

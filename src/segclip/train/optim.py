@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
-from segclip.config import TrainConfig
 from segclip.model.segclip import SegCLIP
+from segclip.train.config import TrainConfig
 
 BETAS = (0.9, 0.98)
 EPS = 1e-6

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from segclip.checkpoints import load
-from segclip.config import TrainConfig
+from segclip.checkpoints.loading import load
 from segclip.data.normalise import normalise
 from segclip.data.shards import Shards
-from segclip.files import write_aside
 from segclip.model.segclip import SegCLIP
-from segclip.train.cache import cache_features
-from segclip.train.cached import CachedLearner, CachedStream, captioned, embed_captions, read_captions
-from segclip.train.files import RECIPE, changes
+from segclip.train.caption_words import find_words
+from segclip.train.config import TrainConfig
+from segclip.train.distributed import check_agreement, only_cpu
+from segclip.train.feature_batches import CachedLearner, CachedStream, captioned, embed_captions, read_captions
+from segclip.train.feature_cache import cache_features
+from segclip.train.initialization import start_centers, start_model, start_projection
 from segclip.train.loop import Run
 from segclip.train.optim import freeze
-from segclip.train.pairs import CHUNK, PairLearner, PairStream
-from segclip.train.processes import check_agreement, only_cpu
-from segclip.train.start import start_centers, start_model, start_projection
-from segclip.train.words import find_words
+from segclip.train.photo_batches import CHUNK, PairLearner, PairStream
+from segclip.train.run_files import RECIPE, changes
+from segclip.utils.files import write_aside
 
 FREE = ("workers", "save_every", "keep", "trackers")  # fields that may change when a run goes on
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import skimage.data
 from PIL import Image
 
-from segclip.files import write_aside
-from segclip.web.desk import MAX_BYTES, PLACES, PROTOCOLS, BusyError, Desk, read_photo
-from segclip.web.view import error_html, photo_html, result_html, thumbnails_html, words_html
+from segclip.utils.files import write_aside
+from segclip.web.render import error_html, photo_html, result_html, thumbnails_html, words_html
+from segclip.web.service import MAX_BYTES, PLACES, PROTOCOLS, BusyError, Desk, read_photo
 
 if TYPE_CHECKING:
     import gradio

@@ -1,0 +1,1 @@
+"""Where photos and captions come from."""

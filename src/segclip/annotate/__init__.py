@@ -1,0 +1,1 @@
+"""Annotations of a folder of photos, for people to correct."""

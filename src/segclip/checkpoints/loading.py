@@ -1,0 +1,141 @@
+"""Weights by name or file: `load` reads every format we know, `convert` writes ours."""
+
+import difflib
+import logging
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from segclip.checkpoints.foreign import EXPECTED, read_foreign
+from segclip.checkpoints.hub import WEIGHTS_FILE, fetch
+from segclip.checkpoints.native import FORMAT, CheckpointError, load_state, save_model
+from segclip.checkpoints.tensors import read_tensors
+from segclip.model.segclip import SegCLIP
+
+log = logging.getLogger(__name__)
+
+NAMES = ("mini", "vit-b16")
+AUTHORS_URL = "https://github.com/ArrowLuo/SegCLIP/releases/download/checkpoint_v0/segclip.bin"
+FOLDER_FILES = (WEIGHTS_FILE, "pytorch_model.bin")  # of save_pretrained, ours and transformers'
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+FILE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
+
+
+def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SegCLIP:
+    """A model in evaluation mode, float32, every parameter trainable.
+
+    Args:
+        name_or_path: "mini" (embedded in the package); "vit-b16" (the authors' published weights: downloaded once,
+            converted and kept in the cache folder); a local file or folder of any format: ours, the authors'
+            segclip.bin, OpenAI's CLIP, transformers' CLIPModel; or a Hugging Face hub id "org/name".
+            Weights of a CLIP alone give untrained centers, with a warning.
+        device: where the model goes, as torch names it.
+
+    Raises:
+        CheckpointError: (a ValueError) an unknown name, or a file that is damaged or of another model.
+    """
+    return read_file(locate(name_or_path)).to(device)
+
+
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of weights that a name stands for, downloaded if need be. Arguments and errors: see `load`."""
+    name = os.fspath(name_or_path)
+    if name == "mini":
+        return Path(__file__).parents[1] / "assets" / "mini.safetensors"
+    if name == "vit-b16":
+        return _fetch_authors()
+    path = Path(name).expanduser()
+    if name and path.exists():  # an empty name is not the current folder
+        return _weights_in(path) if path.is_dir() else path
+    if HUB_ID.fullmatch(name) and not name.endswith(FILE_SUFFIXES):
+        return _fetch_hub(name)
+    raise CheckpointError(_unknown(name))
+
+
+def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], *, eight_bit: bool = False) -> None:
+    """Read weights of any format that `load` takes and write them in ours, in 8 bits if asked (see `save_model`).
+
+    Raises:
+        CheckpointError: the source cannot be read, the target cannot be written, or both are the same file.
+    """
+    source, target = Path(source), Path(target)
+    if source.exists() and target.exists() and source.samefile(target):
+        raise CheckpointError(f"{target}: is the source itself, which is never overwritten; name another target")
+    if target.is_dir():
+        raise CheckpointError(f"{target}: is a folder; name the file to write, such as {target / WEIGHTS_FILE}")
+    save_model(read_file(locate(source)), target, eight_bit=eight_bit)
+
+
+def read_file(path: Path) -> SegCLIP:
+    """The model in a file of any format, told from its content.
+
+    Raises:
+        CheckpointError: damaged, or no format we know.
+    """
+    state, metadata = read_tensors(path)
+    if metadata.get("format") == FORMAT:
+        return load_state(state, metadata, path)
+    return read_foreign(state, path)
+
+
+def _fetch_authors() -> Path:
+    """The authors' weights in our format, from the cache folder or else from their release."""
+    from filelock import FileLock  # here: only who downloads waits for these imports
+
+    from segclip.checkpoints.download import download
+    from segclip.utils.files import cache_folder
+
+    folder = cache_folder()
+    ours, theirs = folder / "vit-b16.safetensors", folder / "segclip.bin"
+    if ours.exists():
+        return ours
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); set SEGCLIP_CACHE to another") from error
+    with FileLock(folder / "vit-b16.lock"):
+        if ours.exists():  # another process was faster
+            return ours
+        if not theirs.exists():
+            log.warning(
+                "downloading the SegCLIP authors' weights, %s, to %s. They were published without a licence: nothing "
+                "grants you the right to use them or to pass them on; ask the authors where that matters",
+                AUTHORS_URL,
+                folder,
+            )
+            download(AUTHORS_URL, theirs)
+        try:
+            model = read_file(theirs)
+        except CheckpointError:
+            theirs.unlink()  # or it would be found broken for ever
+            raise
+        save_model(model, ours)
+        theirs.unlink()
+    return ours
+
+
+def _fetch_hub(repo_id: str) -> Path:
+    path = fetch(repo_id, FOLDER_FILES)
+    try:
+        fetch(repo_id, ("config.json",))  # beside the weights: `read_foreign` looks into transformers' configuration
+    except CheckpointError:
+        log.debug("%s has no config.json", repo_id)
+    return path
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: a folder without {' or '.join(FOLDER_FILES)}; {EXPECTED}")
+
+
+def _unknown(name: str) -> str:
+    known = ", ".join(NAMES)
+    if name.endswith(FILE_SUFFIXES) or "/" in name or os.sep in name:
+        return f"{name}: no such file; give an existing file or folder, a hub id org/name, or one of {known}"
+    close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.4)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown model {name!r}{hint}; known are {known}, or give a file, a folder or a hub id org/name"

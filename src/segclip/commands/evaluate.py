@@ -1,0 +1,290 @@
+"""`segclip evaluate`: a set of photos with masks -> mIoU and its record; resumed, and split over processes.
+
+What each photo gave is kept as a line of NAME.photos.jsonl beside the record, so a broken run goes on, and memory does
+not grow with the set.
+"""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import timedelta
+from hashlib import file_digest
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from segclip.checkpoints.loading import load, locate
+from segclip.commands.segment import check_writable
+from segclip.evaluate.datasets.benchmarks import Benchmark, Pair, SetName, open_benchmark
+from segclip.evaluate.evaluator import Evaluator, calibrate, cut_blocks, words_of
+from segclip.evaluate.metrics import Confusion, interval
+from segclip.evaluate.records import CountFiles
+from segclip.evaluate.report import write_report
+from segclip.segment.encoder import DType
+from segclip.segment.many_photos import pick_device
+from segclip.segment.protocols.table import Protocol, change_settings, settings_of
+from segclip.segment.segmenter import Segmenter
+from segclip.utils.files import write_aside
+from segclip.utils.prefetch import overlapped
+
+SHOWN = 6  # photos in the report that went best, and that went worst
+THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # that a calibration tries
+
+console = Console(stderr=True)
+Job = dict[str, Any]  # what is evaluated, as the result has it
+
+
+def evaluate_set(
+    name: SetName,
+    root: Path,
+    model: str = "mini",
+    protocol: Protocol = "open",
+    *,
+    changes: tuple[str, ...] = (),
+    split: str | None = None,
+    limit: int | None = None,
+    names: Literal["own", "sclip"] = "own",
+    device: str = "auto",
+    dtype: DType = "float32",
+    file: Path | None = None,
+    report: Path | None = None,
+    calibrating: bool = False,
+    skip_bad: bool = False,
+) -> int:
+    """Evaluate a model on a set; see `segclip evaluate --help`.
+
+    Returns:
+        0, or 1 where photos or masks were left out.
+
+    Raises:
+        ValueError: an option, a set, or without `skip_bad` a photo or mask that cannot be used.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and (calibrating or file is None):
+        raise ValueError("several processes: give --json FILE, beside which they share their counts, no --calibrate")
+    if calibrating and split == "val" and name != "folder":
+        raise ValueError("--calibrate on the split that is reported; leave --split out, which takes the training split")
+    if file is not None and file.is_dir():
+        raise ValueError(f"{file}: is a folder; --json names the file of the result")
+    for folder in (file and file.parent, report):
+        if folder is not None:
+            check_writable(folder)  # before any work is done
+    settings = change_settings(settings_of(protocol, name), changes)
+    benchmark = open_benchmark(name, root, split or ("train" if calibrating else "val"))
+    whole = len(benchmark.pairs)
+    if limit is not None:
+        benchmark = replace(benchmark, pairs=_spread(benchmark.pairs, limit))
+    words = words_of(benchmark, names)
+    weights = locate(model)
+    if device == "auto" and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    segmenter = Segmenter(load(weights, pick_device(device)), protocol, settings, dtype=dtype)
+    evaluator = Evaluator(segmenter, benchmark, words)
+    job = _describe(evaluator, weights) | {
+        "root": str(root.resolve()),
+        "of": whole,
+        "model": model,
+        "changed": list(changes),
+        "names": names,
+        "dtype": dtype,
+    }
+    if calibrating:
+        return _calibrate(job, evaluator, file, skip_bad)
+    return _evaluate(job, evaluator, file, report, (rank, world), skip_bad)
+
+
+def _describe(evaluator: Evaluator, weights: Path) -> Job:
+    """What is evaluated, as far as the evaluator knows."""
+    segmenter, benchmark = evaluator.segmenter, evaluator.benchmark
+    with weights.open("rb") as opened:
+        digest = file_digest(opened, "sha256").hexdigest()
+    try:
+        own_version = version("segclip")
+    except PackageNotFoundError:
+        own_version = "not installed"
+    job = {
+        "set": benchmark.name,
+        "split": benchmark.split,
+        "photos": len(benchmark.pairs),
+        "weights_sha256": digest,
+        "protocol": segmenter.protocol,
+        "settings": asdict(segmenter.settings),
+        "words": evaluator.words,
+        "device": segmenter.encoder.device.type,
+        "versions": {
+            "segclip": own_version,
+            "python": platform.python_version(),
+            **{module.__name__: str(module.__version__) for module in (torch, numpy, cv2)},
+        },
+    }
+    return json.loads(json.dumps(job))
+
+
+def _evaluate(
+    job: Job, evaluator: Evaluator, file: Path | None, report: Path | None, place: tuple[int, int], skip_bad: bool
+) -> int:
+    rank, world = place
+    with tempfile.TemporaryDirectory() as spare, _together(world) as wait:
+        files = CountFiles(file or Path(spare) / "result.json", job, rank)
+        known = files.start()
+        wait()  # until all have read what an earlier run left
+        _count(evaluator, files, known, place, skip_bad)
+        wait()
+        if rank:
+            return 0
+        files.merge()
+        result = _summary(job, files, evaluator.benchmark)
+        if file is not None:
+            _write_json(file, result)
+        _show(result)
+        if report is not None:
+            page = write_report(report, result, evaluator, *files.extremes(len(result["per_class"]), SHOWN))
+            console.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+    return _tell_bad(result["left_out"])
+
+
+def _count(evaluator: Evaluator, files: CountFiles, known: set[str], place: tuple[int, int], skip_bad: bool) -> None:
+    """Count this process's share of the blocks; a block of which a photo is missing is counted whole."""
+    rank, world = place
+    blocks = cut_blocks(evaluator.benchmark.pairs)[rank::world]
+    left = [block for block in blocks if not all(pair.key in known for pair in block)]
+    bad: dict[str, str] = {}
+    running = Confusion(len(evaluator.benchmark.names))
+    with _bar(rank == 0) as bar:
+        task = bar.add_task("", total=sum(map(len, blocks)), completed=sum(map(len, blocks)) - sum(map(len, left)))
+        encoded = evaluator.encode(left, bad if skip_bad else None)
+        for block, counts in zip(
+            left, overlapped(encoded, lambda photos: [evaluator.count(*one) for one in photos]), strict=True
+        ):
+            files.add(counts)
+            for photo in counts:
+                running.add_counts(photo.found)
+            bar.update(task, advance=len(block), description=f"mIoU {running.miou():.3f}")
+    files.add_bad(bad)
+
+
+def _summary(job: Job, files: CountFiles, benchmark: Benchmark) -> dict[str, Any]:
+    classes = len(benchmark.names)
+    found, regions = Confusion(classes), Confusion(classes)
+    for photo in files.photos():
+        found.add_counts(photo.found)
+        regions.add_counts(photo.regions)
+    left_out = files.bad()
+    counted = job["photos"] - len(left_out)
+    return {
+        "miou": found.miou(),
+        "miou_interval": interval((photo.found for photo in files.photos()), counted, classes),
+        "pixel_accuracy": found.pixel_accuracy(),
+        "mean_class_accuracy": found.mean_class_accuracy(),
+        "region_miou": regions.miou(),
+        "per_class": dict(zip(benchmark.names, found.iou(), strict=True)),
+        "left_out": left_out,
+        **job,
+        "confusion": found.pixels.tolist(),
+    }
+
+
+def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool) -> int:
+    """Try background thresholds on photos that are not reported, and print the curve."""
+    if not evaluator.threshold:
+        raise ValueError(
+            "--calibrate: nothing is found by a threshold here: no background, or one with words of its own"
+        )
+    bad: dict[str, str] = {}
+    blocks = cut_blocks(evaluator.benchmark.pairs)
+    counts: list[Confusion] = []
+    with _bar(True) as bar:
+        task = bar.add_task("calibrating", total=job["photos"])
+        for photos, counts in calibrate(evaluator, blocks, THRESHOLDS, bad if skip_bad else None):
+            bar.update(task, completed=photos, description=f"mIoU {max(own.miou() for own in counts):.3f}")
+    curve = {threshold: own.miou() for threshold, own in zip(THRESHOLDS, counts, strict=True)}
+    best = max(curve, key=lambda threshold: curve[threshold])
+    table = Table("threshold", "mIoU", "")
+    for threshold, miou in curve.items():
+        table.add_row(f"{threshold:.2f}", f"{miou:.4f}", "#" * round(40 * miou / max(curve[best], 1e-9)))
+    output = Console()
+    output.print(_headline(job), markup=False, highlight=False, soft_wrap=True)
+    output.print(table)
+    output.print(
+        f"best: --set threshold={best:g}; chosen on {job['set']} {job['split'] or job['root']}", soft_wrap=True
+    )
+    if file is not None:
+        _write_json(file, job | {"calibration": list(curve.items()), "best_threshold": best, "left_out": bad})
+    return _tell_bad(bad)
+
+
+def _show(result: dict[str, Any]) -> None:
+    low, high = result["miou_interval"]
+    table = Table("class", "IoU")
+    for name, iou in result["per_class"].items():
+        table.add_row(name, "-" if iou is None else f"{iou:.3f}")
+    output = Console()
+    output.print(_headline(result), markup=False, highlight=False, soft_wrap=True)
+    output.print(table)
+    output.print(
+        f"mIoU {result['miou']:.4f} (95% interval over photos: {low:.4f} to {high:.4f}), "
+        f"pixel accuracy {result['pixel_accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}; "
+        f"with the best name for each region, mIoU {result['region_miou']:.4f}",
+        soft_wrap=True,
+    )
+
+
+def _headline(job: Job) -> str:
+    """What a figure belongs to: it stands beside every one."""
+    photos = f"{job['photos']} photos" + (f" of {job['of']}" if job["of"] != job["photos"] else "")
+    changed = f" with {', '.join(job['changed'])}" if job["changed"] else ""
+    threshold = f", threshold {job['settings']['threshold']}" if job["settings"]["threshold"] is not None else ""
+    split = f" {job['split']}" if job["split"] else ""
+    return (
+        f"{job['set']}{split}, {photos}; {job['model']}; protocol {job['protocol']}{changed}{threshold}; "
+        f"names {job['names']}"
+    )
+
+
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """So many of them, spread evenly."""
+    if count < 1:
+        raise ValueError(f"limit {count}; give at least 1, or leave the option out for all photos")
+    count = min(count, len(pairs))
+    return [pairs[i * len(pairs) // count] for i in range(count)]
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    write_aside(file, lambda aside: aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8"))
+
+
+def _tell_bad(bad: dict[str, str]) -> int:
+    for key, why in bad.items():
+        console.print(f"left out: {key}: {why}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if bad else 0
+
+
+def _bar(shown: bool) -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not shown, transient=True)
+
+
+@contextmanager
+def _together(world: int) -> Iterator[Callable[[], object]]:
+    """What waits until every process of torchrun is there; alone, nobody waits."""
+    if world == 1:
+        yield lambda: None
+        return
+    dist.init_process_group("gloo", timeout=timedelta(days=1))  # a process may have much more work left than another
+    try:
+        yield dist.barrier
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()

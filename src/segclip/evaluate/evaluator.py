@@ -1,0 +1,143 @@
+"""Evaluation: a model on photos with masks -> how many pixels of each true class were given each class.
+
+Axes: H W pixels, N kinds of pixel.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
+
+from segclip.evaluate.datasets.benchmarks import Benchmark, Pair
+from segclip.evaluate.datasets.class_names import SCLIP_WORDS
+from segclip.evaluate.masks import Mask
+from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
+from segclip.segment.protocols.paper import region_owner
+from segclip.segment.segmenter import AnyPhoto, EncodedPhoto, Segmenter
+from segclip.utils.prefetch import overlapped
+
+BLOCK = 4  # photos whose windows are encoded together
+
+Words = tuple[tuple[str, ...], ...]  # of each class: what a model is asked for
+
+
+@dataclass(frozen=True)
+class PhotoCounts:
+    """What a photo adds to the counts: rows of true class, class found, pixels.
+
+    Attributes:
+        key: the photo's.
+        found: what the protocol's label map gave.
+        regions: what the model's regions would give with the best name for each: how good the grouping is. Counted
+            in each window of the protocol's first scale, at working size.
+    """
+
+    key: str
+    found: Int64[ndarray, "_ 3"]
+    regions: Int64[ndarray, "_ 3"]
+
+
+def words_of(benchmark: Benchmark, names: Literal["own", "sclip"] = "own") -> Words:
+    """The words for each class: its own name; or several, as SCLIP has them, for the background too.
+
+    Raises:
+        ValueError: SCLIP has none for this set.
+    """
+    own: dict[int, tuple[str, ...]] = {i: (name,) for i, name in enumerate(benchmark.names)}
+    if benchmark.background:
+        own[0] = ()
+    if names == "sclip":
+        if benchmark.name not in SCLIP_WORDS:
+            raise ValueError(
+                f"no second list of names for {benchmark.name!r}; there is one for {', '.join(SCLIP_WORDS)}"
+            )
+        own |= SCLIP_WORDS[benchmark.name]
+    return tuple(own[i] for i in range(len(own)))
+
+
+def cut_blocks(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+    """Pairs in blocks, each of which is encoded together, so that it gives the same figures in any process."""
+    return [pairs[i : i + BLOCK] for i in range(0, len(pairs), BLOCK)]
+
+
+class Evaluator:
+    """Labels the photos of a benchmark and counts pixels.
+
+    Args:
+        segmenter: the model and the protocol.
+        benchmark: the photos and their masks.
+        words: for each class, from `words_of`. Where the background has none, the protocol finds it in its own way.
+    """
+
+    def __init__(self, segmenter: Segmenter, benchmark: Benchmark, words: Words) -> None:
+        self.segmenter, self.benchmark, self.words = segmenter, benchmark, words
+        self.labels = [word for own in words for word in own]
+        # The class of each label of the result, whose label 0 is the background.
+        self._classes = np.array([0, *(i for i, own in enumerate(words) for _ in own)], np.uint8)
+        self.threshold = benchmark.background and not words[0]
+
+    def label(self, encoded: EncodedPhoto, threshold: float | None = None) -> Mask:
+        """The class of each pixel; `threshold` in place of the protocol's own, where it has the background by one."""
+        background = ("auto" if threshold is None else threshold) if self.threshold else None
+        return self._classes[self.segmenter.label(encoded, self.labels, background=background).labels]
+
+    def count(self, key: str, encoded: EncodedPhoto, truth: Mask) -> PhotoCounts:
+        """Compare a photo's label map, and its regions, with the truth."""
+        found = count_pairs(truth, self.label(encoded), len(self.benchmark.names))
+        return PhotoCounts(key, found, self.count_regions(encoded, truth))
+
+    @torch.inference_mode()
+    def count_regions(self, encoded: EncodedPhoto, truth: Mask) -> Int64[ndarray, "_ 3"]:
+        """What the regions of each window of the first scale would give with the best name for each."""
+        view, classes = encoded.views[0], len(self.benchmark.names)
+        owners = region_owner(encoded.outputs[0], (view.side, view.side)).cpu().numpy()
+        found = []
+        for part, owner in zip(view.crops_of(truth), owners, strict=True):
+            regions = owner[: part.shape[0], : part.shape[1]]
+            found.append(count_pairs(part, name_by_truth(part, regions, classes), classes))
+        return np.concatenate(found)
+
+    def encode(
+        self, blocks: Sequence[Sequence[Pair]], bad: dict[str, str] | None = None
+    ) -> Iterator[list[tuple[str, EncodedPhoto, Mask]]]:
+        """Encode photos, block by block, while the next are read.
+
+        Args:
+            blocks: from `cut_blocks`.
+            bad: takes the key of each photo or mask that cannot be read, and why; without it, they raise.
+
+        Raises:
+            ValueError: a photo or mask that cannot be read.
+        """
+        for read in overlapped(blocks, lambda block: self._read(block, bad)):
+            keys, photos, truths = zip(*read, strict=True) if read else ((), (), ())
+            yield list(zip(keys, self.segmenter.encode(photos), truths, strict=True))
+
+    def _read(self, block: Sequence[Pair], bad: dict[str, str] | None) -> list[tuple[str, AnyPhoto, Mask]]:
+        found = []
+        for pair in block:
+            try:
+                found.append((pair.key, *self.benchmark.load(pair)))
+            except ValueError as error:
+                if bad is None:
+                    raise
+                bad[pair.key] = str(error)
+        return found
+
+
+def calibrate(
+    evaluator: Evaluator, blocks: Sequence[Sequence[Pair]], thresholds: Sequence[float], bad: dict[str, str] | None
+) -> Iterator[tuple[int, list[Confusion]]]:
+    """What each background threshold would give: photos done and counts, after each block. A photo is encoded once."""
+    counts = [Confusion(len(evaluator.benchmark.names)) for _ in thresholds]
+    done = 0
+    for pairs, block in zip(blocks, evaluator.encode(blocks, bad), strict=True):
+        for _, encoded, truth in block:
+            for threshold, own in zip(thresholds, counts, strict=True):
+                own.add(truth, evaluator.label(encoded, threshold))
+        done += len(pairs)
+        yield done, counts

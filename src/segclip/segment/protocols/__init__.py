@@ -1,0 +1,1 @@
+"""Protocols: how a photo is cut, labels are embedded, and regions become a label map."""

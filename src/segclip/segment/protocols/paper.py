@@ -1,0 +1,159 @@
+"""The paper's protocol: regions x classes -> scores per pixel, letter by letter.
+
+Source: arXiv 2211.14813, section 4, and the arrays its authors' code computes (tests/golden).
+Axes: B windows, C centers, P patches, E embedding, K classes, J score columns, h w pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from segclip.data.photos import paper_size, resize_photo
+from segclip.model.segclip import ImageOutput
+from segclip.segment.windows import Windows, resized_bands
+from segclip.text.prompts import PAPER_TEMPLATES
+
+KEPT = 5  # classes of the whole window that its regions may choose from
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """What an evaluation of this kind may vary.
+
+    Attributes:
+        short: short side that photos are scaled to, in pixels; None: the model's own side.
+        window: side of the windows, in pixels, a multiple of the model's patch; None: the model's own side.
+        stride: of the windows, in pixels; None: their side.
+        longest: the long side at most.
+        kept: classes of the whole window that its regions may choose from.
+        threshold: below this score a pixel is background, where there is one, in 0..1. The default is the paper's
+            for COCO-Object, the middle one of its three.
+        templates: texts that a label is put into; their embeddings are averaged.
+    """
+
+    short: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    longest: int = 2048
+    kept: int = KEPT
+    threshold: float = 0.65
+    templates: tuple[str, ...] = PAPER_TEMPLATES
+
+
+def cut_windows(photo: UInt8[ndarray, "H W 3"], side: int, settings: PaperSettings = PaperSettings()) -> Windows:
+    """The photo at working size, in windows; `side` is the model's own."""
+    size = paper_size(photo.shape[0], photo.shape[1], settings.short or side, settings.longest)
+    window = settings.window or side
+    return Windows.cut(resize_photo(photo, size), window, settings.stride or window)
+
+
+def paper_scores(
+    output: ImageOutput,
+    class_embeds: Float[Tensor, "K E"],
+    logit_scale: float | Tensor,
+    size: tuple[int, int],
+    background: float | None = None,
+) -> Float[Tensor, "B _ h w"]:
+    """Scores of each pixel of a window, for each class.
+
+    Args:
+        output: what `SegCLIP.encode_image` gave for the windows.
+        class_embeds: (K,E), an embedding per class, normalised here.
+        logit_scale: the multiplier of the cosines (100 for CLIP), not its logarithm.
+        size: height and width of the window in pixels.
+        background: threshold below which a pixel's best score makes it background; None: there is no background.
+
+    Returns:
+        (B,K,h,w), or (B,1+K,h,w) with the background first; in 0..1.
+
+    Raises:
+        ValueError: there is no class, or the embeddings are not of the model's width.
+    """
+    table = region_scores(output, class_embeds, logit_scale, background)
+    return _paint(table, region_owner(output, size))
+
+
+def region_scores(
+    output: ImageOutput,
+    class_embeds: Float[Tensor, "K E"],
+    logit_scale: float | Tensor,
+    background: float | None = None,
+    kept: int = KEPT,
+) -> Float[Tensor, "B C _"]:
+    """Scores of each region for each class, (B,C,K), or (B,C,1+K) with the background first.
+
+    score = a * b: a is the region's softmax over all classes, b its softmax over the window's own `kept` best classes.
+    """
+    if class_embeds.ndim != 2 or not len(class_embeds) or class_embeds.shape[1] != output.regions.shape[-1]:
+        raise ValueError(
+            f"class embeddings of shape {tuple(class_embeds.shape)}; expected (classes, {output.regions.shape[-1]}), "
+            "at least one class: embed the names with this same model"
+        )
+    text = F.normalize(class_embeds, dim=-1)
+    logits = logit_scale * F.normalize(output.regions, dim=-1) @ text.T
+    whole = logit_scale * F.normalize(output.embedding, dim=-1) @ text.T
+    best = whole.topk(min(kept, len(text)), dim=-1).indices[:, None].expand(-1, logits.shape[1], -1)
+    within = torch.zeros_like(logits).scatter(2, best, logits.gather(2, best).softmax(dim=-1))
+    scores = logits.softmax(dim=-1) * within
+    if background is None:
+        return scores
+    winner = scores.amax(dim=-1)  # (B,C)
+    bar = winner.amax(dim=-1, keepdim=True).clamp(max=background)  # some region of the window always passes
+    return torch.cat([(winner < bar).to(scores)[..., None], scores], dim=-1)
+
+
+def _paint(table: Float[Tensor, "B C J"], owner: Int[Tensor, "B h w"]) -> Float[Tensor, "B J h w"]:
+    """Each pixel has the scores of its region."""
+    regions = owner.flatten(1)[:, None].expand(-1, table.shape[2], -1)
+    return table.mT.gather(2, regions).unflatten(2, owner.shape[1:])
+
+
+def region_owner(output: ImageOutput, size: tuple[int, int]) -> Int[Tensor, "B h w"]:
+    """The region each pixel belongs to: the soft assignment drawn at `size`, then the best center."""
+    rows, columns = patch_grid(output.soft.shape[-1], size)
+    # A pixel's centers lie together: the best of them is found five times as fast.
+    maps = output.soft.unflatten(-1, (rows, columns)).contiguous(memory_format=torch.channels_last)
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False).movedim(1, -1).argmax(dim=-1)
+
+
+def patch_grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches in a window of `size`, patches being squares."""
+    height, width = size
+    patch = (height * width / patches) ** 0.5
+    rows, columns = round(height / patch), round(width / patch)
+    if rows * columns != patches:
+        raise ValueError(f"{patches} patches do not tile a window of {height}x{width}; give the size that was encoded")
+    return rows, columns
+
+
+def label_photo(
+    windows: Windows,
+    output: ImageOutput,
+    class_embeds: Float[Tensor, "K E"],
+    logit_scale: float | Tensor,
+    size: tuple[int, int],
+    background: float | None,
+    kept: int = KEPT,
+) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
+    """The label of each pixel of a photo of `size` (0 background, i the i-th class) and its score.
+
+    A class that no window keeps scores 0 everywhere, so the others are enough: at most `kept` columns per window.
+    """
+    table = region_scores(output, class_embeds, logit_scale, background, kept)
+    used = (table > 0).flatten(0, 1).any(dim=0)
+    used[0] = True  # the first wins where all are 0, as in the whole table
+    columns = used.nonzero()[:, 0]
+    owner = region_owner(output, (windows.side, windows.side))
+    average = windows.average(_paint(table[..., columns], owner))
+
+    labels = torch.empty(size, dtype=torch.int64, device=average.device)
+    scores = average.new_empty(size)
+    for top, band in resized_bands(average, size):
+        best, winner = band.max(dim=0)
+        labels[top : top + len(best)] = columns[winner]
+        scores[top : top + len(best)] = best
+    return labels + (background is None), scores

@@ -1,0 +1,264 @@
+"""What segmenting a photo gives: a label per pixel, to look at and to save.
+
+Axes: H W pixels, K labels.
+"""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from numpy import ndarray
+from PIL import Image
+
+from segclip.segment import coco
+from segclip.visualize import draw_overlay, palette
+
+SHOWN = 8  # labels in the one line that stands for a result
+PALETTE_ENTRIES = 256  # of a palette PNG; with more labels the mask is a 16-bit PNG
+
+
+@dataclass(frozen=True)
+class Found:
+    """One label that was found, or the background (index 0).
+
+    Attributes:
+        label: its name.
+        index: its value in the label map and the mask.
+        share: share of the photo's area, 0-1.
+        score: mean score of its pixels, 0-1.
+        box: left, top, right, bottom in pixels; right and bottom are the first beyond it.
+    """
+
+    label: str
+    index: int
+    share: float
+    score: float
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, repr=False)
+class Segmentation:
+    """A photo's segmentation.
+
+    Attributes:
+        labels: int32 (H,W), the photo's size: 0 the background, i the i-th label given.
+        scores: float32 (H,W), 0-1, the score of the label at each pixel.
+        names: the labels given, in order; `names[i - 1]` is label i.
+        photo: RGB uint8 (H,W,3), 0-255, upright.
+        protocol: "open", "paper" or "groupvit".
+        background: as it was asked for.
+    """
+
+    labels: Int[ndarray, "H W"]
+    scores: Float[ndarray, "H W"]
+    names: tuple[str, ...]
+    photo: UInt8[ndarray, "H W 3"]
+    protocol: Literal["open", "paper", "groupvit"]
+    background: Literal["auto"] | float | None
+
+    def found(self) -> list[Found]:
+        """What is in the photo, the largest first, the background included."""
+        areas = np.bincount(self.labels.ravel())
+        score = np.bincount(self.labels.ravel(), self.scores.ravel()) / np.maximum(areas, 1)
+        boxes = _boxes(self.labels, len(areas))
+        found = [
+            Found(self._name(i), i, float(areas[i] / self.labels.size), float(score[i]), boxes[i])
+            for i in map(int, areas.nonzero()[0])
+        ]
+        return sorted(found, key=lambda f: -f.share)
+
+    def overlay(self) -> Image.Image:
+        """The photo with each label in its colour, its name on it, and a legend below with its share of the area."""
+        return draw_overlay(self.photo, self.labels, [(f.index, f.label, f.share) for f in self.found()])
+
+    def index_image(self) -> Image.Image:
+        """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255.
+
+        Raises:
+            ValueError: there are more labels than 16 bits hold.
+        """
+        if len(self.names) > np.iinfo(np.uint16).max:
+            raise ValueError(f"{len(self.names)} labels; a 16-bit mask holds {np.iinfo(np.uint16).max}: give fewer")
+        if len(self.names) >= PALETTE_ENTRIES:
+            return Image.fromarray(self.labels.astype(np.uint16))
+        image = Image.fromarray(self.labels.astype(np.uint8))
+        image.putpalette(palette(PALETTE_ENTRIES).ravel().tolist())
+        return image
+
+    def mask(self, label: str) -> Bool[ndarray, "H W"]:
+        """Where the label is; nowhere if it was not found. "background" is a label here too.
+
+        Raises:
+            ValueError: none of the labels that were given.
+        """
+        return self.labels == self._index(label)
+
+    def crop(self, label: str) -> Image.Image:
+        """The photo within the label's box, RGB.
+
+        Raises:
+            ValueError: none of the labels that were given, or one that was not found in the photo.
+        """
+        left, top, right, bottom = self._box(label)
+        return Image.fromarray(self.photo[top:bottom, left:right])
+
+    def cutout(self, label: str) -> Image.Image:
+        """The same, RGBA: transparent where the label is not.
+
+        Raises:
+            ValueError: as for `crop`.
+        """
+        left, top, right, bottom = self._box(label)
+        image = Image.fromarray(self.photo[top:bottom, left:right])
+        image.putalpha(Image.fromarray(255 * self.mask(label)[top:bottom, left:right].astype(np.uint8)))
+        return image
+
+    def record(self) -> dict:
+        """What `STEM.json` holds."""
+        height, width = self.labels.shape
+        return {
+            "width": width,
+            "height": height,
+            "protocol": self.protocol,
+            "background": self.background,
+            "labels": list(self.names),
+            "found": [asdict(f) for f in self.found()],
+        }
+
+    def to_coco(self, file_name: str = "photo") -> dict[str, Any]:
+        """A COCO data set of this photo, ready for JSON: one annotation per label found, as compressed run lengths.
+
+        The categories are all labels, numbered as in the label map; the background is no category. Each annotation
+        has the mean `score` of its pixels.
+
+        Args:
+            file_name: of the photo, as COCO's reader shall find it.
+
+        Raises:
+            ValueError: pycocotools is not installed.
+        """
+        annotations = [
+            coco.annotation(
+                number, 1, f.index, coco.encode_rle(mask := self.labels == f.index), int(mask.sum()), f.box, f.score
+            )
+            for number, f in enumerate((f for f in self.found() if f.index), 1)
+        ]
+        height, width = self.labels.shape
+        return {
+            "images": [coco.image(1, file_name, (height, width))],
+            "annotations": annotations,
+            "categories": coco.categories(self.names),
+        }
+
+    def to_supervision(self) -> Any:
+        """A `supervision.Detections` with one detection per label found, the largest first, the background left out.
+
+        `mask` (N,H,W) and `xyxy` (N,4) are in pixels, `confidence` is the mean score, `class_id` the label's number in
+        the label map (from 1), and `data["class_name"]` its name.
+
+        Raises:
+            ValueError: supervision is not installed.
+        """
+        try:
+            supervision = import_module("supervision")  # which no extra of ours brings
+        except ImportError as error:  # versions before 0.31 bring an OpenCV that overwrites ours
+            raise ValueError('supervision is not installed; pip install "supervision>=0.31"') from error
+        found = [f for f in self.found() if f.index]
+        return supervision.Detections(
+            xyxy=np.array([f.box for f in found], np.float32).reshape(-1, 4),
+            mask=np.array([self.labels == f.index for f in found], bool).reshape(-1, *self.labels.shape),
+            confidence=np.array([f.score for f in found], np.float32),
+            class_id=np.array([f.index for f in found], np.int64),
+            data={"class_name": np.array([f.label for f in found], str)},
+        )
+
+    def save(self, folder: str | os.PathLike, stem: str) -> tuple[Path, Path, Path]:
+        """Write `STEM.overlay.png`, `STEM.mask.png` and `STEM.json`; an existing file is replaced whole or not at all.
+
+        With more than 255 labels the mask is a 16-bit greyscale PNG, else a palette PNG; pixel value = label index.
+
+        Returns:
+            The three paths, in that order.
+
+        Raises:
+            ValueError: `stem` is no plain file name, or there are more labels than a 16-bit mask holds.
+            OSError: the folder cannot be written.
+        """
+        if not stem or stem == ".." or Path(stem).name != stem:
+            raise ValueError(f"stem {stem!r} is no file name; give one without a folder")
+        mask = self.index_image()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
+        paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
+        _write(paths[0], lambda file: self.overlay().save(file, "PNG", compress_level=3))
+        _write(paths[1], lambda file: mask.save(file, "PNG"))
+        _write(paths[2], lambda file: file.write(text.encode()))
+        return paths
+
+    def __repr__(self) -> str:
+        """In a line: the photo's size, and what was found."""
+        height, width = self.labels.shape
+        found = self.found()
+        shown = ", ".join(f"{f.label} {f.share:.1%}" for f in found[:SHOWN])
+        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return f"<Segmentation {width}x{height}: {shown}{more}>"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlay."""
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "PNG", compress_level=3)
+        return buffer.getvalue()
+
+    def _name(self, index: int) -> str:
+        return self.names[index - 1] if index else "background"
+
+    def _index(self, label: str) -> int:
+        known = ("background", *self.names)
+        if label not in known:
+            raise ValueError(f"label {label!r} was not asked for; there are {', '.join(map(repr, known))}")
+        return known.index(label)
+
+    def _box(self, label: str) -> tuple[int, int, int, int]:
+        index = self._index(label)
+        for found in self.found():
+            if found.index == index:
+                return found.box
+        names = ", ".join(repr(found.label) for found in self.found())
+        raise ValueError(f"label {label!r} was not found in the photo; found were {names}")
+
+
+def _boxes(labels: Int[ndarray, "H W"], count: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right, bottom of labels 0 to count - 1; of no meaning for one that does not occur."""
+    ends = []
+    for axis in (1, 0):
+        length = labels.shape[axis]
+        there = np.zeros((length, count), dtype=bool)  # which labels occur in each column, then row
+        there[np.arange(length)[None, :] if axis else np.arange(length)[:, None], labels] = True
+        ends.append((there.argmax(axis=0), length - there[::-1].argmax(axis=0)))
+    (left, right), (top, bottom) = ends
+    boxes = zip(left, top, right, bottom, strict=True)
+    return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in boxes]
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write aside, then rename: nobody sees half a file."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(aside, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise

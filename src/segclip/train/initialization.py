@@ -1,0 +1,126 @@
+"""Where a run starts: frozen towers, centers that already gather alike patches, regions that already point to captions.
+
+From random numbers over frozen features the grouping learns for hours, and one center may end with every patch. So it
+starts as two steps of k-means, which every parameter can leave: the centers are the clusters of the training photos'
+patches; each attention block moves a center toward the patches of this photo that are like it; a patch goes to the
+most alike center. What follows starts as a linear map from a region to the captions of its photo, by least squares.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+
+from segclip.checkpoints.loading import load
+from segclip.model.grouping import CenterBlock, GroupedLinear
+from segclip.model.segclip import SegCLIP
+from segclip.train.config import TrainConfig
+
+PHOTOS, PATCHES = 3000, 16  # how many photos are looked at, and how many patches of each by k-means
+CHUNK = 64  # photos grouped at once
+FOCUS = 0.55  # factor of the attention's queries and of its keys: larger, fewer patches move a center
+MOVE = 2.0  # how far a block moves a center, in units of the patches' mean
+SHARPNESS = 0.15  # scale of the centers against unit-variance patches: assignments are clear and can still change
+RIDGE = 0.03  # of the least squares, in units of the regions' mean variance
+LIFT = 4.0  # from here on the activation after a region's network is nearly the identity
+
+
+def start_model(config: TrainConfig) -> SegCLIP:
+    """A new model over the frozen trunk and text tower of `config.start`."""
+    assert config.start
+    source = load(config.start)
+    torch.manual_seed(config.seed)
+    model = SegCLIP(source.config)
+    kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(config.frozen)}
+    model.load_state_dict(kept, strict=False)
+    return model
+
+
+@torch.no_grad()
+def start_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], seed: int) -> None:
+    """Start the grouping as k-means of what the trunk gives for photos: of the first 3,000, some patches each."""
+    generator = np.random.default_rng(seed)
+    patches = torch.cat([_some_patches(photo, generator) for photo in islice(photos, PHOTOS)])
+    grouping, width = model.image.grouping, model.config.image.width
+    normed = F.layer_norm(patches, (width,))
+    mean, spread = normed.mean(dim=0), normed.std(dim=0).clamp(min=1e-6)
+    directions = F.normalize((normed - mean) / spread, dim=-1)
+    _, cluster = kmeans2(directions.numpy(), model.config.centers, minit="++", rng=generator)
+    for center in range(model.config.centers):
+        members = torch.from_numpy(cluster == center)
+        grouping.centers[center] = patches[members if members.any() else slice(None)].mean(dim=0)
+
+    def whiten(norm: nn.LayerNorm, scale: float = 1.0) -> None:
+        norm.weight.copy_(scale / spread)
+        norm.bias.copy_(-scale * mean / spread)
+
+    identity = torch.eye(width)
+    for block in (module for module in grouping.modules() if isinstance(module, CenterBlock)):
+        whiten(block.norm_centers, FOCUS)
+        whiten(block.norm_context, FOCUS)
+        block.attention.in_proj.weight.copy_(identity.repeat(3, 1))
+        # Back from whitened values to the patches' own units.
+        block.attention.out_proj.weight.copy_(torch.diag(MOVE / FOCUS * spread * patches.std(dim=1).mean()))
+    whiten(grouping.norm_centers, SHARPNESS)
+    whiten(grouping.norm_patches)
+    for layer in (grouping.key, grouping.value):
+        _set_identity(layer)
+    for layer in grouping.mlp_out.modules():
+        if isinstance(layer, nn.Linear):  # no residual goes around this one: N(0, 0.02) would make its output tiny
+            nn.init.xavier_uniform_(layer.weight)
+
+
+@torch.no_grad()
+def start_projection(
+    model: SegCLIP,
+    photos: Iterable[tuple[Float[np.ndarray, "P D"], Float[Tensor, "E"]]],
+) -> None:
+    """Start what names a region as ridge regression from the regions of photos to their captions: of the first 3,000.
+
+    Args:
+        model: its grouping has started already.
+        photos: the patches of each, and the embedding of what its captions say.
+    """
+    tower, width = model.image, model.config.image.width
+    wide, narrow = (layer for layer in tower.grouping.mlp_out.modules() if isinstance(layer, nn.Linear))
+    _set_pass(wide, narrow)
+    found, wanted, weights = [], [], []
+    some = list(islice(photos, PHOTOS))
+    for i in range(0, len(some), CHUNK):
+        patches, targets = zip(*some[i : i + CHUNK], strict=True)
+        grouping = tower.grouping(torch.from_numpy(np.stack(patches)).float())
+        found.append(F.layer_norm(tower.relate(grouping.regions), (width,)).flatten(0, 1))
+        wanted.append(torch.stack(targets).repeat_interleave(model.config.centers, dim=0))
+        weights.append(grouping.hard.sum(dim=-1).flatten())
+    x, y, weight = torch.cat(found), torch.cat(wanted), torch.cat(weights)
+    weight = weight / weight.sum()
+    mean = weight @ x
+    x, y = x - mean, y - weight @ y
+    spread, shared = (weight[:, None] * x).T @ x, (weight[:, None] * x).T @ y
+    ridge = RIDGE * spread.diagonal().mean() * torch.eye(width)
+    solved = torch.linalg.solve(spread + ridge, shared)
+    tower.norm_post.bias.copy_(-mean)
+    tower.projection.copy_(solved / (x @ solved).norm(dim=-1).mean())
+
+
+def _set_pass(wide: nn.Linear, narrow: nn.Linear) -> None:
+    """Let a network hand its input on, lifted: GELU(x) - GELU(-x) = x."""
+    width = wide.in_features
+    both = torch.cat([torch.eye(width), -torch.eye(width)])
+    wide.weight[: 2 * width], wide.bias[:] = both, 0
+    narrow.weight[:], narrow.bias[:] = 0, LIFT
+    narrow.weight[:, : 2 * width] = both.T
+
+
+def _set_identity(layer: GroupedLinear) -> None:
+    layer.weight.copy_(torch.eye(layer.weight.shape[1]).repeat(layer.groups, 1))
+
+
+def _some_patches(photo: Float[np.ndarray, "P D"], generator: np.random.Generator) -> Float[Tensor, "_ D"]:
+    chosen = generator.choice(len(photo), min(PATCHES, len(photo)), replace=False)
+    return torch.from_numpy(photo[chosen]).float()

@@ -1,0 +1,128 @@
+"""Learning from photos: batches out of shards, their noise, and what a model makes of them.
+
+Axes: B samples, S side in pixels, L tokens, C centers, P patches, V visible patches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from segclip.config import ModelConfig
+from segclip.data.normalise import normalise
+from segclip.data.reader import Reader, ReaderConfig
+from segclip.data.shards import Shards
+from segclip.model.reconstruction import visible_count
+from segclip.model.segclip import Noise, Parts, SegCLIP
+from segclip.text.tokenizers import tokenizer_for
+from segclip.train.config import TrainConfig
+
+CHUNK = 16  # samples whose noise is drawn together
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some pairs on the model's device, with every random draw of their step."""
+
+    pixels: UInt8[Tensor, "B S S 3"]
+    token_ids: Int[Tensor, "B L"]
+    superpixels: Int[Tensor, "B rows columns"]
+    noise: Noise
+    bad: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def split(self, size: int | None) -> list["PairBatch"]:
+        """Micro-batches of at most `size` pairs."""
+        return [self._rows(slice(i, i + size)) for i in range(0, len(self), size)] if size else [self]
+
+    def _rows(self, rows: slice) -> "PairBatch":
+        noise = Noise(self.noise.gumbel[rows], self.noise.mask[rows], self.noise.gumbel_visible[rows])
+        return PairBatch(self.pixels[rows], self.token_ids[rows], self.superpixels[rows], noise)
+
+
+class PairLearner(nn.Module):
+    """Pairs -> Parts; what is wrapped for many processes."""
+
+    def __init__(self, model: SegCLIP, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, batch: PairBatch, embed_only: bool = False) -> Parts:
+        """With `embed_only`, the losses of Parts are 0."""
+        wanted = () if embed_only else self.config.losses
+        return self.model.parts(
+            normalise(batch.pixels).to(self.model.logit_scale.dtype),
+            batch.token_ids,
+            batch.superpixels if "superpixel" in wanted else None,
+            batch.noise,
+            reconstruct="reconstruction" in wanted,
+            kind=self.config.superpixel_loss,
+        )
+
+
+class PairStream:
+    """Batches of shards for one of `world` processes."""
+
+    def __init__(
+        self, shards: Shards, config: TrainConfig, model: ModelConfig, *, rank: int, world: int, device: torch.device
+    ) -> None:
+        """Plan; raises ValueError for a batch that is larger than the data or does not divide."""
+        side, patch = model.image.side, model.image.patch
+        reading = ReaderConfig(
+            batch=config.batch,
+            side=side,
+            patch=patch,
+            captions=config.captions,
+            reduction=config.reduction,
+            seed=config.seed,
+        )
+        self.reader = Reader(shards, reading, rank=rank, world=world, workers=config.workers)
+        self.tokenize = tokenizer_for(replace(model.text, context=min(config.tokens, model.text.context)))
+        self.seed, self.share, self.rank, self.device = config.seed, config.batch // world, rank, device
+        self.centers, self.patches = model.centers, (side // patch) ** 2
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return self.reader.steps
+
+    def epoch(self, number: int, start: int) -> Iterator[PairBatch]:
+        """The batches of an epoch, from step `start` on."""
+        for step, batch in enumerate(self.reader.epoch(number, start), start=number * self.steps + start):
+            noise = draw_noise(
+                (self.seed, step), self.rank * self.share, len(batch.keys), self.centers, self.patches, self.device
+            )
+            yield PairBatch(
+                batch.pixels.to(self.device, non_blocking=True),
+                self.tokenize(batch.captions).to(self.device) if batch.captions else torch.zeros(0, 3).long(),
+                batch.superpixels.to(self.device, non_blocking=True),
+                noise,
+                len(batch.bad),
+            )
+
+
+def draw_noise(
+    seed: tuple[int, int], first: int, count: int, centers: int, patches: int, device: torch.device
+) -> Noise:
+    """The noise of samples `first` to `first + count` of a step's batch: the same on any number of processes."""
+    visible = visible_count(patches)
+    chunks = []
+    for chunk in range(first // CHUNK, (first + max(count, 1) - 1) // CHUNK + 1):
+        (state,) = np.random.SeedSequence((*seed, chunk)).generate_state(1, np.uint64)
+        generator = torch.Generator(device).manual_seed(int(state) >> 1)
+        width = centers * (patches + visible) + patches
+        chunks.append(torch.rand(CHUNK, width, generator=generator, device=device))
+    rows = torch.cat(chunks)[first % CHUNK :][:count]
+    gumbel, mask, gumbel_visible = rows.split([centers * patches, patches, centers * visible], dim=1)
+    return Noise(_gumbel(gumbel).unflatten(1, (centers, -1)), mask, _gumbel(gumbel_visible).unflatten(1, (centers, -1)))
+
+
+def _gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise of uniform numbers in [0,1)."""
+    tiny = torch.finfo(uniform.dtype).tiny
+    return -(-(1 - uniform).log()).clamp(min=tiny).log()

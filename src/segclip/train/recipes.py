@@ -1,0 +1,73 @@
+"""Named training runs, each a function that returns its configuration."""
+
+from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
+from segclip.train.config import CacheConfig, TrainConfig
+
+# Of every model: what the paper keeps as CLIP had it.
+INPUTS = (
+    "image.patch_embed", "image.class_token", "image.positions", "image.norm_pre",
+    "text.token_embedding", "text.positions",
+)  # fmt: skip
+TOWERS = ("image.patch_embed", "image.class_token", "image.positions", "image.trunk", "image.norm_trunk", "text.")
+# What decides which center a patch goes to.
+ASSIGNMENT = tuple(f"image.grouping.{part}" for part in ("centers", "blocks", "norm_centers", "key", "norm_key"))
+
+
+def paper() -> TrainConfig:
+    """The paper's: CC3M and COCO captions, from CLIP's ViT-B/16 (arXiv 2211.14813, training details).
+
+    Command: segclip train paper --data SHARDS --out RUN --start ViT-B-16.pt
+    Hardware: eight A100 (the authors); with --micro-batch, one GPU of 24 GB, or a CPU. Hours and result: unmeasured.
+    """
+    return TrainConfig(frozen=INPUTS, slow=("image.trunk", "text.", "logit_scale"))
+
+
+def mini() -> TrainConfig:
+    """The embedded model's centers over its frozen towers.
+
+    Command: runs/mini.sh SOURCE RUN
+    Hardware: two CPU cores. Hours and result: docs/results.md.
+    """
+    return TrainConfig(
+        start="mini",
+        cache=CacheConfig(small=0.5, words=True),
+        centers="k-means",
+        epochs=7,  # more of them learn the photos by heart
+        batch=128,
+        captions="one",
+        frozen=TOWERS,
+        slow=ASSIGNMENT,
+        lr=1e-3,
+        slow_lr=1e-4,  # they start from k-means, which the full rate undoes sooner than it learns better
+        precision="bf16",
+        save_every=50,
+    )
+
+
+def debug() -> TrainConfig:
+    """A small model, from nothing, on generated scenes: does training work here?
+
+    Command: segclip train debug --out RUN
+    Hardware: two CPU cores, about a minute. Result: docs/results.md.
+    """
+    return TrainConfig(
+        model=ModelConfig(
+            ImageConfig("clip", width=64, trunk_layers=2, region_layers=1, patch=8, side=64, position_grid=8),
+            TextConfig("sentence", width=64, layers=1, heads=1, context=32, vocabulary=BERT_VOCABULARY),
+            embed=64,
+            centers=8,
+            decoder_layers=1,
+        ),
+        centers="k-means",  # from random ones it takes far longer than a minute
+        steps=140,
+        batch=64,
+        captions="one",
+        superpixel_loss="one-softmax",  # the other one is too weak to matter in so few steps
+        lr=2e-3,
+        save_every=35,
+        validate_every=35,
+        workers=1,
+    )
+
+
+RECIPES = {"paper": paper, "mini": mini, "debug": debug}

@@ -1,0 +1,350 @@
+"""The authors' file is downloaded once and resumed where it broke; hub models come through huggingface-hub."""
+
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from segclip.checkpoints import download
+from segclip.checkpoints import loading as checkpoints
+from segclip.checkpoints.download import DownloadError
+from segclip.checkpoints.loading import load
+from segclip.checkpoints.native import CheckpointError
+from segclip.model.segclip import SegCLIP
+from segclip.utils.files import cache_folder
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file, well or badly."""
+
+    content = CONTENT
+    etag: str | None = '"one"'
+    ranges = True  # answers Range requests
+    announced = 0  # bytes promised beyond those there are
+    breaks: list[int]  # after how many bytes the next connections break
+    status = 200
+    seen: list[dict[str, str]]  # headers of the requests
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, start = self.server, 0
+        server.seen.append(dict(self.headers))
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
+            start = int(wanted[1])
+            if start >= len(server.content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(server.content)}")
+                self.end_headers()
+                return
+            self.send_response(206)
+            size = len(server.content)
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        else:
+            self.send_response(200)
+        body = server.content[start:]
+        self.send_header("Content-Length", str(len(body) + server.announced))
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.end_headers()
+        self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.breaks, server.seen = [], []
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def url(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return f"http://127.0.0.1:{server.server_port}/release/segclip.bin"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "segclip.bin"
+
+
+def assert_whole(target: Path, content: bytes = CONTENT) -> None:
+    assert target.read_bytes() == content
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_download(server: Server, url: str, target: Path) -> None:
+    download.download(url, target)
+    assert_whole(target)
+    assert len(server.seen) == 1
+
+
+def test_a_broken_download_is_resumed_at_once(server: Server, url: str, target: Path) -> None:
+    server.breaks = [300_000, 500_000]
+    download.download(url, target)
+    assert_whole(target)
+    assert [seen.get("Range") for seen in server.seen] == [None, "bytes=300000-", "bytes=800000-"]
+    assert server.seen[1]["If-Range"] == '"one"'
+
+
+def test_a_broken_download_is_resumed_by_a_later_call(server: Server, url: str, target: Path) -> None:
+    server.breaks = [100_000] * download.ATTEMPTS
+    with pytest.raises(DownloadError, match=r"broke at 400,000 bytes: 1,048,576 were announced; run again to continue"):
+        download.download(url, target)
+    assert not target.exists()
+    download.download(url, target)
+    assert_whole(target)
+    assert server.seen[-1]["Range"] == "bytes=400000-"
+
+
+def test_without_an_etag_it_is_resumed_too(server: Server, url: str, target: Path) -> None:
+    server.etag, server.breaks = None, [300_000]
+    download.download(url, target)
+    assert_whole(target)
+    assert "If-Range" not in server.seen[1]
+
+
+def test_a_file_that_changed_meanwhile_is_downloaded_from_its_start(server: Server, url: str, target: Path) -> None:
+    server.breaks = [100_000] * download.ATTEMPTS
+    with pytest.raises(DownloadError):
+        download.download(url, target)
+    server.etag, server.content = '"two"', CONTENT[::-1]
+    download.download(url, target)
+    assert_whole(target, CONTENT[::-1])
+
+
+def test_a_server_without_ranges(server: Server, url: str, target: Path) -> None:
+    server.ranges, server.breaks = False, [300_000]
+    download.download(url, target)
+    assert_whole(target)
+
+
+def test_a_whole_part_that_was_not_renamed(server: Server, url: str, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("segclip.bin.part").write_bytes(CONTENT)
+    download.download(url, target)
+    assert_whole(target)
+
+
+def test_a_part_longer_than_the_file(server: Server, url: str, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("segclip.bin.part").write_bytes(CONTENT * 2)
+    download.download(url, target)
+    assert_whole(target)
+
+
+def test_a_server_that_promises_more_than_it_sends(server: Server, url: str, target: Path) -> None:
+    server.announced, server.ranges = 1000, False
+    with pytest.raises(DownloadError, match="1,049,576 were announced"):
+        download.download(url, target)
+    assert not target.exists()
+
+
+def test_not_found(server: Server, url: str, target: Path) -> None:
+    server.status = 404
+    with pytest.raises(DownloadError, match=rf"{url} \(the server answered 404 .*put it at {target}"):
+        download.download(url, target)
+    assert len(server.seen) == 1
+
+
+def test_no_network(target: Path, server: Server, url: str) -> None:
+    server.server_close()
+    with pytest.raises(DownloadError, match=rf"{url} \(no connection: .*download it by hand and put it at {target}"):
+        download.download(url, target)
+
+
+def test_a_folder_that_cannot_be_made(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadError, match="cannot download"):
+        download.download(url, tmp_path / "file" / "segclip.bin")
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SEGCLIP_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "segclip"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "segclip"
+    monkeypatch.setenv("SEGCLIP_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+@pytest.fixture
+def cache(server: Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bin: Path) -> Path:
+    """The release holds the small model."""
+    server.content = tiny_bin.read_bytes()
+    monkeypatch.setattr(checkpoints, "AUTHORS_URL", url)
+    monkeypatch.setenv("SEGCLIP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_vit_b16_is_downloaded_once_and_converted(
+    server: Server, cache: Path, tiny: SegCLIP, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = load("vit-b16"), load("vit-b16")
+    assert len(server.seen) == 1
+    assert "without a licence" in caplog.text
+    assert first.config == second.config == tiny.config
+    found = second.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())
+    assert {path.name for path in cache.iterdir()} <= {"vit-b16.safetensors", "vit-b16.lock"}
+
+
+def test_the_licence_is_told_before_the_download(server: Server, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server.status = 503
+    with pytest.raises(DownloadError, match=r"503 .*put it at .*segclip\.bin"):
+        load("vit-b16")
+    assert "without a licence" in caplog.text
+
+
+def test_a_file_put_there_by_hand(server: Server, cache: Path, tiny: SegCLIP, tiny_bin: Path) -> None:
+    cache.mkdir()
+    shutil.copy(tiny_bin, cache / "segclip.bin")
+    assert load("vit-b16").config == tiny.config
+    assert not server.seen
+
+
+def test_a_wrong_file_is_not_kept(server: Server, cache: Path, tiny: SegCLIP) -> None:
+    right, server.content = server.content, b"<html>not what you wanted</html>"
+    with pytest.raises(CheckpointError, match="looks like a web page"):
+        load("vit-b16")
+    server.content = right
+    assert load("vit-b16").config == tiny.config
+
+
+def test_two_at_a_time_download_once(server: Server, cache: Path) -> None:
+    threads = [threading.Thread(target=load, args=("vit-b16",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.seen) == 1
+    assert (cache / "vit-b16.safetensors").exists()
+
+
+def test_saved_folders_load_again(tiny: SegCLIP, tmp_path: Path) -> None:
+    tiny.save_pretrained(tmp_path / "model")
+    assert sorted(os.listdir(tmp_path / "model")) == ["config.json", "model.safetensors"]
+    for model in (SegCLIP.from_pretrained(tmp_path / "model"), load(tmp_path / "model")):
+        assert model.config == tiny.config
+        found = model.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())
+    with pytest.raises(CheckpointError, match="nothing here"):
+        SegCLIP.from_pretrained(tmp_path / "nothing here")
+
+
+def test_push_to_hub(tiny: SegCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    calls = []
+
+    def create_repo(self: Any, repo_id: str, **options: Any) -> huggingface_hub.RepoUrl:
+        calls.append((self.token, repo_id, options))
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/somebody/{repo_id}")
+
+    def upload_folder(self: Any, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+        calls.append((repo_id, commit_message))
+        shutil.copytree(folder_path, tmp_path / "pushed")
+        return "https://huggingface.co/somebody/model/commit/1"
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    address = tiny.push_to_hub("model", private=True, token="hf_secret", commit_message="First")
+    assert address.endswith("/commit/1")
+    assert calls == [("hf_secret", "model", {"private": True, "exist_ok": True}), ("somebody/model", "First")]
+    assert SegCLIP.from_pretrained(tmp_path / "pushed").config == tiny.config
+
+
+class HubHandler(http.server.SimpleHTTPRequestHandler):
+    """The hub's `resolve` endpoint over a folder ORG/NAME/FILE."""
+
+    def send_head(self) -> Any:
+        found = re.fullmatch(r"/(\w+/\w+)/resolve/main/([\w.]+)", self.path)
+        path = Path(self.directory, *found.groups()) if found else Path("nothing")
+        if not path.is_file():
+            known = path.parent.is_dir() and found
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{found[2] if found else ""}"')
+        self.send_header("Content-Length", str(path.stat().st_size))
+        self.end_headers()
+        return path.open("rb")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+HUB_PROGRAM = """
+from segclip.checkpoints import load
+from segclip.model.segclip import SegCLIP
+print(load("org/ours").config == SegCLIP.from_pretrained("org/ours").config)
+print(load("org/theirs").config.image.width)
+for name in ("org/empty", "org/missing"):
+    try:
+        load(name)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_hub_models(tiny: SegCLIP, tiny_bin: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub" / "org"
+    (hub / "theirs").mkdir(parents=True)
+    (hub / "empty").mkdir()
+    save_file({"unused": torch.zeros(1)}, hub / "empty" / "other.safetensors")
+    tiny.save_pretrained(hub / "ours")
+    shutil.copy(tiny_bin, hub / "theirs" / "pytorch_model.bin")
+
+    def handler(*arguments: Any) -> HubHandler:
+        return HubHandler(*arguments, directory=str(tmp_path / "hub"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        # huggingface-hub reads its settings when it is imported: a process of its own
+        environment = os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "home"),
+            "no_proxy": "127.0.0.1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_OFFLINE"):
+            environment.pop(name, None)
+        run = subprocess.run([sys.executable, "-c", HUB_PROGRAM], env=environment, capture_output=True, text=True)
+        server.shutdown()
+    assert run.returncode == 0, run.stderr
+    same, width, empty, missing = run.stdout.splitlines()
+    assert same == "True"
+    assert width == "128"
+    assert "org/empty: model.safetensors or pytorch_model.bin cannot be fetched" in empty
+    assert "org/missing: model.safetensors" in missing and "RepositoryNotFound" in missing

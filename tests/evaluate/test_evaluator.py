@@ -1,0 +1,342 @@
+"""segclip evaluate: figures known beforehand, broken runs, several processes, settings, the page."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from helpers.benchmark_files import write_folder, write_mask, write_voc
+from helpers.small_model import small_model
+from helpers.small_runs import run_script
+from PIL import Image
+
+from segclip.checkpoints.native import save_model
+from segclip.cli import main
+from segclip.data.scenes import write_scenes
+from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
+from segclip.evaluate.metrics import Confusion, count_pairs
+from segclip.evaluate.records import CountFiles
+from segclip.segment.protocols.open import OpenSettings
+from segclip.segment.protocols.paper import PaperSettings
+from segclip.segment.protocols.table import change_settings, settings_of
+from segclip.segment.segmenter import Segmentation, Segmenter
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_model(small_model(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten generated photos, of which a background was made."""
+    root = write_scenes(tmp_path_factory.mktemp("scenes"), 10, seed=3)
+    file = root / "classes.json"
+    classes = json.loads(file.read_text())["classes"]
+    classes["0"] = "background"
+    file.write_text(json.dumps({"classes": classes}))
+    return root
+
+
+def evaluate(root: Path, weights: Path, out: Path, *options: str, name: str = "folder") -> dict[str, Any]:
+    command = ["evaluate", name, "--root", str(root), "--model", str(weights), "--json", str(out), *options]
+    assert main(command) == 0
+    return json.loads(out.read_text())
+
+
+def figures(result: dict[str, Any]) -> dict[str, Any]:
+    """All but what says where and how."""
+    return {name: result[name] for name in ("miou", "miou_interval", "per_class", "region_miou", "confusion")}
+
+
+def test_a_label_map_computed_by_hand(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Halves that are found as thirds, in both orders of classes; the middle of 20 columns is wrong in each photo."""
+
+    def label(self: Segmenter, encoded: Any, labels: tuple[str, ...], *, background: object) -> Segmentation:
+        assert labels == ["cat", "dog"] and background == "auto"
+        found = np.arange(60)[None].repeat(40, 0) // 20  # 0, 1, 2
+        return Segmentation(
+            found.astype(np.int32), np.ones(found.shape), ("cat", "dog"), encoded.photo, self.protocol, "auto"
+        )
+
+    monkeypatch.setattr(Segmenter, "label", label)
+    root = write_folder(tmp_path, (0, 2), (0, 1, 255))
+    result = evaluate(root, weights, tmp_path / "result.json", "--protocol", "paper")
+    # Columns of class 0, 1, 2: the truth has 30 + 20, 20, 30; found are 40, 40, 20; right are 40, 20, 20.
+    assert result["per_class"] == pytest.approx({"background": 40 / 50, "cat": 20 / 40, "dog": 20 / 30})
+    assert result["miou"] == pytest.approx((40 / 50 + 20 / 40 + 20 / 30) / 3)
+    assert result["pixel_accuracy"] == pytest.approx(80 / 100)
+    assert result["mean_class_accuracy"] == pytest.approx((40 / 50 + 1 + 20 / 30) / 3)
+    assert np.sum(result["confusion"]) == 40 * 100
+    assert (result["protocol"], result["photos"], result["left_out"]) == ("paper", 2, {})
+    low, high = result["miou_interval"]
+    assert low < result["miou"] < high
+    shown = capsys.readouterr().out
+    assert "protocol paper, threshold 0.65; names own" in shown and "mIoU 0.6556" in shown
+
+
+def test_the_result_tells_how_to_repeat_it(tmp_path: Path, weights: Path) -> None:
+    write_voc(tmp_path)
+    result = evaluate(tmp_path, weights, tmp_path / "r.json", "--protocol", "paper", "--set", "kept=3", name="voc2012")
+    sha256 = subprocess.run(["sha256sum", weights], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert result["weights_sha256"] == sha256
+    assert result["settings"] == json.loads(json.dumps(asdict(PaperSettings(threshold=0.8, kept=3))))
+    assert result["versions"]["torch"] == torch.__version__ and result["split"] == "val"
+    assert result["words"][1] == ["aeroplane"] and result["words"][0] == []
+
+
+def test_labels_become_the_classes_they_stand_for(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    from segclip.evaluate.datasets.benchmarks import open_benchmark
+
+    benchmark = open_benchmark("voc2012", tmp_path)
+    evaluator = Evaluator(Segmenter(small_model(), "paper"), benchmark, words_of(benchmark, "sclip"))
+    assert not evaluator.threshold
+    (block,) = evaluator.encode(cut_blocks(benchmark.pairs))
+    ((_, encoded, truth),) = block
+    labels = evaluator.segmenter.label(encoded, evaluator.labels, background=None).labels
+    classes = evaluator.label(encoded)
+    for label, found in {(int(a), int(b)) for a, b in zip(labels.flat, classes.flat, strict=True)}:
+        assert evaluator.labels[label - 1] in words_of(benchmark, "sclip")[found]
+    assert classes.shape == truth.shape
+
+
+def test_it_goes_on_where_it_was_killed(tmp_path: Path, weights: Path, scenes: Path) -> None:
+    whole = evaluate(scenes, weights, tmp_path / "whole.json")
+    command = ["-m", "segclip", "evaluate", "folder", "--root", str(scenes), "--model", str(weights)]
+    command += ["--json", str(tmp_path / "killed.json")]
+    lines = tmp_path / "killed.photos.jsonl"
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") > 1):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed.json").exists()
+    known = lines.read_bytes()
+    lines.write_bytes(known + b'{"photo": "half a li')
+    resumed = evaluate(scenes, weights, tmp_path / "killed.json")
+    assert figures(resumed) == figures(whole)
+    assert lines.read_bytes().startswith(known[: known.index(b"\n")])
+    with pytest.raises(AssertionError):
+        evaluate(scenes, weights, tmp_path / "killed.json", "--protocol", "paper")
+
+
+def test_what_is_known_is_not_encoded_again(
+    tmp_path: Path, weights: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = evaluate(scenes, weights, tmp_path / "result.json")
+    monkeypatch.setattr(Segmenter, "encode", None)
+    assert figures(evaluate(scenes, weights, tmp_path / "result.json")) == figures(whole)
+    other = ["evaluate", "folder", "--root", str(scenes), "--model", str(weights), "--set", "stride=0.25"]
+    assert main([*other, "--json", str(tmp_path / "result.json")]) == 2
+    error = capsys.readouterr().err
+    assert "result.photos.jsonl: holds photos of another evaluation (other changed, settings)" in error
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tmp_path: Path, weights: Path, scenes: Path) -> None:
+    whole = evaluate(scenes, weights, tmp_path / "one.json")
+    command = ["evaluate", "folder", "--root", str(scenes), "--model", str(weights)]
+    run_script("-m", "segclip", *command, "--json", str(tmp_path / "two.json"), processes=2)
+    assert figures(json.loads((tmp_path / "two.json").read_text())) == figures(whole)
+    assert sorted(path.name for path in tmp_path.glob("two*")) == ["two.json", "two.photos.jsonl"]
+    one, two = ((tmp_path / f"{name}.photos.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_processes_need_a_file_to_share(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["evaluate", "folder", "--root", str(scenes)]) == 2
+    assert "several processes: give --json FILE" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for options, why in (
+        (("--json", str(tmp_path)), "is a folder; --json names the file of the result"),
+        (("--json", str(tmp_path / "file" / "r.json")), "cannot be written"),
+        (("--report", str(tmp_path / "file")), "cannot be written"),
+    ):
+        assert main(["evaluate", "folder", "--root", str(scenes), *options]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_bad_photos_are_left_out_and_named(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folder(tmp_path / "set", (0, 1), (0, 2), (1, 2), (0, 0), (1, 1))
+    write_mask(root / "masks/1.png", 0, 7)
+    command = ["evaluate", "folder", "--root", str(root), "--model", str(weights), "--json", str(tmp_path / "r.json")]
+    assert main(command) == 2
+    assert "masks/1.png: has the values 7, which are no class" in capsys.readouterr().err
+    assert main([*command, "--skip-bad"]) == 1
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert list(result["left_out"]) == ["1"] and "values 7" in result["left_out"]["1"]
+    assert np.sum(result["confusion"]) == 4 * 40 * 60
+    assert "left out: 1: " in capsys.readouterr().err
+    for name in "0123":  # a whole block of them
+        (root / f"masks/{name}.png").rename(root / f"masks/{name}.kept")
+    command[-1] = str(tmp_path / "block.json")
+    assert main([*command, "--skip-bad"]) == 1
+    assert list(json.loads((tmp_path / "block.json").read_text())["left_out"]) == ["0", "1", "2", "3"]
+    for name in "0123":
+        (root / f"masks/{name}.kept").rename(root / f"masks/{name}.png")
+    command[-1] = str(tmp_path / "r.json")
+    write_mask(root / "masks/1.png", 0, 2)  # mended
+    assert main(command) == 0
+    assert np.sum(json.loads((tmp_path / "r.json").read_text())["confusion"]) == 5 * 40 * 60
+
+
+def test_a_calibration_tries_thresholds_on_training_photos(
+    tmp_path: Path, weights: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "curve.json"
+    command = ["evaluate", "folder", "--root", str(scenes), "--model", str(weights), "--protocol", "paper"]
+    assert main([*command, "--calibrate", "--json", str(file)]) == 0
+    curve = json.loads(file.read_text())
+    assert len(curve["calibration"]) == 19 and "miou" not in curve
+    best = max(curve["calibration"], key=lambda point: point[1])
+    assert curve["best_threshold"] == best[0] and f"--set threshold={best[0]:g}" in capsys.readouterr().out
+    result = evaluate(scenes, weights, tmp_path / "r.json", "--protocol", "paper", "--set", f"threshold={best[0]}")
+    assert result["miou"] == pytest.approx(best[1], abs=1e-12)
+
+    assert main(["evaluate", "voc2012", "--root", str(scenes), "--calibrate", "--split", "val"]) == 2
+    assert "the split that is reported" in capsys.readouterr().err
+    no_background = write_folder(tmp_path / "none", (0, 1), names=("sky", "sea"))
+    assert main(["evaluate", "folder", "--root", str(no_background), "--model", str(weights), "--calibrate"]) == 2
+    assert "nothing is found by a threshold here" in capsys.readouterr().err
+
+
+def test_a_part_of_a_set_is_spread_over_it(tmp_path: Path, weights: Path, scenes: Path) -> None:
+    result = evaluate(scenes, weights, tmp_path / "r.json", "--limit", "3")
+    assert (result["photos"], result["of"]) == (3, 10)
+    keys = [json.loads(line)["photo"] for line in (tmp_path / "r.photos.jsonl").read_text().splitlines()[1:]]
+    stems = sorted(path.stem for path in (scenes / "images").iterdir())
+    assert keys == [stems[0], stems[3], stems[6]]
+    assert main(["evaluate", "folder", "--root", str(scenes), "--limit", "0"]) == 2
+
+
+@torch.inference_mode()
+def test_regions_are_judged_without_names(tmp_path: Path) -> None:
+    """A model whose two regions are the halves of a photo, as the truth is; its names are all wrong."""
+    root = tmp_path
+    photo = skimage.data.chelsea()[:64, :64]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    Image.fromarray(photo).save(root / "images/a.png")
+    truth = np.where(np.arange(64) < 32, 1, 2)[None].repeat(64, 0).astype(np.uint8)
+    Image.fromarray(truth).save(root / "masks/a.png")
+    (root / "classes.json").write_text(json.dumps({"classes": {"0": "sky", "1": "cat", "2": "dog"}}))
+    benchmark = open_folder(root)
+    evaluator = Evaluator(Segmenter(small_model(), "paper"), benchmark, words_of(benchmark))
+    (((key, encoded, mask),),) = evaluator.encode(cut_blocks(benchmark.pairs))
+    (output,) = encoded.outputs
+    output.soft[:] = 0
+    output.soft.unflatten(-1, (4, 4))[:, 0, :, :2] = 1
+    output.soft.unflatten(-1, (4, 4))[:, 1, :, 2:] = 1
+    counts = evaluator.count(key, encoded, mask)
+    assert sorted(counts.regions.tolist()) == [[1, 1, 64 * 32], [2, 2, 64 * 32]]
+    found = Confusion(3)
+    found.add_counts(counts.found)
+    np.testing.assert_array_equal(count_pairs(mask, evaluator.label(encoded), 3), counts.found)
+    assert found.miou() < 0.5
+
+
+def test_the_page(tmp_path: Path, weights: Path, scenes: Path) -> None:
+    root = tmp_path / "set"
+    write_folder(root, (0, 1), (0, 2), (1, 2), (0, 0), (1, 1), names=("background", "<b>cat", "dog"))
+    evaluate(root, weights, tmp_path / "r.json", "--report", str(tmp_path / "page"))
+    page = (tmp_path / "page/index.html").read_text()
+    assert page.count("<figure>") == 4 and page.count("data:image/jpeg;base64,") == 12  # two best and two worst
+    assert "&lt;b&gt;cat" in page and "<b>cat" not in page
+    assert "protocol open" in page and re.search(r"sha256 [0-9a-f]{64}", page)
+    assert not re.search(r"(src|href)='http", page)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ("stride=0.25", "stride", 0.25),
+        ("scales=[1, 1.5]", "scales", (1, 1.5)),
+        ("scales=2", "scales", (2,)),
+        ("threshold=null", "threshold", None),
+        ("threshold=0.4", "threshold", 0.4),
+        ("templates=a photo of a {}.", "templates", ("a photo of a {}.",)),
+        ('templates=["a {}", "the {}"]', "templates", ("a {}", "the {}")),
+        ("superpixel_side=200", "superpixel_side", 200),
+    ],
+)
+def test_settings_change(change: str, field: str, value: object) -> None:
+    assert getattr(change_settings(OpenSettings(), (change,)), field) == value
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("colour=3", "the fields being scales, stride"),
+        ("stride", r"setting stride=; expected a number above 0"),
+        ("threshold=2", r"expected a number in 0\.\.1"),
+        ("scales=[0]", "numbers above 0"),
+        ("templates=cat", r"texts with one \{\} each"),
+        ("superpixel_side=1.5", "expected a number above 0"),
+        ("vote=true", r"expected a number in 0\.\.1"),
+    ],
+)
+def test_settings_that_cannot_be(change: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        change_settings(OpenSettings(), (change,))
+
+
+def test_protocols_have_their_published_thresholds() -> None:
+    found = {
+        protocol: [settings_of(protocol, name).threshold for name in ("voc2012", "context60", "coco-object", "folder")]
+        for protocol in ("open", "paper", "groupvit")
+    }
+    assert found == {
+        "open": [None] * 4,
+        "paper": [0.80, 0.25, 0.65, 0.65],
+        "groupvit": [0.95, 0.35, 0.95, 0.95],
+    }
+    with pytest.raises(ValueError, match="PaperSettings for protocol 'open'; give OpenSettings"):
+        Segmenter(small_model(), "open", PaperSettings())
+
+
+def test_larger_windows_are_larger_windows() -> None:
+    segmenter = Segmenter(small_model(), "paper", PaperSettings(short=128, window=128, stride=64))
+    (encoded,) = segmenter.encode([skimage.data.chelsea()])
+    assert encoded.views[0].boxes == [(0, 0), (0, 64)] and encoded.outputs[0].soft.shape == (2, 4, 64)
+    with pytest.raises(ValueError, match="not a multiple of the patch"):
+        Segmenter(small_model(), "paper", PaperSettings(window=100)).encode([skimage.data.chelsea()])
+
+
+def test_counts_are_merged_whatever_wrote_them(tmp_path: Path) -> None:
+    from segclip.evaluate.evaluator import PhotoCounts
+
+    def counts(key: str, pixels: int) -> PhotoCounts:
+        return PhotoCounts(key, np.array([[0, 1, pixels]]), np.zeros((0, 3), np.int64))
+
+    first, second = (CountFiles(tmp_path / "r.json", {"set": "a"}, rank) for rank in (0, 1))
+    assert first.start() == second.start() == set()
+    first.add([counts("b", 1), counts("c", 2)])
+    second.add_bad({"a": "broken", "c": "broken"})
+    second.add([counts("d", 3), counts("b", 4)])
+    assert CountFiles(tmp_path / "r.json", {"set": "a"}, 0).start() == {"b", "c", "d"}
+    first.merge()
+    assert [photo.key for photo in first.photos()] == ["b", "c", "d"] and first.bad() == {"a": "broken"}
+    assert [path.name for path in tmp_path.iterdir()] == ["r.photos.jsonl"]
+    with pytest.raises(ValueError, match=r"of another evaluation \(other set\)"):
+        CountFiles(tmp_path / "r.json", {"set": "b"}, 0).start()

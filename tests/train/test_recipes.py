@@ -1,0 +1,88 @@
+"""What a recipe may be, which parameters it trains, and how fast."""
+
+from dataclasses import replace
+
+import pytest
+from helpers.small_model import SENTENCE, small_model
+from helpers.small_runs import CACHED, PAIRS
+
+from segclip.train.config import CacheConfig, TrainConfig
+from segclip.train.optim import freeze, learning_rate, make_optimiser
+from segclip.train.recipes import INPUTS, TOWERS, mini, paper
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"cache": CacheConfig(mosaics=(2, 3))}, "mosaics of 3 photos do not divide a batch of 4"),
+        ({"cache": CacheConfig(small=1.5)}, "small 1.5; give a share in 0..1"),
+        ({"micro_batch": 2}, "leave out micro_batch"),
+        ({"start": None}, "name their model as start"),
+        ({"losses": ()}, "no losses; give one or more"),
+        ({"save_every": 0}, "save_every 0; give at least 1"),
+    ],
+)
+def test_recipes_that_cannot_be(change: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        replace(CACHED, **change)
+
+
+def test_a_recipe_survives_its_json() -> None:
+    for config in (paper(), mini(), CACHED, PAIRS):
+        assert TrainConfig.from_json(config.to_json()) == config
+    with pytest.raises(ValueError, match="not a training recipe"):
+        TrainConfig.from_json('{"lr": 1}')
+
+
+def test_learning_rate() -> None:
+    assert learning_rate(15, 200, 4e-3, 0.15) == pytest.approx(2e-3)  # x = 0.075, half of the way up
+    assert learning_rate(30, 200, 4e-3, 0.15) == pytest.approx(4e-3)
+    assert learning_rate(115, 200, 4e-3, 0.15) == pytest.approx(2e-3)  # half of the way down
+    assert learning_rate(200, 200, 4e-3, 0.15) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_papers_groups() -> None:
+    """Spec of arXiv 2211.14813's code: what is frozen, what learns slowly, what decays."""
+    config = paper()
+    assert (config.lr, config.slow_lr, config.batch, config.epochs, config.clip) == (4e-3, 4e-6, 768, 10, 1.0)
+    model = small_model()
+    freeze(model, config)
+    optimiser = make_optimiser(model, config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(p)]: (group["peak"], group["weight_decay"])
+        for group in optimiser.param_groups
+        for p in group["params"]
+    }
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name in names.values() if name.startswith(INPUTS)} and len(frozen) == 7
+    assert found.keys() == set(names.values()) - frozen
+    for name, (peak, decay) in found.items():
+        slow = name.startswith(("image.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale"))
+        assert peak == (4e-6 if slow else 4e-3), name
+        assert decay == (0.0 if name.endswith(".bias") else 0.05), name
+    assert optimiser.param_groups[0]["betas"] == (0.9, 0.98) and optimiser.param_groups[0]["eps"] == 1e-6
+
+
+def test_minis_groups() -> None:
+    model = small_model(SENTENCE)
+    freeze(model, CACHED)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = make_optimiser(model, CACHED).param_groups
+    found = {names[id(p)]: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found.keys() == {name for name in names.values() if not name.startswith(TOWERS)}
+    assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (2e-3, 0.05)
+    assert found["image.grouping.centers"] == found["image.grouping.key.weight"] == (2e-4, 0.05)
+    assert found["image.grouping.norm_key.bias"] == (2e-4, 0)
+    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.trunks'"):
+        freeze(model, replace(CACHED, frozen=("image.trunks",)))
+
+
+def test_what_no_loss_reaches_is_not_trained() -> None:
+    model = small_model()
+    freeze(model, replace(PAIRS, slow=(), losses=("contrastive",)))
+    idle = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert idle == {
+        "image.class_token",
+        *(name for name, _ in model.named_parameters() if name.startswith("reconstruction.")),
+    }
