@@ -30,7 +30,7 @@ def segment(
     out: Path,
     model: str = "mini",
     device: str = "auto",
-    protocol: Literal["open", "paper", "groupvit"] = "open",
+    protocol: str = "open",
     background: str = "auto",
     dtype: Literal["float32", "bfloat16", "int8"] = "float32",
 ) -> int:
@@ -65,7 +65,7 @@ def annotate(
     out: Path,
     model: str = "mini",
     device: str = "auto",
-    protocol: Literal["open", "paper", "groupvit"] = "open",
+    protocol: str = "open",
     background: str = "auto",
     dtype: Literal["float32", "bfloat16", "int8"] = "float32",
     clean: float = 0.0005,
@@ -93,10 +93,10 @@ def annotate(
     """
     from segclip.annotate.annotator import Drawing, Request
     from segclip.commands.annotate import annotate_folder
-    from segclip.commands.segment import parse_background
+    from segclip.segment.background import check_background
 
     drawing = Drawing(clean, tolerance)
-    request = Request(labels, model, device, protocol, parse_background(background), dtype, drawing)
+    request = Request(labels, model, device, protocol, check_background(background), dtype, drawing)
     return annotate_folder(folder, out, request, ray=ray)
 
 
@@ -226,7 +226,7 @@ def export(
     from segclip.checkpoints.loading import load
     from segclip.export import export as write
 
-    write(load(model), file, labels, background=background)
+    write(load(model, "cpu"), file, labels, background=background)
     console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
     return OK
 
@@ -240,7 +240,7 @@ def evaluate(
     /,
     root: Path,
     model: str = "mini",
-    protocol: Literal["open", "paper", "groupvit"] = "open",
+    protocol: str = "open",
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE")] = (),
     split: Literal["val", "train"] | None = None,
     limit: int | None = None,

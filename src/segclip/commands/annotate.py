@@ -26,6 +26,7 @@ from segclip.commands.segment import Failure, check_writable, report, unused_ste
 from segclip.data.photos import list_photos
 from segclip.segment.coco import pycocotools_mask
 from segclip.text.labels import check_labels
+from segclip.utils.failures import Failed
 from segclip.utils.files import no_space, write_aside
 from segclip.utils.jsonl import append_lines, read_lines, start_lines
 from segclip.utils.locks import claim
@@ -79,8 +80,8 @@ def _annotate(request: Request, store: "Store", named: Named, total: int, ray: b
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total, completed=total - len(named))
         for path, result in results:
-            if isinstance(result, str):
-                failures.append((str(path), result))
+            if isinstance(result, Failed):
+                failures.append((result.item, result.reason))
             else:
                 store.add(path, result)
             progress.advance(task)
