@@ -25,6 +25,7 @@ from segclip.checkpoints.loading import locate
 from segclip.commands.segment import Failure, check_writable, report, unused_stems
 from segclip.data.photos import list_photos
 from segclip.segment.coco import pycocotools_mask
+from segclip.segment.protocols import find_protocol
 from segclip.text.labels import check_labels
 from segclip.utils.failures import Failed
 from segclip.utils.files import no_space, write_aside
@@ -51,6 +52,7 @@ def annotate_folder(folder: Path, out: Path, request: Request, *, ray: bool = Fa
     for label in request.labels:
         if UNWRITABLE.search(label):
             raise ValueError(f"label {label!r} has characters that no annotation file can hold; leave them out")
+    find_protocol(request.protocol)
     pycocotools_mask()
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of photos")
