@@ -1,4 +1,4 @@
-"""What segmenting a photo gives: a label per pixel, to look at and to save.
+"""What segmenting a photo gives: a label per pixel, to show and to save.
 
 Axes: H W pixels, K labels.
 """

@@ -1,4 +1,4 @@
-"""Segmenter: a photo and the words for what is in it -> a label per pixel.
+"""Segmenter: a photo and labels -> a label per pixel.
 
 Axes: H W pixels, K labels, E embedding.
 """
@@ -42,7 +42,7 @@ __all__ = [
     "paper_scores",
 ]
 
-LABEL_SETS = 8  # whose text is remembered whole, the least recently used dropped first
+LABEL_SETS = 8  # whose embeddings are remembered together, the least recently used dropped first
 
 
 class Segmenter:
@@ -79,7 +79,7 @@ class Segmenter:
     ) -> None:
         self._set_protocol(protocol)
         self.model = _own_model(model, device).eval()
-        self.encoder = Encoder(self.model, dtype, compile=compile)
+        self.encoder = Encoder(self.model, dtype, compile=compile, share=True)
         self._embed = LabelEmbedder(self.model)
 
     def with_protocol(self, protocol: Protocol | str) -> "Segmenter":

@@ -69,7 +69,7 @@ class OpenProtocol:
     threshold: float | None = None
     templates: tuple[str, ...] = OPEN_TEMPLATES
 
-    needs_names: ClassVar[bool] = True  # to tell which contrast words compete
+    needs_names: ClassVar[bool] = True  # which contrast words compete depends on them
 
     def __post_init__(self) -> None:
         check_positive(self, "scales", "stride", "longest", "superpixel_side", "superpixel_longest")
@@ -143,7 +143,7 @@ def _compete(
     far = (around[0] @ around[1].T).amax(dim=-1) <= too_near
     kinds = [_kinds(name) for name in names]
     labels_and_kinds, whole = set().union(*kinds), {singular(name) for name in names}
-    # "table" stands aside for the label "dining table", and "brick wall" for "wall".
+    # Beside the label "dining table", "table" does not compete, nor does "brick wall" beside "wall".
     other = [singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
     return far & torch.tensor(other, device=far.device)
 
