@@ -18,8 +18,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from segclip.config import Weights
-from segclip.train.config import TrainConfig
+from segclip.train.config import TrainConfig, Weights
 from segclip.train.recipes import RECIPES
 from segclip.train.resolve import resolve
 

@@ -15,14 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
-from segclip.losses import SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
+from segclip.losses import LABEL_SMOOTHING, SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
 from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
 from segclip.model.image import ImageTower
 from segclip.model.layers import Attention
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.text import text_tower
 from segclip.text.tokenizers import tokenizer_for
-from segclip.train.config import TrainConfig
 
 MAX_SCALE = 100.0  # ceiling of the contrastive multiplier, as CLIP has it
 INITIAL_SCALE = 1 / 0.07  # CLIP's start (arXiv 2103.00020, section 2.5)
@@ -165,7 +164,7 @@ class SegCLIP(nn.Module):
         *,
         reconstruct: bool = True,
         kind: SuperpixelLoss = "reference",
-        smoothing: float = TrainConfig.label_smoothing,
+        smoothing: float = LABEL_SMOOTHING,
     ) -> Parts:
         """`losses`, before the contrastive loss; `reconstruct` says whether there is a masked branch.
 
@@ -204,7 +203,7 @@ class SegCLIP(nn.Module):
         noise: Noise,
         *,
         kind: SuperpixelLoss = "reference",
-        smoothing: float = TrainConfig.label_smoothing,
+        smoothing: float = LABEL_SMOOTHING,
         photos: int = 1,
     ) -> Parts:
         """`parts` from what the trunk and the text tower gave, which frozen towers need to compute only once.
