@@ -33,8 +33,8 @@ from scipy.stats import rankdata
 
 from segclip.annotate.annotator import Drawing
 from segclip.annotate.polygons import clean_labels
-from segclip.evaluate.datasets.benchmarks import open_benchmark
-from segclip.evaluate.masks import IGNORED
+from segclip.evaluate.datasets import open_benchmark
+from segclip.evaluate.datasets.benchmark import IGNORED
 from segclip.segment.segmenter import Segmenter
 
 LABELS = ("cat", "cup", "table", "rocket", "sky")

@@ -41,7 +41,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.data.normalise import normalise
 from segclip.data.photos import open_photo
-from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
 from segclip.segment.protocols import open as open_protocol
