@@ -13,10 +13,9 @@ from segclip.annotate.formats import FORMATS
 from segclip.annotate.formats.format import Format
 from segclip.annotate.polygons import clean_labels, outlines
 from segclip.annotate.segments import PhotoSegments, Segment
-from segclip.checkpoints.loading import load
 from segclip.segment import coco
 from segclip.segment.encoder import DType
-from segclip.segment.many_photos import pick_device, segment_all
+from segclip.segment.many_photos import segment_all
 from segclip.segment.segmenter import Background, Found, Protocol, Segmentation, Segmenter
 from segclip.utils.failures import Failed
 
@@ -87,9 +86,8 @@ class Annotator:
     """
 
     def __init__(self, request: Request, formats: Mapping[str, Format] = FORMATS) -> None:
-        model = load(request.model, pick_device(request.device))
-        self.request, self.segmenter = request, Segmenter(model, request.protocol, dtype=request.dtype)
-        self.formats = formats
+        self.request, self.formats = request, formats
+        self.segmenter = Segmenter(request.model, request.protocol, device=request.device, dtype=request.dtype)
 
     def __call__(self, named: Named) -> Results:
         """Annotate photos, reading and drawing while the model works."""
