@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -18,7 +18,10 @@ from nbclient import NotebookClient
 
 import segclip
 from segclip import cli
+from segclip.annotate.formats import FORMATS
 from segclip.data.shards import Shards
+from segclip.evaluate.datasets import DATASETS
+from segclip.export import EXPORTERS
 from segclip.train.config import CacheConfig
 from segclip.train.recipes import RECIPES, mini
 
@@ -44,7 +47,18 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """The pages add to these."""
+    known = [(table, dict(table)) for table in (DATASETS, FORMATS, EXPORTERS)]
+    yield
+    for table, items in known:
+        table.clear()
+        table.update(items)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("name", RUNNING)
 def test_pages_commands_and_code_run(name: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, in one folder; training does two steps."""
