@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -50,9 +51,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tables() -> Iterator[None]:
     """The pages add to these."""
-    known = [(table, dict(table)) for table in (DATASETS, FORMATS, EXPORTERS)]
+    tables: tuple[dict[str, Any], ...] = (DATASETS, FORMATS, EXPORTERS)
+    known = [dict(table) for table in tables]
     yield
-    for table, items in known:
+    for table, items in zip(tables, known, strict=True):
         table.clear()
         table.update(items)
 
