@@ -92,11 +92,11 @@ def interval(photos: Iterable[Integer[ndarray, "_ 3"]], classes: int) -> tuple[f
     return float(low), float(high)
 
 
-def _overlap_of(counts: Integer[ndarray, "_ 3"], classes: int) -> tuple[Int64[ndarray, "K"], Int64[ndarray, "K"]]:
+def _overlap_of(counts: Integer[ndarray, "_ 3"], classes: int) -> Int64[ndarray, "2 K"]:
     """Intersection and union of each class in a photo."""
     confusion = Confusion(classes)
     confusion.add_counts(counts)
-    return _overlap(confusion.pixels)
+    return np.stack(_overlap(confusion.pixels))  # a copy: thousands of them are kept
 
 
 def _overlap(pixels: Int64[ndarray, "K K"]) -> tuple[Int64[ndarray, "K"], Int64[ndarray, "K"]]:
