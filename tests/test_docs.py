@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 import segclip
 from segclip import cli
 from segclip.annotate.formats import FORMATS
+from segclip.config import ModelConfig
 from segclip.data.shards import Shards
 from segclip.evaluate.datasets import DATASETS
 from segclip.export import EXPORTERS
@@ -126,6 +127,8 @@ def test_shown_commands_have_options_that_exist(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(cli, "COMMANDS", {name: nothing(command) for name, command in cli.COMMANDS.items()})
     monkeypatch.setattr(cli, "_train", lambda *_: called.append("train") or 0)
+    monkeypatch.setattr(cli, "_resume", lambda *_: called.append("train") or 0)
+    monkeypatch.setattr(cli, "resolve", lambda config: replace(config, model=ModelConfig()))  # its weights are not here
     commands_shown = shown()
     assert len(commands_shown) > 10
     for page, arguments in commands_shown:
