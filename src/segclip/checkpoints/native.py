@@ -21,6 +21,11 @@ from segclip.model.segclip import SegCLIP
 FORMAT, FORMAT_VERSION = "segclip", "1"
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
 ALONE = 4.0  # largest value of a row by the next; past it (near an identity) 8 bits lose the small values
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # in a folder that SegCLIP.save_pretrained wrote
+EXPECTED = (
+    "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
+    "(OpenAI's archive or state dict, transformers' CLIPModel)"
+)
 LISTED = 5  # names that an error message lists before it only counts
 
 
@@ -73,6 +78,32 @@ def load_model(path: str | os.PathLike[str]) -> SegCLIP:
             "expected a file written by segclip.save_model or `segclip convert`"
         )
     return load_state(state, metadata, path)
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are our own names: a file without our metadata, as `SegCLIP.save_pretrained` writes it."""
+    return "image.grouping.centers" in state
+
+
+def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
+    """The model of a file without our metadata, by the config.json beside it.
+
+    Raises:
+        CheckpointError: no config.json, or not ours, or the tensors do not fit it.
+    """
+    file = path.with_name(CONFIG_FILE)
+    try:
+        config = ModelConfig.from_json(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: weights of a SegCLIP without their configuration; put the {CONFIG_FILE} that was written with "
+            "them beside them"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: {error}; expected the {CONFIG_FILE} that SegCLIP.save_pretrained wrote"
+        ) from error
+    return build_model(config, state, path)
 
 
 def load_state(state: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> SegCLIP:
