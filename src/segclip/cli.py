@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from segclip.train.config import TrainConfig
+from segclip.utils.optional import require
 
 OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
@@ -361,10 +362,7 @@ def train_by(recipe: str) -> Callable[..., int]:
 
 
 def _train(config: TrainConfig, data: str | None, out: Path) -> int:
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ValueError('accelerate is not installed; pip install "segclip[train]"') from error
+    PartialState = require("accelerate", extra="train").PartialState
     from segclip.commands.prepare import open_or_prepare
     from segclip.train.debug_data import make_data
     from segclip.train.distributed import only_cpu

@@ -5,7 +5,6 @@ under the name `NAME.scale`, and the rest as float16: small tensors, and matrice
 bits would lose. Loading gives float32 again.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from segclip.config import ModelConfig
 from segclip.model.segclip import SegCLIP
+from segclip.utils.files import atomic
 
 FORMAT, FORMAT_VERSION = "segclip", "1"
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
@@ -34,7 +34,7 @@ class CheckpointError(ValueError):
 
 
 def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool = False) -> None:
-    """Write a model to one safetensors file, aside first and then renamed, so that no half file is ever seen.
+    """Write a model to one safetensors file, which is whole whenever it is seen.
 
     Args:
         model: on any device; stored in float32, or as `eight_bit` says.
@@ -52,16 +52,12 @@ def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool 
     if eight_bit:
         state = _quantise(state)
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "segclip_config": model.config.to_json()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, aside, metadata)
-        os.replace(aside, path)
+        with atomic(path) as file:
+            save_file(state, file, metadata)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); name another file") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
 
 
 def load_model(path: str | os.PathLike[str]) -> SegCLIP:

@@ -6,11 +6,14 @@ Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E e
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from jaxtyping import Float, Int
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
@@ -21,6 +24,7 @@ from segclip.model.layers import Attention
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.text import text_tower
 from segclip.text.tokenizers import tokenizer_for
+from segclip.utils.files import atomic
 
 MAX_SCALE = 100.0  # ceiling of the contrastive multiplier, as CLIP has it
 INITIAL_SCALE = 1 / 0.07  # CLIP's start (arXiv 2103.00020, section 2.5)
@@ -261,6 +265,10 @@ class SegCLIP(
             mask=torch.rand(batch, patches, device=pixels.device, dtype=pixels.dtype),
             gumbel_visible=sample_gumbel((batch, centers, visible_count(patches)), like=pixels),
         )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        with atomic(save_directory / SAFETENSORS_SINGLE_FILE) as file:
+            save_model(self, str(file))
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> "SegCLIP":

@@ -23,7 +23,7 @@ from segclip.train.loop import Run
 from segclip.train.optim import freeze
 from segclip.train.photo_batches import CHUNK, PairLearner, PairStream
 from segclip.train.run_files import RECIPE, changes
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 
 FREE = ("workers", "save_every", "keep", "trackers")  # fields that may change when a run goes on
 
@@ -148,4 +148,5 @@ def _claim(file: Path, config: TrainConfig, place: str, data: list[str], main: b
                 f"segclip train --resume {file.parent}, or give another folder"
             )
     elif main:
-        write_aside(file, lambda aside: aside.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8"))
+        with atomic(file) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")

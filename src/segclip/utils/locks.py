@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def claim(out: Path) -> Iterator[None]:
+def only_one_run(out: Path) -> Iterator[None]:
     """Make the folder and keep other runs out of it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
