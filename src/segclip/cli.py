@@ -350,7 +350,7 @@ def train_by(recipe: str) -> Callable[..., int]:
 
         Args:
             out: Folder of the run.
-            data: Shards that segclip prepare made: a folder, or an address (https://, gs://, hf://, pipe:). What
+            data: Shards that segclip prepare made: a folder, or an address (https://, s3://, gs://, hf://). What
                 prepare takes is prepared first, into OUT/shards. The recipe debug makes its own.
             config: The recipe; any field can be given.
         """

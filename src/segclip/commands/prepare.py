@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from segclip.data.prepare import Settings, map_locally, map_over_cluster, prepare
+from segclip.data.remote import is_remote
 from segclip.data.shard_writer import REPORT
-from segclip.data.shards import INDEX, Index, Shards, is_remote
+from segclip.data.shards import INDEX, Index, Shards
 from segclip.data.sources.open import Format, open_source
 
 

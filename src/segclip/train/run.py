@@ -53,7 +53,7 @@ def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
     data = [shard.sha256 for shard in shards.index.shards]
     out.mkdir(parents=True, exist_ok=True)
     check_agreement(accelerator, config.to_json() + repr(data))
-    _claim(out / RECIPE, config, shards.place, data, accelerator.is_main_process)
+    _claim(out / RECIPE, config, shards.address, data, accelerator.is_main_process)
     torch.manual_seed(config.seed)
     learner, model, stream = (
         _cached(config, shards, out, accelerator) if config.cache else _pairs(config, shards, accelerator)

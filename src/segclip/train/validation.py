@@ -40,7 +40,7 @@ def fixed_photos(shards: Shards, side: int) -> tuple[UInt8[np.ndarray, "N S S 3"
         if len(photos) == PHOTOS:
             break
     if not photos:
-        raise ValueError(f"{shards.place}: no photo can be read of the first {4 * PHOTOS}; make the shards anew")
+        raise ValueError(f"{shards.address}: no photo can be read of the first {4 * PHOTOS}; make the shards anew")
     return np.stack(photos), captions
 
 
