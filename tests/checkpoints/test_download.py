@@ -203,7 +203,7 @@ def cache(server: Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_vit_b16_is_downloaded_once_and_converted(
     server: Server, cache: Path, tiny: SegCLIP, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = load("vit-b16"), load("vit-b16")
+    first, second = load("vit-b16", "cpu"), load("vit-b16", "cpu")
     assert len(server.seen) == 1
     assert "without a licence" in caplog.text
     assert first.config == second.config == tiny.config

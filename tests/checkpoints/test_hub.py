@@ -36,15 +36,15 @@ def folder(tiny: SegCLIP, tmp_path: Path) -> Path:
 
 def test_saved_folders_load_again(tiny: SegCLIP, folder: Path) -> None:
     assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
-    for model in (SegCLIP.from_pretrained(folder), load(folder), load(folder / "model.safetensors")):
+    for model in (SegCLIP.from_pretrained(folder), load(folder, "cpu"), load(folder / "model.safetensors", "cpu")):
         assert_same(model, tiny)
 
 
 def test_folders_of_before_the_mixin_load_too(tiny: SegCLIP, tmp_path: Path) -> None:
     save_model(tiny, tmp_path / "model.safetensors")
-    assert_same(load(tmp_path), tiny)
+    assert_same(load(tmp_path, "cpu"), tiny)
     (tmp_path / "config.json").write_text(tiny.config.to_json() + "\n")
-    for model in (SegCLIP.from_pretrained(tmp_path), load(tmp_path)):
+    for model in (SegCLIP.from_pretrained(tmp_path), load(tmp_path, "cpu")):
         assert_same(model, tiny)
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from segclip.utils.files import atomic
+from segclip.utils.locks import only_one_run
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -77,3 +78,14 @@ def test_a_link_stays_one_and_what_it_names_is_not_touched(tmp_path: Path) -> No
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic(tmp_path / "nowhere" / "file"):
         pass
+
+
+def test_what_a_killed_run_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    block = atomic(tmp_path / "masks" / "file")
+    block.__enter__()
+    (tmp_path / "pairs.tar.part").touch()  # of something else
+    with only_one_run(tmp_path):
+        assert not os.listdir(tmp_path / "masks") and (tmp_path / "pairs.tar.part").exists()
+        with pytest.raises(ValueError, match="another run"), only_one_run(tmp_path):
+            pass

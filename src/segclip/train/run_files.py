@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from segclip.utils.files import atomic
+from segclip.utils.files import atomic, remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> N
     folder = run / CHECKPOINTS
     try:
         folder.mkdir(exist_ok=True)
-        for part in folder.glob(".*.part"):  # of a run that was killed while it saved
-            part.unlink()
+        remove_unfinished(folder)
         save_tensors({**state, "step": step}, folder / f"{step:08d}.pt")
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where a write fails
         log.error("no checkpoint at step %d: %s; the run goes on, the last one is kept. Free some space", step, error)

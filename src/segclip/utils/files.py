@@ -21,7 +21,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Write a file so that under its name there is the whole of it, or what was there before.
 
     The block writes to the path that it is given, an empty file beside `path`. When the block ends, its content is
-    safe on the disk and the file gets its name; when it raises, the file is removed.
+    safe on the disk and the file gets its name; when it raises, the file is removed. What a process leaves that is
+    killed meanwhile, `remove_unfinished` deletes.
     """
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # short: the name may be as long as a name can be
     try:
@@ -36,6 +37,12 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed runs left of files that `atomic` was to write; only for who alone writes to the folder."""
+    for path in folder.rglob(".*.part"):
+        path.unlink()
 
 
 @contextmanager
