@@ -72,7 +72,7 @@ def _read_foreign(path: Path, changed: int) -> Start:
 
     state = {name.removeprefix("module."): tensor for name, tensor in read_tensors(path)[0].items()}
     adapter = find_adapter(state, path)
-    return Start(read_file(path).config, (*OVER_OURS, *adapter.MISSING))
+    return Start(read_file(path).config, tuple(dict.fromkeys((*OVER_OURS, *adapter.MISSING))))
 
 
 def _read_header(path: Path) -> ModelConfig | None:
