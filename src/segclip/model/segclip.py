@@ -5,7 +5,6 @@ Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E e
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,59 +16,20 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
-from segclip.losses import SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
+from segclip.losses import LABEL_SMOOTHING, SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
 from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
 from segclip.model.image import ImageTower
 from segclip.model.layers import Attention
+from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.text import text_tower
 from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.files import atomic
 
+__all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts", "gather_regions"]
+
 MAX_SCALE = 100.0  # ceiling of the contrastive multiplier, as CLIP has it
 INITIAL_SCALE = 1 / 0.07  # CLIP's start (arXiv 2103.00020, section 2.5)
-
-
-@dataclass(frozen=True)
-class ImageOutput:
-    """What an image becomes.
-
-    Attributes:
-        embedding: (B,E), not normalised.
-        regions: (B,C,E), an embedding per region, not normalised.
-        hard: (B,C,P), each patch given to one center.
-        soft: (B,C,P), softmax over the centers; draws the masks.
-    """
-
-    embedding: Float[Tensor, "B E"]
-    regions: Float[Tensor, "B C E"]
-    hard: Float[Tensor, "B C P"]
-    soft: Float[Tensor, "B C P"]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Every random draw of a training step.
-
-    Attributes:
-        gumbel: (B,C,P), Gumbel noise of the plain pass; a row for each mosaic where there are any.
-        mask: (B,P); the patches with the smallest values stay visible, in ascending order.
-        gumbel_visible: (M,C,V), Gumbel noise of the masked pass; M is B, or less where only a part is masked.
-    """
-
-    gumbel: Float[Tensor, "R C N"]
-    mask: Float[Tensor, "B P"]
-    gumbel_visible: Float[Tensor, "M C V"]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The three losses (scalars) and their sum; `superpixel` is 0 where no superpixels were given."""
-
-    contrastive: Float[Tensor, ""]
-    superpixel: Float[Tensor, ""]
-    reconstruction: Float[Tensor, ""]
-    total: Float[Tensor, ""]
 
 
 class Parts(NamedTuple):
@@ -117,6 +77,11 @@ class SegCLIP(
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         if not self.logit_scale.is_meta:  # else a file's weights are to come
             self.apply(_initialise)
+
+    @property
+    def scale(self) -> float:
+        """The multiplier of cosines, as inference has it: `logit_scale` without its logarithm, MAX_SCALE at most."""
+        return float(self.logit_scale.detach().exp().clamp(max=MAX_SCALE))
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageOutput:
         """Encode normalised photos, without noise.
@@ -177,6 +142,7 @@ class SegCLIP(
         *,
         reconstruct: bool = True,
         kind: SuperpixelLoss = "reference",
+        smoothing: float = LABEL_SMOOTHING,
     ) -> Parts:
         """`losses`, before the contrastive loss; `reconstruct` says whether there is a masked branch.
 
@@ -202,6 +168,7 @@ class SegCLIP(
             None if superpixels is None else superpixels.flatten(1),
             noise,
             kind=kind,
+            smoothing=smoothing,
         )
 
     def parts_from_patches(
@@ -214,6 +181,7 @@ class SegCLIP(
         noise: Noise,
         *,
         kind: SuperpixelLoss = "reference",
+        smoothing: float = LABEL_SMOOTHING,
         photos: int = 1,
     ) -> Parts:
         """`parts` from what the trunk and the text tower gave, which frozen towers need to compute only once.
@@ -229,7 +197,7 @@ class SegCLIP(
             text: embedding of each caption.
             superpixels: an id per patch; None leaves the superpixel loss out.
             noise: as for `losses`.
-            kind: see `superpixel_loss`.
+            kind, smoothing: see `superpixel_loss`.
             photos: in a mosaic (see `ImageTower.embed_mosaic`); 1: every photo is encoded by itself.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
@@ -240,7 +208,7 @@ class SegCLIP(
         zero = pixels.new_zeros(())
         with torch.autocast(pixels.device.type, enabled=False):
             scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
-            superpixel = zero if superpixels is None else superpixel_loss(grouping.hard, superpixels, kind)
+            superpixel = zero if superpixels is None else superpixel_loss(grouping.hard, superpixels, kind, smoothing)
         reconstruction = zero if visible is None else self._reconstruct(visible, pixels, noise)
         return Parts(embedding.to(text.dtype), text, superpixel, reconstruction, scale)
 
@@ -281,11 +249,11 @@ class SegCLIP(
         return ModelConfig.from_dict(value)
 
 
-def combine_parts(parts: Parts, likeness: float | None = None) -> Losses:
-    """The losses of pairs that are the whole batch; for `likeness` see `contrastive_loss`."""
+def combine_parts(parts: Parts, soft_target_scale: float | None = None) -> Losses:
+    """The losses of pairs that are the whole batch; for `soft_target_scale` see `contrastive_loss`."""
     with torch.autocast(parts.image.device.type, enabled=False):
         image, text = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (parts.image, parts.text))
-        contrastive = contrastive_loss(image, text, parts.scale, likeness)
+        contrastive = contrastive_loss(image, text, parts.scale, soft_target_scale)
     total = contrastive + parts.superpixel + parts.reconstruction
     return Losses(contrastive, parts.superpixel, parts.reconstruction, total)
 
