@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock
@@ -24,6 +24,7 @@ from segclip.utils.files import cache_folder
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """A format of weights: a module with these.
 
