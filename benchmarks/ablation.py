@@ -118,15 +118,15 @@ def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) 
     cache = replace(recipe.cache, folder=str(out / f"features-{kind}"))
     config = replace(recipe, start=start, cache=cache, steps=steps, seed=seed, save_every=steps, trackers=())
     if name == NO_CENTERS:
-        return load(start), train_head(config, Shards(shards))
+        return load(start, "cpu"), train_head(config, Shards(shards))
     run = out / f"{name.replace(' ', '-')}-{seed}"
-    return load(train(replace(config, **VARIANTS[name]), Shards(shards), run)), None
+    return load(train(replace(config, **VARIANTS[name]), Shards(shards), run), "cpu"), None
 
 
 def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
     """On the same batches and schedule, by the contrastive loss alone: there is no assignment to learn."""
     assert config.cache and config.cache.folder and config.start and config.steps
-    folder, towers, captions = Path(config.cache.folder), load(config.start), read_captions(shards)
+    folder, towers, captions = Path(config.cache.folder), load(config.start, "cpu"), read_captions(shards)
     crops = cache_features(
         config.start,
         shards,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segclip import Segmenter, load
+from segclip import Segmenter
 from segclip.evaluate.datasets.benchmarks import open_folder
 from segclip.evaluate.masks import IGNORED
 
 
 def main(folder: Path, model: str, other: str) -> None:
     photos = open_folder(folder)
-    segmenters = [Segmenter(load(name)) for name in (model, other)]
+    segmenters = [Segmenter(name) for name in (model, other)]
     equal = pixels = 0
     for photo, truth in map(photos.load, photos.pairs):
         present = [photos.names[int(i)] for i in np.unique(truth) if 0 < i < IGNORED]

@@ -39,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from segclip import ModelConfig, SegCLIP, Segmenter
+from segclip.checkpoints.native import save_model
 from segclip.data.normalise import normalise
 from segclip.data.photos import open_photo
 from segclip.evaluate.datasets.benchmarks import open_folder
@@ -58,7 +59,7 @@ VARIANTS = {name + suffix: {"dtype": name, "compile": bool(suffix)} for suffix i
 PROGRAM = """
 import numpy as np
 import segclip
-segmenter = segclip.Segmenter(segclip.SegCLIP(segclip.ModelConfig()), {0!r})
+segmenter = segclip.Segmenter({3!r}, {0!r})
 segmenter.segment(np.zeros(({1}, {1}, 3), np.uint8), [f"thing number {{i}}" for i in range({2})])
 """
 
@@ -121,7 +122,11 @@ def report_labels() -> None:
         cells = ", ".join(f"{count}: {s * 1e3:.0f} ms" for count, s in zip(LABEL_COUNTS, seconds, strict=True))
         growth = seconds[-1] / seconds[0] - 1
         print(f"labels, {protocol}: {cells}; {growth:+.1%} from 1 to {LABEL_COUNTS[-1]:,}")
-        few, many = (run_python(["-c", PROGRAM.format(protocol, SIDE, count)])[1] for count in (1, LABEL_COUNTS[-1]))
+        with tempfile.TemporaryDirectory() as folder:  # a model given would be copied, and the copy be the peak
+            file = f"{folder}/model.safetensors"
+            save_model(model, file)
+            programs = [PROGRAM.format(protocol, SIDE, count, file) for count in (1, LABEL_COUNTS[-1])]
+            few, many = (run_python(["-c", program])[1] for program in programs)
         print(f"labels, {protocol}: peak memory {few / 1e6:.0f} MB, {many / 1e6:.0f} MB; {many / few - 1:+.1%}")
 
 

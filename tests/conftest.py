@@ -34,7 +34,7 @@ def tiny_bin() -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_bin: Path) -> SegCLIP:
     """The small model; shared, so tests leave it as it is."""
-    return load(tiny_bin)
+    return load(tiny_bin, "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -226,7 +226,7 @@ def export(
     from segclip.checkpoints.loading import load
     from segclip.export import export as write
 
-    write(load(model), file, labels, background=background)
+    write(load(model, "cpu"), file, labels, background=background)
     console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
     return OK
 

@@ -207,7 +207,7 @@ def cache(server: Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_vit_b16_is_downloaded_once_and_converted(
     server: Server, cache: Path, tiny: SegCLIP, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = load("vit-b16"), load("vit-b16")
+    first, second = load("vit-b16", "cpu"), load("vit-b16", "cpu")
     assert len(server.seen) == 1
     assert "without a licence" in caplog.text
     assert first.config == second.config == tiny.config
@@ -251,7 +251,7 @@ def test_two_at_a_time_download_once(server: Server, cache: Path) -> None:
 def test_saved_folders_load_again(tiny: SegCLIP, tmp_path: Path) -> None:
     tiny.save_pretrained(tmp_path / "model")
     assert sorted(os.listdir(tmp_path / "model")) == ["config.json", "model.safetensors"]
-    for model in (SegCLIP.from_pretrained(tmp_path / "model"), load(tmp_path / "model")):
+    for model in (SegCLIP.from_pretrained(tmp_path / "model"), load(tmp_path / "model", "cpu")):
         assert model.config == tiny.config
         found = model.state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())

@@ -53,7 +53,7 @@ def test_training_checkpoints_of_the_authors_code(
     tiny: SegCLIP, authors: State, tmp_path: Path, wrap: Callable[[State], dict[str, Any]]
 ) -> None:
     torch.save(wrap(authors), tmp_path / "model.7")
-    assert_same(load(tmp_path / "model.7"), tiny)
+    assert_same(load(tmp_path / "model.7", "cpu"), tiny)
 
 
 def assert_same(model: SegCLIP, expected: SegCLIP) -> None:
@@ -66,19 +66,19 @@ def assert_same(model: SegCLIP, expected: SegCLIP) -> None:
 def test_the_suffix_does_not_matter(tiny: SegCLIP, tiny_bin: Path, tmp_path: Path, suffix: str) -> None:
     shutil.copy(tiny_bin, tmp_path / f"weights{suffix}")
     save_model(tiny, tmp_path / "ours.bin")
-    assert_same(load(tmp_path / f"weights{suffix}"), tiny)
-    assert_same(load(str(tmp_path / "ours.bin")), tiny)
+    assert_same(load(tmp_path / f"weights{suffix}", "cpu"), tiny)
+    assert_same(load(str(tmp_path / "ours.bin"), "cpu"), tiny)
 
 
 def test_files_of_old_torch(tiny: SegCLIP, authors: State, tmp_path: Path) -> None:
     torch.save(authors, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
-    assert_same(load(tmp_path / "old.bin"), tiny)
+    assert_same(load(tmp_path / "old.bin", "cpu"), tiny)
 
 
 def test_openai_state_dict(tiny: SegCLIP, openai: State, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(openai, tmp_path / "clip.pt")
     with caplog.at_level(logging.WARNING):
-        model = load(tmp_path / "clip.pt")
+        model = load(tmp_path / "clip.pt", "cpu")
     assert_same_towers(model, tiny)
     assert "image.grouping, reconstruction) are untrained" in caplog.text
     assert model.image.grouping.centers.std().item() == pytest.approx(0.02, rel=0.2)
@@ -86,7 +86,7 @@ def test_openai_state_dict(tiny: SegCLIP, openai: State, tmp_path: Path, caplog:
 
 
 def test_openai_archive(tiny: SegCLIP, archive: Path) -> None:
-    assert_same_towers(load(archive), tiny)
+    assert_same_towers(load(archive, "cpu"), tiny)
 
 
 def test_archive_without_running_it(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +139,8 @@ def test_openai_and_transformers_agree(tiny: SegCLIP, openai: State, tmp_path: P
         torch.save(state, tmp_path / "pytorch_model.bin")
     else:
         save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
-    assert_same_towers(load(tmp_path), tiny)
-    assert_same_towers(load(next(tmp_path.iterdir())), tiny)
+    assert_same_towers(load(tmp_path, "cpu"), tiny)
+    assert_same_towers(load(next(tmp_path.iterdir()), "cpu"), tiny)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_text_embeddings_equal_the_authors(tiny: SegCLIP, golden: dict[str, Tens
 def test_losses_and_gradients_equal_the_authors(
     tiny_bin: Path, golden: dict[str, Tensor], golden_losses: dict[str, Any]
 ) -> None:
-    model = load(tiny_bin)
+    model = load(tiny_bin, "cpu")
     noise = Noise(golden["gumbel_noise_full"], golden["mask_noise"], golden["gumbel_noise_visible"])
     losses = model.losses(golden["image"], golden["train_token_ids"], golden["superpixels"], noise=noise)
     contrastive = golden_losses["contrastive"]
@@ -122,7 +122,7 @@ def clip() -> CLIPModel:
 def from_clip(clip: CLIPModel, tmp_path_factory: pytest.TempPathFactory) -> SegCLIP:
     folder = tmp_path_factory.mktemp("clip")
     clip.save_pretrained(folder)
-    return load(folder)
+    return load(folder, "cpu")
 
 
 def test_text_tower_equals_transformers(clip: CLIPModel, from_clip: SegCLIP) -> None:

@@ -24,7 +24,7 @@ WINDOWS = torch.from_numpy(np.stack([skimage.data.chelsea()[y : y + 112, y : y +
 
 @pytest.fixture(scope="module")
 def mini() -> SegCLIP:
-    return load("mini")
+    return load("mini", "cpu")
 
 
 @pytest.mark.parametrize("config", [CLIP, SENTENCE])

@@ -1,6 +1,7 @@
 """Segmenter and its results: any photo, any number of labels, and the open protocol's promises."""
 
 import logging
+import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,20 @@ import skimage.data
 import torch
 from helpers.small_model import SENTENCE, small_model
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
+from segclip.checkpoints.native import save_model
 from segclip.data.photos import PhotoError
 from segclip.model.segclip import ImageOutput, SegCLIP
-from segclip.segment.encoder import Encoder
+from segclip.segment.encoder import DTYPES, DType, Encoder
 from segclip.segment.protocols import open as open_protocol
 from segclip.segment.protocols.open import Background, competitors, cut_windows, find_superpixels, label_photo
+from segclip.segment.protocols.paper import PaperSettings
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import PROTOCOLS, Protocol, Segmenter
 from segclip.segment.windows import BATCH, Windows, encode_windows
 from segclip.text.contrast_words import CONTRAST_WORDS
+from segclip.utils.devices import pick_device
 
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
 
@@ -200,8 +205,8 @@ def test_each_window_is_encoded_once_and_in_batches(model: SegCLIP, monkeypatch:
 def test_text_is_embedded_once(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = Segmenter(model)
     texts: list[int] = []
-    encode = model.encode_text
-    monkeypatch.setattr(model, "encode_text", lambda ids: texts.append(len(ids)) or encode(ids))
+    encode = segmenter.model.encode_text
+    monkeypatch.setattr(segmenter.model, "encode_text", lambda ids: texts.append(len(ids)) or encode(ids))
     labels = [f"thing {i}" for i in range(500)]
     segmenter.segment(PHOTO, labels)
     before = sum(texts)
@@ -287,3 +292,106 @@ def test_public_face() -> None:
     assert all(getattr(segclip, name) for name in segclip.__all__)
     with pytest.raises(AttributeError, match="Segmentor"):
         segclip.Segmentor  # noqa: B018
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_segmenter_is_a_snapshot_of_its_model(dtype: DType) -> None:
+    """What becomes of the model afterwards, before the first photo or between two, changes nothing in it."""
+    model, labels, later = small_model(), ["cat", "cup"], ["cat", "cup", "wall"]
+    kept = Segmenter(small_model(), dtype=dtype)
+    segmenter = Segmenter(model, dtype=dtype)
+    for count, names in enumerate([labels, later, labels]):
+        torch.manual_seed(count)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        found, expected = segmenter.segment(PHOTO, names), kept.segment(PHOTO, names)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+        for template in (("{}",), ("a {}.",)):
+            assert torch.equal(segmenter._embed(names, template), kept._embed(names, template))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_segmenter_leaves_the_model_as_it_was(dtype: DType) -> None:
+    model = small_model().train()
+    model.text.eval()
+    model.image.trunk.requires_grad_(False)
+    before = {name: (id(p), p.requires_grad, p.detach().clone()) for name, p in model.named_parameters()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    segmenter = Segmenter(model, dtype=dtype)
+    segmenter.segment(PHOTO, ["cat", "cup"])
+    assert not any(module.training for module in segmenter.model.modules())
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    for name, parameter in model.named_parameters():
+        number, trainable, value = before[name]
+        assert (id(parameter), parameter.requires_grad) == (number, trainable) and torch.equal(parameter, value)
+
+
+def test_another_protocol_shares_the_weights(model: SegCLIP) -> None:
+    segmenter = Segmenter(model, dtype="bfloat16")
+    other = segmenter.with_protocol("paper")
+    assert other.model is segmenter.model and other.encoder is segmenter.encoder
+    expected = Segmenter(model, "paper", dtype="bfloat16").segment(PHOTO, ["cat", "cup"])
+    open_labels = segmenter.segment(PHOTO, ["cat", "cup"]).labels
+    np.testing.assert_array_equal(other.segment(PHOTO, ["cat", "cup"]).labels, expected.labels)
+    assert (segmenter.protocol, other.protocol) == ("open", "paper")
+    np.testing.assert_array_equal(segmenter.segment(PHOTO, ["cat", "cup"]).labels, open_labels)
+    with pytest.raises(ValueError, match="PaperSettings for protocol 'open'"):
+        segmenter.with_protocol("open", PaperSettings())
+
+
+@pytest.mark.parametrize(("protocol", "dtype"), [*(("open", dtype) for dtype in DTYPES), ("paper", "float32")])
+def test_a_pickled_segmenter_gives_the_same(model: SegCLIP, protocol: Protocol, dtype: DType) -> None:
+    """Pickled before it knows any label, and after."""
+    segmenter = Segmenter(model, protocol, dtype=dtype)
+    fresh = pickle.loads(pickle.dumps(segmenter))
+    expected = segmenter.segment(PHOTO, ["cat", "cup"])
+    for one in (fresh, pickle.loads(pickle.dumps(segmenter))):
+        found = one.segment(PHOTO, ["cat", "cup"])
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+        assert (one.protocol, one.settings) == (protocol, segmenter.settings) and not one.model.training
+
+
+def test_a_compiled_segmenter_can_be_pickled(model: SegCLIP) -> None:
+    """The program is made anew where it is loaded, when the first photo comes."""
+    segmenter = pickle.loads(pickle.dumps(Segmenter(model, dtype="int8", compile=True)))
+    assert (segmenter.encoder.dtype, segmenter.encoder.compile) == ("int8", True)
+
+
+class Maps(Dataset):
+    """Label maps, as the workers of a DataLoader make them."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.segmenter.segment(PHOTO[: 80 + index], ["cat", "cup"]).labels
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_segments(model: SegCLIP) -> None:
+    maps = Maps(Segmenter(model, dtype="bfloat16"))
+    loader = DataLoader(maps, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    for index, found in enumerate(loader):
+        np.testing.assert_array_equal(found, maps[index])
+
+
+@pytest.mark.parametrize("given", ["model", "file"])
+def test_where_a_segmenter_works(given: str, tmp_path: Path) -> None:
+    """A name or file goes to the best device there is, a model's copy stays where the model is; or where it is told."""
+    model = small_model()
+    save_model(model, tmp_path / "model.safetensors")
+    source = model if given == "model" else tmp_path / "model.safetensors"
+    best = "cpu" if given == "model" else pick_device("auto")
+    assert Segmenter(source).encoder.device.type == torch.device(best).type
+    assert Segmenter(source, device="cpu").encoder.device.type == "cpu"
+    with pytest.raises(ValueError, match=r"device 'gpu' cannot be used .*; give auto, cpu, cuda or mps"):
+        Segmenter(source, device="gpu")
+    elsewhere = Segmenter(source, device="meta")  # a device that every machine has
+    assert {p.device.type for p in elsewhere.model.parameters()} == {"meta"} == {elsewhere.encoder.device.type}
+    assert {p.device.type for p in model.parameters()} == {"cpu"}

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +28,10 @@ from segclip.checkpoints.native import load_model, save_model
 from segclip.cli import main
 from segclip.data.normalise import normalise
 from segclip.data.prepare import prepare
+from segclip.data.scenes import write_scenes
 from segclip.data.shards import Shards
 from segclip.data.sources.open import open_source
-from segclip.model.grouping import Grouping
+from segclip.model.grouping import CenterGrouping, Grouping
 from segclip.model.segclip import Noise, combine_parts
 from segclip.train import loop
 from segclip.train import run_files as files
@@ -129,6 +132,34 @@ def test_activations_computed_again_change_nothing(data: Shards, whole_pairs: Pa
     for line, expected in zip(metrics(tmp_path), metrics(whole_pairs), strict=True):
         assert line == pytest.approx(expected, rel=1e-5)
     assert weights(tmp_path).keys() == weights(whole_pairs).keys()
+
+
+@pytest.mark.parametrize("kind", ["cached", "photos"])
+def test_a_grouping_is_in_train_mode_in_steps_and_nowhere_else(
+    kind: str, data: Shards, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its dropout would be missing in training, or disturb its start, the sheets and validation."""
+    scenes = write_scenes(tmp_path / "scenes", 2, seed=0)
+    recipe = config if kind == "cached" else replace(PAIRS, centers="k-means")
+    recipe = replace(recipe, steps=3, validate_every=1, validation=str(scenes))
+    group, step, within, seen = CenterGrouping.forward, loop.Run._step, [False], []
+
+    def watched_step(*arguments: Any) -> dict[str, Any]:
+        within[0] = True
+        record = step(*arguments)
+        within[0] = False
+        return record
+
+    def watched_group(grouping: CenterGrouping, *arguments: Any) -> Grouping:
+        seen.append((within[0], {module.training for module in grouping.modules()}))
+        return group(grouping, *arguments)
+
+    monkeypatch.setattr(loop.Run, "_step", watched_step)
+    monkeypatch.setattr(CenterGrouping, "forward", watched_group)
+    train(recipe, data, tmp_path / "run")
+    assert all(modes == {in_step} for in_step, modes in seen)
+    changes = sum(one[0] != other[0] for one, other in pairwise(seen))
+    assert changes >= 5, "three steps, and a look after each"
 
 
 class Break(BaseException):
@@ -273,7 +304,7 @@ def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
 def test_photos_in_large_mosaics_are_seen_at_half_size(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
     assert config.start
     (blocks,) = cache_features(config.start, data, tmp_path, crops=1, small=True, reduction="majority", seed=0)
-    model = load(config.start).to(torch.bfloat16)
+    model = load(config.start, "cpu").to(torch.bfloat16)
     block, half = blocks[0], model.config.image.side // 2
     assert block.small is not None and block.small.shape == (len(block.rows), 4, 64)
     small = [np.asarray(Image.fromarray(crop).resize((half, half), Image.Resampling.BICUBIC)) for crop in block.pixels]

@@ -25,7 +25,7 @@ PATIENCE = 120_000  # milliseconds
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve({"mini": segmenters_of(load("mini"))}, tmp_path_factory.mktemp("uploads")) as served:
+    with serve({"mini": segmenters_of(load("mini", "cpu"))}, tmp_path_factory.mktemp("uploads")) as served:
         yield served
 
 

@@ -15,10 +15,9 @@ from PIL import Image
 
 from segclip.annotate.formats.writers import PhotoRegions, Region, yolo_lines
 from segclip.annotate.polygons import clean_labels, outlines
-from segclip.checkpoints.loading import load
 from segclip.segment import coco
 from segclip.segment.encoder import DType
-from segclip.segment.many_photos import pick_device, segment_all
+from segclip.segment.many_photos import segment_all
 from segclip.segment.segmenter import Background, Found, Protocol, Segmentation, Segmenter
 
 Named = Sequence[tuple[Path, str]]  # photos, each with the stem of its own files
@@ -86,8 +85,8 @@ class Annotator:
     """
 
     def __init__(self, request: Request) -> None:
-        model = load(request.model, pick_device(request.device))
-        self.request, self.segmenter = request, Segmenter(model, request.protocol, dtype=request.dtype)
+        self.request = request
+        self.segmenter = Segmenter(request.model, request.protocol, device=request.device, dtype=request.dtype)
 
     def __call__(self, named: Named) -> Results:
         """Annotate photos, reading and drawing while the model works."""

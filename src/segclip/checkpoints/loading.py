@@ -13,6 +13,7 @@ from segclip.checkpoints.hub import WEIGHTS_FILE, fetch
 from segclip.checkpoints.native import FORMAT, CheckpointError, load_state, save_model
 from segclip.checkpoints.tensors import read_tensors
 from segclip.model.segclip import SegCLIP
+from segclip.utils.devices import pick_device
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 FILE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
 
 
-def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SegCLIP:
+def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "auto") -> SegCLIP:
     """A model in evaluation mode, float32, every parameter trainable.
 
     Args:
@@ -31,12 +32,15 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
             converted and kept in the cache folder); a local file or folder of any format: ours, the authors'
             segclip.bin, OpenAI's CLIP, transformers' CLIPModel; or a Hugging Face hub id "org/name".
             Weights of a CLIP alone give untrained centers, with a warning.
-        device: where the model goes, as torch names it.
+        device: where the model goes, as torch names it; "auto": to CUDA or else Apple's GPU where there is one, or
+            else the processor.
 
     Raises:
         CheckpointError: (a ValueError) an unknown name, or a file that is damaged or of another model.
+        ValueError: a device that is not there.
     """
-    return read_file(locate(name_or_path)).to(device)
+    target = pick_device(device)  # before a model is read or downloaded for nothing
+    return read_file(locate(name_or_path)).to(target)
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Path:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from segclip.checkpoints.loading import load, locate
+from segclip.checkpoints.loading import locate
 from segclip.commands.segment import check_writable
 from segclip.evaluate.datasets.benchmarks import Benchmark, Pair, SetName, open_benchmark
 from segclip.evaluate.evaluator import Evaluator, calibrate, cut_blocks, words_of
@@ -33,7 +33,6 @@ from segclip.evaluate.metrics import Confusion, interval
 from segclip.evaluate.records import CountFiles
 from segclip.evaluate.report import write_report
 from segclip.segment.encoder import DType
-from segclip.segment.many_photos import pick_device
 from segclip.segment.protocols.table import Protocol, change_settings, settings_of
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.files import write_aside
@@ -90,7 +89,7 @@ def evaluate_set(
     weights = locate(model)
     if device == "auto" and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    segmenter = Segmenter(load(weights, pick_device(device)), protocol, settings, dtype=dtype)
+    segmenter = Segmenter(weights, protocol, settings, device=device, dtype=dtype)
     evaluator = Evaluator(segmenter, benchmark, words)
     job = _describe(evaluator, weights) | {
         "root": str(root.resolve()),

@@ -9,7 +9,7 @@ from rich.progress import Progress
 from segclip.checkpoints.loading import load
 from segclip.commands.segment import check_writable, find_photos, report, unused_stems
 from segclip.data.photos import open_photo
-from segclip.segment.many_photos import attempt, pick_device
+from segclip.segment.many_photos import attempt
 from segclip.segment.regions import draw_sheet, gather
 from segclip.text.labels import check_labels
 from segclip.utils.files import write_aside
@@ -36,7 +36,7 @@ def draw_regions(
     check_writable(out)
     done = 0
     if files:
-        loaded = load(model, pick_device(device)).eval()
+        loaded = load(model, device)
         named = list(zip(files, unused_stems(files, out, (SHEET,)), strict=True))
         with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
             for path, stem in progress.track(named):

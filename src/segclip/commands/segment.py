@@ -10,10 +10,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from segclip.checkpoints.loading import load
 from segclip.data.photos import list_photos
 from segclip.segment.encoder import DType
-from segclip.segment.many_photos import pick_device, segment_all
+from segclip.segment.many_photos import segment_all
 from segclip.segment.segmenter import Background, Protocol, Segmentation, Segmenter
 from segclip.text.labels import check_labels
 
@@ -49,7 +48,7 @@ def segment_files(
     check_writable(out)
     done = 0
     if files:
-        segmenter = Segmenter(load(model, pick_device(device)), protocol, dtype=dtype)
+        segmenter = Segmenter(model, protocol, device=device, dtype=dtype)
         with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
             named = list(zip(files, unused_stems(files, out), strict=True))
             results = segment_all(segmenter, named, labels, wanted, lambda result, _, stem: _save(result, out, stem))

@@ -4,7 +4,8 @@ Axes: B windows, H W pixels, D width.
 """
 
 import copy
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +40,16 @@ class Encoder:
     def __init__(self, model: SegCLIP, dtype: DType = "float32", *, compile: bool = False) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-        self.device = model.logit_scale.device
+        self.device, self.dtype, self.compile = model.logit_scale.device, dtype, compile
+        self._model = model
         self._tower = _prepare(model.image, dtype)
         self._encode_patches = self._tower.encode_patches
         if compile:
             self._encode_patches = torch.compile(self._tower.encode_patches, dynamic=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew where it is loaded: a program cannot be pickled, and another processor wants other products."""
+        return partial(Encoder, compile=self.compile), (self._model, self.dtype)
 
     @torch.inference_mode()
     def __call__(self, windows: UInt8[Tensor, "B H W 3"]) -> ImageOutput:
@@ -112,7 +118,7 @@ OVERWRITING = {quick_gelu: _quick_gelu, F.gelu: torch.ops.aten.gelu_.default}
 
 
 def _prepare(tower: ImageTower, dtype: DType) -> ImageTower:
-    """A copy for inference, which shares what stays as it is; what is added up over the blocks stays in float32."""
+    """A copy in evaluation mode, sharing what stays as it is; what is added up over the blocks stays in float32."""
     tower = copy.deepcopy(tower, {id(p): p for p in tower.parameters()})
     for path, module in list(tower.named_modules()):
         # 8 bits are for the trunk: elsewhere small differences decide which center takes a patch, or tokens are so few
@@ -124,4 +130,4 @@ def _prepare(tower: ImageTower, dtype: DType) -> ImageTower:
             if isinstance(child, nn.Linear):
                 # After the grouping's last layers nothing is added up: they stay as they are.
                 setattr(module, name, InferenceLinear(child, "float32" if "mlp_out" in path else own))
-    return tower
+    return tower.eval()

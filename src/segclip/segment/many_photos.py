@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from segclip.data.photos import open_photo
 from segclip.segment.segmenter import AnyPhoto, Background, EncodedPhoto, Segmentation, Segmenter
 from segclip.utils.prefetch import overlapped
@@ -73,19 +71,3 @@ def attempt(work: Callable[..., T], *arguments: object) -> T | str:
         log.debug("a photo failed", exc_info=True)
         why = "out of memory; scale the photo down" if isinstance(error, MemoryError) else f"{error}"
         return f"cannot be segmented: {why}"
-
-
-def pick_device(device: str) -> str:
-    """What "auto" stands for here: CUDA, Apple's GPU, or the processor.
-
-    Raises:
-        ValueError: a device that torch does not know or that is not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used ({why}); give auto, cpu, cuda or mps") from error
-    return device

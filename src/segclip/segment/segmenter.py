@@ -3,10 +3,12 @@
 Axes: H W pixels, K labels, E embedding.
 """
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from segclip.segment.result import Found, Segmentation
 from segclip.segment.windows import Windows, encode_windows
 from segclip.text.contrast_words import CONTRAST_WORDS
 from segclip.text.labels import check_labels
+from segclip.utils.devices import pick_device
 
 __all__ = [
     "PROTOCOLS",
@@ -71,16 +74,21 @@ class EncodedPhoto:
 class Segmenter:
     """Segments photos with a model; remembers the embedding of every label it has seen.
 
+    It can be pickled, for workers in processes of their own.
+
     Args:
-        model: a SegCLIP (put into evaluation mode), or what `segclip.load` takes.
+        model: what `segclip.load` takes, or a SegCLIP. Of a SegCLIP it makes a private copy in evaluation mode, a
+            snapshot: make a new Segmenter after the weights changed. The model itself stays as it is.
         protocol: "open", for people: any number of labels, edges that follow the photo; "paper", the evaluation of
             arXiv 2211.14813 to the letter; "groupvit", the same rules on larger photos and overlapping windows.
         settings: an OpenSettings or PaperSettings in place of the protocol's own.
+        device: as for `segclip.load`; but "auto" leaves the copy of a SegCLIP on the model's own device.
         dtype: of the image tower; see `segclip.segment.encoder.Encoder`.
         compile: the image tower; see there.
 
     Raises:
-        ValueError: an unknown protocol or dtype, settings of another protocol, or a model that cannot be loaded.
+        ValueError: an unknown protocol or dtype, settings of another protocol, a model that cannot be loaded, or a
+            device that is not there.
     """
 
     def __init__(
@@ -89,17 +97,38 @@ class Segmenter:
         protocol: Protocol = "open",
         settings: Settings | None = None,
         *,
+        device: str | torch.device = "auto",
         dtype: DType = "float32",
         compile: bool = False,
     ) -> None:
+        self._set_protocol(protocol, settings)
+        self.model = _own_model(model, device).eval()
+        self.encoder = Encoder(self.model, dtype, compile=compile)
+        self._embed = LabelEmbedder(self.model)
+
+    def with_protocol(self, protocol: Protocol, settings: Settings | None = None) -> "Segmenter":
+        """A Segmenter under another protocol, which shares this one's weights and the labels it remembers.
+
+        Raises:
+            ValueError: an unknown protocol, or settings of another one.
+        """
+        other = copy.copy(self)
+        other._set_protocol(protocol, settings)
+        return other
+
+    def _set_protocol(self, protocol: Protocol, settings: Settings | None) -> None:
         preset = settings_of(protocol)
         if settings is not None and type(settings) is not type(preset):
             raise ValueError(f"{type(settings).__name__} for protocol {protocol!r}; give {type(preset).__name__}")
-        self.model = (model if isinstance(model, SegCLIP) else checkpoints.load(model)).eval()
         self.protocol: Protocol = protocol
         self.settings: Settings = settings or preset
-        self.encoder = Encoder(self.model, dtype, compile=compile)
-        self._embed = LabelEmbedder(self.model)
+        self._text = lru_cache(LABEL_SETS)(self._embed_set)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_text"}  # a cache cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         self._text = lru_cache(LABEL_SETS)(self._embed_set)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
@@ -219,6 +248,14 @@ class Segmenter:
     @property
     def _device(self) -> torch.device:
         return self.model.logit_scale.device
+
+
+def _own_model(model: SegCLIP | str | os.PathLike, device: str | torch.device) -> SegCLIP:
+    """The model of a name or file, or a copy of the one given, which its owner may go on to change."""
+    if not isinstance(model, SegCLIP):
+        return checkpoints.load(model, device)
+    target = None if device == "auto" else pick_device(device)
+    return copy.deepcopy(model).to(target)
 
 
 def _check_background(background: Background) -> None:

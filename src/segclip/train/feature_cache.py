@@ -82,7 +82,7 @@ def cache_features(
         ValueError: the folder holds the features of another run; more than 5% of the photos are bad; half the side is
             no whole number of patches.
     """
-    model = load(towers)
+    model = load(towers, "cpu")
     image = model.config.image
     if small and image.side % (2 * image.patch):
         raise ValueError(
@@ -146,7 +146,7 @@ _model: SegCLIP  # of a worker process
 def _start_worker(towers: str) -> None:
     global _model
     torch.set_num_threads(1)
-    _model = load(towers).to(torch.bfloat16)
+    _model = load(towers, "cpu").to(torch.bfloat16)
 
 
 def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, reduction: Reduction, seed: int) -> None:

@@ -31,14 +31,14 @@ LIFT = 4.0  # from here on the activation after a region's network is nearly the
 
 
 def start_model(config: TrainConfig) -> SegCLIP:
-    """A new model over the frozen trunk and text tower of `config.start`."""
+    """A new model over the frozen trunk and text tower of `config.start`, in evaluation mode."""
     assert config.start
-    source = load(config.start)
+    source = load(config.start, "cpu")
     torch.manual_seed(config.seed)
     model = SegCLIP(source.config)
     kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(config.frozen)}
     model.load_state_dict(kept, strict=False)
-    return model
+    return model.eval()
 
 
 @torch.no_grad()

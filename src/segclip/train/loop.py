@@ -147,6 +147,7 @@ class Run:
         return self.out / MODEL
 
     def _step(self, batch: Batch, step: int, steps: int) -> dict[str, Any]:
+        self.learner.train()  # a look at the model leaves it in evaluation mode
         rate = set_learning_rate(self.optimiser, self.config, step, steps)
         losses = self._backward(batch)
         parts = [losses.superpixel.item(), losses.reconstruction.item(), float(batch.bad), float(self.stopping)]
@@ -254,6 +255,7 @@ class Run:
             whole = self._whole_model()
             if not self.accelerator.is_main_process:
                 return {}
+            whole.eval()
             (self.out / "sheets").mkdir(exist_ok=True)
             write_sheet(whole, photos, captions, self.out / "sheets" / f"{step:08d}.png")
             if truth is None:

@@ -78,7 +78,7 @@ def read_recipe(out: Path) -> tuple[TrainConfig, str]:
 
 
 def _pairs(config: TrainConfig, shards: Shards, accelerator: Accelerator) -> tuple[PairLearner, SegCLIP, PairStream]:
-    model = load(config.start) if config.start else SegCLIP(config.model)
+    model = load(config.start, "cpu") if config.start else SegCLIP(config.model).eval()  # until the first step
     if config.centers == "k-means":
         start_centers(model, _trunk_features(config, shards, model), config.seed)
     freeze(model, config)

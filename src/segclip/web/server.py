@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 
-from segclip.segment.many_photos import pick_device
 from segclip.web.api import make_endpoint
 from segclip.web.middleware import SEGMENT, Guard
 from segclip.web.page import HEAD, build_page
@@ -41,7 +40,7 @@ def serve(port: int, host: str, models: Sequence[str], device: str = "auto") -> 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # as an exception, so that uploads are removed
     with listener, tempfile.TemporaryDirectory(prefix="segclip-web-") as folder:
         with console.status("loading and warming up"):
-            desk = open_desk(models, pick_device(device))
+            desk = open_desk(models, device)
             desk.warm_up()
             app = make_app(desk, Path(folder).resolve())
         address, port = listener.getsockname()[:2]

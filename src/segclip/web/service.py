@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from segclip.checkpoints.loading import load
 from segclip.data.photos import Photo, decode_photo
 from segclip.segment.protocols.open import Background
 from segclip.segment.protocols.table import Protocol
@@ -133,8 +132,8 @@ def open_desk(models: Sequence[str], device: str, places: int = PLACES) -> Desk:
         raise ValueError(f"models {', '.join(models)}: two go by the same name; rename a file")
     segmenters = {}
     for name, model in zip(names, models, strict=True):
-        loaded = load(model, device)
-        segmenters[name] = {protocol: Segmenter(loaded, protocol) for protocol in PROTOCOLS}
+        segmenter = Segmenter(model, device=device)
+        segmenters[name] = {protocol: segmenter.with_protocol(protocol) for protocol in PROTOCOLS}
     return Desk(segmenters, places)
 
 
