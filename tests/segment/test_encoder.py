@@ -3,23 +3,103 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
+import torch.nn.functional as F
 from helpers.small_model import CLIP, SENTENCE, small_model
 from helpers.small_runs import run_script
+from torch import Tensor, nn
 
 from segclip.checkpoints.loading import load
 from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
+from segclip.model.grouping import CenterGrouping, Grouping
+from segclip.model.layers import MLP, Attention, Block, Projection, limit_precision
 from segclip.model.segclip import SegCLIP
 from segclip.segment.encoder import DTYPES, DType, Encoder, InferenceLinear
 from segclip.segment.segmenter import Segmenter
 
 WINDOWS = torch.from_numpy(np.stack([skimage.data.chelsea()[y : y + 112, y : y + 112] for y in (0, 50, 100)]))
+
+
+class Doubled(nn.Linear):
+    """A linear layer that is more than its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Gated(MLP):
+    """An MLP whose activation is not the only one to read what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.fc1(x)
+        return self.fc2(hidden * self.activation(hidden))
+
+
+class Unhashable:
+    """A Swish that can be no key of a table."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.hardswish(x)
+
+
+class Channels(nn.Module):
+    """A convolution over tokens (B,N,D) that keeps their number."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x.mT).mT
+
+
+class OtherGrouping(CenterGrouping):
+    """Layers that inference knows nothing of, their results mixed with what is in float32."""
+
+    def __init__(self, width: int, centers: int) -> None:
+        super().__init__(width, 1, centers)
+        self.value, self.attention = nn.Linear(width, width, bias=False), Attention(width, 1)
+        self.gate = Gated(width, F.gelu)
+        self.more = nn.Sequential(Channels(width, width), nn.ReLU(), nn.Dropout(0.5), Doubled(width, width))
+        self.memory = nn.LSTM(width, width, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(width, 1, 2 * width, batch_first=True)
+        self.mix = nn.Parameter(torch.randn(width, width) / width**0.5)
+        for parameter in [self.centers, self.key.weight]:
+            nn.init.normal_(parameter, std=0.1)
+
+    def forward(self, patches: Tensor, gumbel: Tensor | None = None) -> Grouping:
+        centers = self.blocks[0](self.centers.expand(len(patches), -1, -1), patches)
+        centers = self.attention(x=centers) @ self.mix + self.gate(self.value(centers) @ self.mix)
+        soft = (centers @ self.norm_key(self.key(patches)).mT).softmax(dim=1)
+        regions = self.memory(self.more(self.layer(soft @ self.value(patches))))[0]
+        return Grouping(self.mlp_out(regions), soft, soft)
+
+
+def trunk(model: SegCLIP) -> list[Block]:
+    return [block for block in model.image.trunk if isinstance(block, Block)]
+
+
+def agree(model: SegCLIP, dtype: DType) -> None:
+    """An encoder gives what the model gives, as far as its numbers can."""
+    with torch.inference_mode():
+        expected = model.encode_image(normalise(WINDOWS))
+    found = vars(Encoder(model, dtype)(WINDOWS))
+    for name in ("embedding", "regions", "soft"):
+        value = getattr(expected, name)
+        assert found[name].dtype == torch.float32
+        if dtype == "float32":
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+        else:
+            assert (found[name] - value).norm() < 0.05 * value.norm(), name
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +144,123 @@ def test_without_onednn_it_gives_the_same(dtype: DType, monkeypatch: pytest.Monk
     assert (found - expected).norm() < (1e-5 if dtype == "float32" else 0.01) * expected.norm()
 
 
-def test_float32_weights_are_the_models_own(mini: SegCLIP) -> None:
-    own = {p.data_ptr() for p in mini.parameters()}
-    tower = Encoder(mini)._tower
+class Without:
+    """A namespace of torch's operators, less some."""
+
+    def __init__(self, namespace: object, *names: str) -> None:
+        self._namespace, self._names = namespace, names
+
+    def __getattr__(self, name: str) -> object:
+        if name in self._names:
+            raise AttributeError(name)
+        return getattr(self._namespace, name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("missing", ["_linear_pointwise", "_is_mkldnn_bf16_supported", "gelu_"])
+def test_without_an_operator_of_torch_it_gives_the_same(
+    dtype: DType, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no public part of torch."""
+    model, pixels = small_model(SENTENCE), normalise(WINDOWS)
+    with torch.inference_mode():
+        expected = Encoder(model, dtype)._encode_patches(pixels)
+        for namespace in ("mkldnn", "aten"):
+            monkeypatch.setattr(torch.ops, namespace, Without(getattr(torch.ops, namespace), missing))
+        found = Encoder(model, dtype)._encode_patches(pixels)
+    assert (found - expected).norm() < (1e-5 if dtype == "float32" else 0.01) * expected.norm()
+
+
+def test_it_can_be_imported_without_them() -> None:
+    run_script("without_operators_script.py")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_unknown_layers_stay_as_they_are(dtype: DType) -> None:
+    model = small_model()
+    model.image.grouping = OtherGrouping(64, 4).eval()
+    agree(model, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_unknown_layers_within_a_block(dtype: DType) -> None:
+    model = small_model()
+    first, second = trunk(model)
+    first.attention.in_proj = Projection(64, 192, bias=False)
+    first.mlp.fc1, first.mlp.fc2 = nn.Linear(64, 256, bias=False), Doubled(256, 64)
+    first.register_module("scale1", nn.Sequential(Channels(64, 64), nn.Dropout(0.5)))
+    second.attention.out_proj = Doubled(64, 64)
+    second.register_module("mlp", nn.Sequential(nn.Linear(64, 256, bias=False), nn.PReLU(), nn.Linear(256, 64)))
+    agree(model.eval(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [F.relu, F.hardswish, nn.GELU("tanh"), nn.PReLU(), Unhashable()])
+def test_an_unknown_activation_stays_as_it_is(activation: Callable[[Tensor], Tensor], dtype: DType) -> None:
+    model = small_model()
+    for block in trunk(model):
+        block.mlp = MLP(64, activation)
+    agree(model, dtype)
+
+
+@pytest.mark.parametrize("first", [nn.Identity(), Doubled(64, 64)])
+def test_an_activation_overwrites_nothing_but_the_result_of_a_layer_of_ours(first: nn.Module) -> None:
+    """Identity gives what it was given, which is added to later."""
+    model = small_model()
+    mlp = trunk(model)[0].mlp
+    mlp.register_module("fc1", first)
+    mlp.fc2 = nn.Linear(64, 64)
+    trunk(model)[0].register_module("norm2", nn.Identity())
+    agree(model, "float32")
+
+
+def test_modules_say_themselves_how_light_their_numbers_may_be() -> None:
+    model = small_model()
+    limit_precision(trunk(model)[0].attention, "float32")
+    limit_precision(model.image.region_blocks, "int8")
+
+    def weights(part: nn.Module) -> set[torch.dtype]:
+        return {layer.weight.dtype for layer in part.modules() if isinstance(layer, InferenceLinear)}
+
+    tower = Encoder(model, "int8")._tower
+    first, second = (block for block in tower.trunk if isinstance(block, Block))
+    assert weights(first.attention) == weights(tower.grouping.mlp_out) == {torch.float32}
+    assert weights(first.mlp) == weights(second) == weights(tower.region_blocks) == {torch.int8}
+    assert weights(tower.grouping.blocks) == {torch.bfloat16}
+    assert weights(Encoder(model, "bfloat16")._tower.trunk) == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_encoder_is_a_snapshot(dtype: DType) -> None:
+    model = small_model()
+    encoder = Encoder(model, dtype)
+    expected = encoder(WINDOWS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.train()
+    for name, value in vars(encoder(WINDOWS)).items():
+        assert torch.equal(value, getattr(expected, name)), name
+
+
+def test_an_encoder_leaves_dropout_out_of_a_model_in_training_and_the_model_as_it_is() -> None:
+    model = small_model()
+    model.image.register_module("norm_post", nn.Sequential(model.image.norm_post, nn.Dropout(0.9)))
+    expected = Encoder(model.eval())(WINDOWS).embedding
+    assert torch.equal(Encoder(model.train())(WINDOWS).embedding, expected)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_segmenter_keeps_no_second_copy_of_the_weights(mini: SegCLIP) -> None:
+    segmenter = Segmenter(mini)
+    own = {p.data_ptr() for p in segmenter.model.parameters()}
+    tower = segmenter.encoder._tower
     assert all(weight.data_ptr() in own for weight in [*tower.parameters(), *tower.buffers()])
 
 
 def test_eight_bits_keep_whole_numbers_and_their_scale() -> None:
     """As of weights that come from a file of 8 bits: nothing is rounded anew."""
-    linear, scale = torch.nn.Linear(64, 32), torch.rand(32, 1) + 0.1
+    linear, scale = nn.Linear(64, 32), torch.rand(32, 1) + 0.1
     whole = torch.randint(-127, 128, (32, 64)).float()
     whole[:, 0] = 127
     with torch.no_grad():

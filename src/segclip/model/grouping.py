@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segclip.model.layers import MLP, Attention, quick_gelu
+from segclip.model.layers import MLP, Attention, light, limit_precision, quick_gelu
 
 TAU = 0.9  # temperature of the Gumbel-softmax in training
 
@@ -56,6 +56,7 @@ class CenterBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width, quick_gelu)
 
+    @light
     def forward(self, centers: Float[Tensor, "B C D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B C D"]:
         context = self.norm_context(torch.cat([centers, patches], dim=1))
         centers = centers + self.attention(self.norm_centers(centers), context)
@@ -75,7 +76,8 @@ class CenterGrouping(nn.Module):
         self.norm_key = nn.LayerNorm(width)
         self.value = GroupedLinear(width, heads)
         self.norm_out = nn.LayerNorm(width)
-        self.mlp_out = MLP(width, F.gelu)
+        # Elsewhere, rounding errors meet a sum over the blocks that is kept in float32; after this nothing is added up.
+        self.mlp_out = limit_precision(MLP(width, F.gelu), "float32")
 
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
         """Gather patches.

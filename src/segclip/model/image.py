@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segclip.config import ModelConfig
 from segclip.model.grouping import CenterGrouping, Grouping
-from segclip.model.layers import Block
+from segclip.model.layers import Block, limit_precision
 
 
 class ImageTower(nn.Module):
@@ -25,7 +25,10 @@ class ImageTower(nn.Module):
         self.positions = nn.Parameter(torch.empty(1 + image.position_grid**2, width))
         block_options = {"activation": F.gelu, "eps": 1e-6, "layer_scale": True} if dinov2 else {}
         self.norm_pre = nn.Identity() if dinov2 else nn.LayerNorm(width)
-        self.trunk = nn.ModuleList(Block(width, heads, **block_options) for _ in range(image.trunk_layers))
+        trunk = nn.ModuleList(Block(width, heads, **block_options) for _ in range(image.trunk_layers))
+        # 8 bits are for the trunk: elsewhere small differences decide which center takes a patch, or tokens are so few
+        # that unpacking weights would take longer than multiplying by them.
+        self.trunk = limit_precision(trunk, "int8")
         self.norm_trunk = nn.LayerNorm(width, 1e-6) if dinov2 else nn.Identity()
         self.grouping = CenterGrouping(width, heads, config.centers)
         self.region_blocks = nn.ModuleList(Block(width, heads) for _ in range(image.region_layers))

@@ -1,9 +1,13 @@
-"""Blocks that the towers share.
+"""Blocks that the towers share, and what parts say of themselves to inference (`segclip.segment.encoder`).
+
+A forward that inference may make lighter says so with `light`. A module with limits of its own to how light its numbers
+may be says so with `limit_precision`. What says nothing stays as it is and is given float32.
 
 Axes: B batch, N tokens, M context tokens, D width.
 """
 
 from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +16,36 @@ from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
 SHORT = 256  # tokens up to which attention's two matrices take no more memory than the MLP's activations
+
+DType = Literal["float32", "bfloat16", "int8"]
+DTYPES: tuple[DType, ...] = get_args(DType)  # each lighter than the one before
+M = TypeVar("M", bound=nn.Module)
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+def light(forward: Forward) -> Forward:
+    """Say that inference may make a forward lighter; a subclass that writes its own must say it again.
+
+    What is promised: the module's layers are only called, never read, and by this forward alone. Their results, and
+    what it is given by forwards that say so too, may come in bfloat16. `activation`, if there is one, may overwrite the
+    result of a linear layer that it is given: nothing else reads it.
+    """
+    vars(forward)["light"] = True
+    return forward
+
+
+def is_light(module: nn.Module) -> bool:
+    """Whether `light` was said of the module's forward."""
+    return getattr(module.forward, "light", False)
+
+
+def limit_precision(module: M, lightest: DType) -> M:
+    """Say what the products in a module, and in all that is in it and does not say otherwise, may be made of at most.
+
+    Where nobody says it, that is bfloat16.
+    """
+    vars(module)["lightest"] = lightest
+    return module
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -22,11 +56,30 @@ def quick_gelu(x: Tensor) -> Tensor:
     return F.silu(1.702 * x) * (1 / 1.702)
 
 
+def _overwriting_quick_gelu(x: Tensor) -> Tensor:
+    return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
+
+
+def overwriting(activation: Activation) -> Activation:
+    """The same function, but one that overwrites what it is given, where there is such; else the one given."""
+    gelu = torch_operator("aten.gelu_")
+    known = [(quick_gelu, _overwriting_quick_gelu), (F.gelu, gelu or F.gelu)]
+    return next((own for plain, own in known if plain is activation), activation)
+
+
+def torch_operator(name: str) -> Callable[..., Any] | None:
+    """An operator that torch does not document, such as "aten.gelu_"; None where this torch has none of that name."""
+    found: Any = torch.ops
+    for part in (*name.split("."), "default"):
+        found = getattr(found, part, None)
+    return found
+
+
 class Projection(nn.Linear):
     """A linear layer of which some outputs can be had alone."""
 
     def forward(self, x: Float[Tensor, "... D"], outputs: slice = slice(None)) -> Float[Tensor, "... W"]:
-        return F.linear(x, self.weight[outputs], self.bias[outputs])
+        return F.linear(x, self.weight[outputs], None if self.bias is None else self.bias[outputs])
 
 
 class Attention(nn.Module):
@@ -38,6 +91,7 @@ class Attention(nn.Module):
         self.in_proj = Projection(width, 3 * width)  # queries, keys, values
         self.out_proj = nn.Linear(width, width)
 
+    @light
     def forward(
         self,
         x: Float[Tensor, "B N D"],
@@ -76,6 +130,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
         self.activation = activation
 
+    @light
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.activation(self.fc1(x)))
 
@@ -87,6 +142,7 @@ class LayerScale(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
+    @light
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight
 
@@ -111,6 +167,7 @@ class Block(nn.Module):
         self.mlp = MLP(width, activation)
         self.scale2 = LayerScale(width) if layer_scale else nn.Identity()
 
+    @light
     def forward(self, x: Float[Tensor, "B N D"], *, causal: bool = False) -> Float[Tensor, "B N D"]:
         x = x + self.scale1(self.attention(self.norm1(x), causal=causal))
         return x + self.scale2(self.mlp(self.norm2(x)))

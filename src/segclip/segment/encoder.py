@@ -5,7 +5,7 @@ Axes: B windows, H W pixels, D width.
 
 import copy
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,14 @@ from torch import Tensor, nn
 
 from segclip.data.normalise import normalise
 from segclip.model.image import ImageTower
-from segclip.model.layers import MLP, quick_gelu
+from segclip.model.layers import DTYPES, DType, Projection, is_light, overwriting, torch_operator
 from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
 
-DType = Literal["float32", "bfloat16", "int8"]
-DTYPES: tuple[DType, ...] = get_args(DType)
 INT8_MAX, TINY = 127, 1e-12
 
 
 class Encoder:
-    """Encodes windows.
+    """Encodes windows with a model as it is now: a snapshot, which later changes of the model do not reach.
 
     Args:
         model: whose image tower is used; it stays as it is.
@@ -32,24 +30,29 @@ class Encoder:
             Sums over the blocks, the assignment and the scores stay in float32.
         compile: have torch.compile make one program of the trunk; the first windows wait for it, and on a CPU it needs
             a C++ compiler.
+        share: use the model's own weights where they are needed as they are, which saves a copy of them. For the owner
+            of a model, who promises that it does not change any more.
 
     Raises:
         ValueError: an unknown dtype.
     """
 
-    def __init__(self, model: SegCLIP, dtype: DType = "float32", *, compile: bool = False) -> None:
+    def __init__(self, model: SegCLIP, dtype: DType = "float32", *, compile: bool = False, share: bool = False) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-        self.device, self.dtype, self.compile = model.logit_scale.device, dtype, compile
-        self._model = model
-        self._tower = _prepare(model.image, dtype)
+        model = model if share else copy.deepcopy(model)
+        self.device = model.logit_scale.device
+        self._made_of = model, dtype, compile
+        self._tower: ImageTower = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()}).eval()
+        _lighten(self._tower, dtype)
         self._encode_patches = self._tower.encode_patches
         if compile:
             self._encode_patches = torch.compile(self._tower.encode_patches, dynamic=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew where it is loaded: a program cannot be pickled, and another processor wants other products."""
-        return partial(Encoder, compile=self.compile), (self._model, self.dtype)
+        model, dtype, compile = self._made_of
+        return partial(Encoder, compile=compile, share=True), (model, dtype)
 
     @torch.inference_mode()
     def __call__(self, windows: UInt8[Tensor, "B H W 3"]) -> ImageOutput:
@@ -60,74 +63,97 @@ class Encoder:
 
 
 class InferenceLinear(nn.Module):
-    """A linear layer without gradients: in float32, or in bfloat16 with weights in bfloat16 or in 8 bits."""
+    """A linear layer without gradients: in float32, or in bfloat16 with weights in bfloat16 or in 8 bits.
+
+    Args:
+        linear: the layer.
+        dtype: of the product.
+        light: whether the result may stay in bfloat16; else it is of the type of what is given.
+    """
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     scale: Tensor | None
 
-    def __init__(self, linear: nn.Linear, dtype: DType) -> None:
+    def __init__(self, linear: nn.Linear, dtype: DType, *, light: bool = True) -> None:
         super().__init__()
-        weight, bias, scale = linear.weight.detach(), linear.bias.detach(), None
-        self.dtype = torch.float32 if dtype == "float32" else torch.bfloat16
+        weight, scale = linear.weight.detach(), None
+        bias = None if linear.bias is None else linear.bias.detach()
+        self.dtype, self.light = torch.float32 if dtype == "float32" else torch.bfloat16, light
         self.onednn = _onednn_takes(self.dtype, weight.device)
         if dtype == "int8":
             scale = (weight.abs().amax(dim=1) / INT8_MAX).clamp(min=TINY)
-            weight, bias = (weight / scale[:, None]).round().to(torch.int8), bias / scale
+            weight, bias = (weight / scale[:, None]).round().to(torch.int8), None if bias is None else bias / scale
         else:
             weight = weight.to(self.dtype)
         self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias.to(self.dtype))
+        self.register_buffer("bias", None if bias is None else bias.to(self.dtype))
         self.register_buffer("scale", scale)
 
     def forward(self, x: Float[Tensor, "*batch D"], outputs: slice = slice(None)) -> Float[Tensor, "*batch _"]:
         # Whole numbers up to 127 are exact in bfloat16; their scale is one factor for each output.
-        x, weight, bias = x.to(self.dtype), self.weight[outputs].to(self.dtype), self.bias[outputs]
+        given, x = x.dtype, x.to(self.dtype)
+        weight, bias = self.weight[outputs].to(self.dtype), None if self.bias is None else self.bias[outputs]
         if not self.onednn:
             result = F.linear(x, weight, bias)
         else:
             result = _in_program(x, weight, bias) if torch.compiler.is_compiling() else _multiply(x, weight, bias)
-        return result if self.scale is None else result.mul_(self.scale[outputs])
+        if self.scale is not None:
+            result.mul_(self.scale[outputs])
+        return result if self.light else result.to(given)
 
 
 def _onednn_takes(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether oneDNN can multiply here; torch's own asks MKL for float32, slow on processors that are not Intel's."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if torch_operator("mkldnn._linear_pointwise") is None:
+        return False
+    takes_bfloat16 = torch_operator("mkldnn._is_mkldnn_bf16_supported")
+    return dtype == torch.float32 or (takes_bfloat16 is not None and takes_bfloat16())
 
 
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-_in_program = torch.library.custom_op("segclip::linear", _multiply, mutates_args=())  # which torch.compile leaves alone
+# torch.compile leaves it alone. What it calls is looked up when it runs, so it may stand where torch has no such thing.
+_in_program = torch.library.custom_op(
+    "segclip::linear", _multiply, mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
 
 
 @_in_program.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], len(bias))
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
 
 
-def _quick_gelu(x: Tensor) -> Tensor:
-    return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
+def _lighten(module: nn.Module, dtype: DType, lightest: DType = "bfloat16", *, caller_is_light: bool = False) -> None:
+    """Replace, in a module and all that is in it, what says that it may be lighter; see `segclip.model.layers`.
+
+    What is added up over the blocks stays in float32, and so does all that a module sees which says nothing of itself.
+    """
+    lightest = getattr(module, "lightest", lightest)
+    own = DTYPES[min(DTYPES.index(dtype), DTYPES.index(lightest))]
+    light = is_light(module)
+    for name, child in list(module.named_children()):
+        # Of these two classes and no other: a subclass may compute something else.
+        if light and isinstance(child, nn.Linear) and type(child) in (nn.Linear, Projection):
+            setattr(module, name, InferenceLinear(child, own, light=caller_is_light))
+        else:
+            _lighten(child, dtype, lightest, caller_is_light=light)
+    if not light:
+        if dtype != "float32" and [*module.parameters(), *module.buffers()]:
+            module.register_forward_pre_hook(_give_float32, with_kwargs=True)
+        return
+    # Without gradients nobody needs what an activation was given; fresh memory costs more time than the arithmetic.
+    own_names = vars(module)
+    if "activation" in own_names and all(isinstance(child, InferenceLinear) for child in module.children()):
+        own_names["activation"] = overwriting(own_names["activation"])
 
 
-# Without gradients nobody needs what an activation was given; fresh memory costs more time than the arithmetic.
-OVERWRITING = {quick_gelu: _quick_gelu, F.gelu: torch.ops.aten.gelu_.default}
+def _give_float32(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def give(x: Any) -> Any:
+        return x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x
 
-
-def _prepare(tower: ImageTower, dtype: DType) -> ImageTower:
-    """A copy in evaluation mode, sharing what stays as it is; what is added up over the blocks stays in float32."""
-    tower = copy.deepcopy(tower, {id(p): p for p in tower.parameters()})
-    for path, module in list(tower.named_modules()):
-        # 8 bits are for the trunk: elsewhere small differences decide which center takes a patch, or tokens are so few
-        # that unpacking weights would take longer than multiplying by them.
-        own: DType = "bfloat16" if dtype == "int8" and not path.startswith("trunk") else dtype
-        if isinstance(module, MLP):
-            module.activation = OVERWRITING[module.activation]
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                # After the grouping's last layers nothing is added up: they stay as they are.
-                setattr(module, name, InferenceLinear(child, "float32" if "mlp_out" in path else own))
-    return tower.eval()
+    return tuple(map(give, args)), {name: give(x) for name, x in kwargs.items()}

@@ -103,7 +103,7 @@ class Segmenter:
     ) -> None:
         self._set_protocol(protocol, settings)
         self.model = _own_model(model, device).eval()
-        self.encoder = Encoder(self.model, dtype, compile=compile)
+        self.encoder = Encoder(self.model, dtype, compile=compile, share=True)
         self._embed = LabelEmbedder(self.model)
 
     def with_protocol(self, protocol: Protocol, settings: Settings | None = None) -> "Segmenter":
@@ -129,7 +129,6 @@ class Segmenter:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._text = lru_cache(LABEL_SETS)(self._embed_set)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
         """Segment one photo.
