@@ -1,4 +1,4 @@
-"""What each part of SegCLIP brings to `mini`: python benchmarks/ablation.py SHARDS SET OUT --start TOWERS
+"""What each part of SegCLIP brings to `mini`: python benchmarks/ablation.py SHARDS SET OUT --init-from TOWERS
 
 Trains the recipe `mini` anew for each variant and seed, on features that all of them share, and measures each model on
 the photos with masks of SET (as `segclip evaluate folder --root` takes it, class 0 being the background) under the
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("set", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--start", required=True, help="the towers, as runs/mini_towers.py makes them")
+    parser.add_argument("--init-from", required=True, help="the towers, as runs/mini_towers.py makes them")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
@@ -97,7 +97,7 @@ def main() -> None:
         for name in options.only:
             if any((one["variant"], one["seed"]) == (name, seed) for one in done):
                 continue
-            model, head = make(name, seed, options.shards, options.out, options.start, options.steps)
+            model, head = make(name, seed, options.shards, options.out, options.init_from, options.steps)
             evaluator = Evaluator(Segmenter(model, "paper"), photos, words_of(photos))
             encoded = encoded or list(encode(evaluator))
             done.append({"variant": name, "seed": seed, **measure(evaluator, encoded, head)})
@@ -116,7 +116,7 @@ def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) 
     recipe, kind = mini(), VARIANTS[name].get("reduction", "majority")
     assert recipe.cache
     cache = replace(recipe.cache, folder=str(out / f"features-{kind}"))
-    config = replace(recipe, start=start, cache=cache, steps=steps, seed=seed, save_every=steps, trackers=())
+    config = replace(recipe, init_from=start, cache=cache, steps=steps, seed=seed, save_every=steps, trackers=())
     if name == NO_CENTERS:
         return load(start, "cpu"), train_head(config, Shards(shards))
     run = out / f"{name.replace(' ', '-')}-{seed}"
@@ -125,22 +125,22 @@ def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) 
 
 def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
     """On the same batches and schedule, by the contrastive loss alone: there is no assignment to learn."""
-    assert config.cache and config.cache.folder and config.start and config.steps
-    folder, towers, captions = Path(config.cache.folder), load(config.start, "cpu"), read_captions(shards)
+    assert config.cache and config.cache.folder and config.init_from and config.steps
+    folder, towers, captions = Path(config.cache.folder), load(config.init_from, "cpu"), read_captions(shards)
     crops = cache_features(
-        config.start,
+        config.init_from,
         shards,
         folder,
         crops=1,
-        small=config.cache.small > 0,
+        small=config.cache.half_size_prob > 0,
         reduction=config.reduction,
         seed=config.cache.seed,
     )
-    words = find_words(captions) if config.cache.words else [[] for _ in captions]
+    words = find_words(captions) if config.cache.caption_words else [[] for _ in captions]
     texts = embed_captions(towers, [*captions, *words], folder / "captions.pt")
     torch.manual_seed(config.seed)
     head = PatchHead(towers.config.image.width, towers.config.embed)
-    optimiser = torch.optim.AdamW(head.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(head.parameters(), config.lr, config.betas, weight_decay=config.weight_decay)
     stream = CachedStream(crops, captions, words, texts, config, 1, rank=0, world=1, device=torch.device("cpu"))
     batches = (batch for epoch in range(config.epochs) for batch in stream.epoch(epoch, 0))
     for step, batch in zip(range(1, config.steps + 1), batches, strict=False):
@@ -148,8 +148,8 @@ def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
         with torch.autocast("cpu", torch.bfloat16):
             image = head(batch.patches).unflatten(1, (batch.photos, -1)).mean(dim=2).flatten(0, 1)
         scale = head.logit_scale.exp().clamp(max=MAX_SCALE)
-        contrastive_loss(image.float(), batch.text, scale, config.cache.likeness).backward()
-        nn.utils.clip_grad_norm_(head.parameters(), config.clip)
+        contrastive_loss(image.float(), batch.text, scale, config.soft_target_scale).backward()
+        nn.utils.clip_grad_norm_(head.parameters(), config.max_grad_norm)
         optimiser.step()
         optimiser.zero_grad()
     return head

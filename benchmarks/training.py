@@ -36,7 +36,7 @@ from segclip.model.layers import MLP, Attention, quick_gelu
 from segclip.model.reconstruction import patchify
 from segclip.model.segclip import Losses, Parts, SegCLIP
 from segclip.train.config import TrainConfig
-from segclip.train.optim import BETAS, EPS, freeze, make_optimiser, set_learning_rate
+from segclip.train.optim import freeze, make_optimiser, set_learning_rate
 from segclip.train.photo_batches import PairBatch, PairLearner, draw_noise
 from segclip.train.recipes import paper
 from segclip.train.step import backward
@@ -115,7 +115,7 @@ class Step:
                 return self.learner(*pairs, **options)
 
         losses = backward(encode, batch.split(self.config.micro_batch))
-        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return losses, norm.item()
@@ -138,8 +138,8 @@ class PlainStep:
         set_learning_rate(groups, config, 1, 1000)
         self.optimiser = torch.optim.AdamW(
             [{name: group[name] for name in ("params", "lr", "weight_decay")} for group in groups.param_groups],
-            betas=BETAS,
-            eps=EPS,
+            betas=config.betas,
+            eps=config.eps,
             foreach=False,
             fused=False,
         )
@@ -147,7 +147,7 @@ class PlainStep:
     def __call__(self, batch: PairBatch) -> tuple[Losses, float]:
         losses = plain_losses(self.model, batch)
         losses.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip, foreach=False)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm, foreach=False)
         self.optimiser.step()
         self.optimiser.zero_grad()
         return losses, norm.item()

@@ -7,5 +7,5 @@ set -euo pipefail
 pairs=$1 run=$2
 mkdir -p "$run"
 [ -f "$run/towers.safetensors" ] || python runs/mini_towers.py "$run/towers.safetensors"
-segclip train mini --data "$pairs" --out "$run" --start "$run/towers.safetensors"
+segclip train mini --data "$pairs" --out "$run" --init-from "$run/towers.safetensors"
 segclip convert "$run/model.safetensors" src/segclip/assets/mini.safetensors --eight-bit

@@ -1,6 +1,7 @@
 """The command, in process: what it writes, its exit codes, and one line for whatever goes wrong."""
 
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -17,6 +18,8 @@ from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
+from segclip.train.recipes import mini
+from segclip.train.resolve import resolve
 
 Run = Callable[..., tuple[int, str, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -276,7 +279,54 @@ def test_arguments_that_cannot_be_read(argv: list[str], capsys: pytest.CaptureFi
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_help_needs_no_torch() -> None:
-    code = "import sys; from segclip.cli import main; sys.exit(main(['--help']) or 'torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0 and "segment" in result.stdout and "convert" in result.stdout
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ([], ["segment", "convert"]),
+        (["train"], ["paper", "mini", "debug", "on generated scenes", "--resume"]),
+        (["train", "debug"], ["--model.embed", "(default: 64)", "--init-from", "--max-grad-norm"]),
+        (["train", "mini"], ["number C of learnable centers, so of regions. (default: 16)", "(default: mini)"]),
+    ],
+)
+def test_help_needs_no_torch(arguments: list[str], shown: list[str]) -> None:
+    """And a recipe's help has the numbers of the model that it trains, from the weights that it starts from."""
+    argv = [*arguments, "--help"]
+    code = f"import sys; from segclip.cli import main; sys.exit(main({argv}) or 'torch' in sys.modules)"
+    environment = {**os.environ, "COLUMNS": "200"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0
+    assert all(text in result.stdout for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("former", "now", "value"),
+    [
+        ("--start", "--init-from", "mini"),
+        ("--centers", "--init-centers", "random"),
+        ("--clip", "--max-grad-norm", "2.0"),
+        ("--keep", "--keep-checkpoints", "5"),
+        ("--cache.likeness", "--soft-target-scale", "7.0"),
+        ("--cache.reconstructed", "--cache.reconstruction-fraction", "0.5"),
+        ("--cache.small", "--cache.half-size-prob", "0.25"),
+        ("--cache.no-words", "--cache.no-caption-words", None),
+    ],
+)
+def test_former_options_still_work(former: str, now: str, value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr("segclip.cli._train", lambda *arguments: taken.append(arguments) or 0)
+    for option in (former, now):
+        given = [option] if value is None else [option, value]
+        assert main(["train", "mini", "--data", "shards", "--out", "run", *given]) == 0
+    assert taken[0] == taken[1]
+    if former != "--start":
+        assert taken[0][0] != resolve(mini())
+
+
+def test_train_without_a_recipe_and_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert "give a recipe (paper, mini, debug) and --out RUN, or --resume RUN alone" in capsys.readouterr().err
+    assert main(["train", "--workers", "2", "debug", "--out", "run"]) == 2
+    assert "--workers 2 stands before the recipe" in capsys.readouterr().err
+    assert main(["train", "debug", "--out", "run", "--batch", "0"]) == 2
+    err = capsys.readouterr().err
+    assert "batch 0; give at least 1" in err and err.count("\n") == 1

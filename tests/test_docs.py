@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 
 import segclip
 from segclip import cli
+from segclip.config import ModelConfig
 from segclip.data.shards import Shards
 from segclip.train.config import CacheConfig
 from segclip.train.recipes import RECIPES, mini
@@ -110,6 +111,8 @@ def test_shown_commands_have_options_that_exist(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(cli, "COMMANDS", {name: nothing(command) for name, command in cli.COMMANDS.items()})
     monkeypatch.setattr(cli, "_train", lambda *_: called.append("train") or 0)
+    monkeypatch.setattr(cli, "_resume", lambda *_: called.append("train") or 0)
+    monkeypatch.setattr(cli, "resolve", lambda config: replace(config, model=ModelConfig()))  # its weights are not here
     commands_shown = shown()
     assert len(commands_shown) > 10
     for page, arguments in commands_shown:

@@ -65,16 +65,16 @@ def test_contrastive_loss(seed: int, batch: int, scale: float) -> None:
 @few
 @given(seeds, st.integers(1, 6), st.floats(0.1, 20), st.floats(0, 30))
 def test_contrastive_loss_shares_targets_among_captions_alike(
-    seed: int, batch: int, scale: float, likeness: float
+    seed: int, batch: int, scale: float, soft_target_scale: float
 ) -> None:
     image, text = normal(seed, batch, 5), normal(seed + 1, batch, 5)
-    targets = [softmax([likeness * cosine(a, b) for b in text]) for a in text]
+    targets = [softmax([soft_target_scale * cosine(a, b) for b in text]) for a in text]
     expected = contrastive_by_loops(image, text, scale, targets)
-    got = contrastive_loss(image, text, torch.tensor(scale, dtype=torch.float64), likeness)
+    got = contrastive_loss(image, text, torch.tensor(scale, dtype=torch.float64), soft_target_scale)
     assert got.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_a_likeness_without_end_leaves_each_pair_its_own_target() -> None:
+def test_a_soft_target_scale_without_end_leaves_each_pair_its_own_target() -> None:
     image, text, scale = normal(0, 4, 8), normal(1, 4, 8), torch.tensor(3.0, dtype=torch.float64)
     torch.testing.assert_close(contrastive_loss(image, text, scale, 1e6), contrastive_loss(image, text, scale))
 

@@ -5,20 +5,28 @@ to stop (SIGTERM) and saved.
 torch and all that needs it are imported by the commands, so that `--help` is quick.
 """
 
+import contextlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from segclip.train.config import TrainConfig
+from segclip.train.config import TrainConfig, Weights
+from segclip.train.recipes import RECIPES
+from segclip.train.resolve import resolve
 
 OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
+
+WRITES = """Writes OUT/recipe.json, OUT/metrics.jsonl (a line a step), OUT/checkpoints, OUT/sheets (photos with their
+regions) and at the end OUT/model.safetensors. The same command again goes on with a broken run."""
 
 console = Console(stderr=True)
 
@@ -311,53 +319,108 @@ def web(port: int = 7860, host: str = "127.0.0.1", model: tuple[str, ...] = ("mi
     return serve(port, host, model, device)
 
 
-def resume(resume: Path, workers: int | None = None) -> int:
-    """Train a model: segclip train RECIPE --out RUN, or go on with a run that was broken: segclip train --resume RUN.
+@dataclass(frozen=True)
+class NewRun:
+    """A run that `segclip train RECIPE` asks for."""
 
-    RECIPE is paper, mini or debug; segclip train RECIPE --help shows its fields, each of which can be given. Many
-    processes, on one machine or many: torchrun -m segclip train ...
+    config: TrainConfig
+    data: str | None
+    out: Path
+
+
+@dataclass(frozen=True)
+class NoRecipe:
+    """No recipe: --resume names a run that goes on."""
+
+
+def train_command(arguments: Sequence[str] = ()) -> Callable[..., int]:
+    """The command `train`: each recipe is a subcommand, whose options are the recipe's fields.
 
     Args:
-        resume: Folder of the run.
-        workers: Processes that read for each process that trains, if not as before.
+        arguments: what follows `train`. Where a recipe does, it shows and takes the model that it really trains, of
+            which the weights that it starts from may have to tell.
+
+    Raises:
+        ValueError: an unknown recipe; weights that cannot be read.
     """
-    import dataclasses
-
-    from segclip.train.run import read_recipe
-
-    config, data = read_recipe(resume)
-    if workers is not None:
-        config = dataclasses.replace(config, workers=workers)
-    return _train(config, data, resume)
-
-
-def train_by(recipe: str) -> Callable[..., int]:
-    """The command for one recipe, whose fields are its options."""
-    from segclip.train.recipes import RECIPES
-
-    default = RECIPES[recipe]()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in RECIPES:
+        raise ValueError(f"recipe {arguments[0]!r}; known are {', '.join(RECIPES)}")
+    choices = [_choice(name, arguments[1:] if arguments[:1] == [name] else None) for name in RECIPES]
+    none = Annotated[NoRecipe, tyro.conf.subcommand("none", default=NoRecipe(), prefix_name=False)]
+    kinds: Any = Union[(*choices, none)]
 
     def train(
+        recipe: Annotated[kinds, tyro.conf.arg(name="")] = NoRecipe(),  # pyright: ignore[reportInvalidTypeForm]
+        resume: Path | None = None,
+        workers: int | None = None,
+    ) -> int:
+        """Train a model: segclip train RECIPE --data DIR --out RUN, or go on with a broken run: --resume RUN.
+
+        segclip train RECIPE --help shows the recipe's fields, each of which can be given. Many processes, on one
+        machine or many: torchrun -m segclip train ...
+
+        Args:
+            recipe: Recipes.
+            resume: Folder of a run that was broken.
+            workers: With --resume: processes that read for each process that trains, if not as before.
+        """
+        if resume and not isinstance(recipe, NewRun):
+            return _resume(resume, workers)
+        if resume or not isinstance(recipe, NewRun):
+            raise ValueError(f"give a recipe ({', '.join(RECIPES)}) and --out RUN, or --resume RUN alone")
+        if workers is not None:
+            raise ValueError(f"--workers {workers} stands before the recipe; give it after the recipe's name")
+        return _train(recipe.config, recipe.data, recipe.out)
+
+    return train
+
+
+def _choice(name: str, options: Sequence[str] | None) -> object:
+    """A recipe as a subcommand; with its options, with its model and all that can be said of it."""
+    recipe = RECIPES[name]
+    default, paragraphs = recipe(), (inspect.getdoc(recipe) or name).splitlines()
+    if options is not None:
+        default = _with_model(default, options)
+
+    def new_run(
         out: Path,
         data: str | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = default,
-    ) -> int:
-        """Train a model; the same command again goes on with a broken run.
-
-        Writes OUT/recipe.json, OUT/metrics.jsonl (a line a step), OUT/checkpoints, OUT/sheets (photos with their
-        regions) and at the end OUT/model.safetensors.
+    ) -> NewRun:
+        """A run of a recipe.
 
         Args:
-            out: Folder of the run.
+            out: Folder of the run; the same command again goes on with a broken run.
             data: Shards that segclip prepare made: a folder, or an address (https://, gs://, hf://, pipe:). What
                 prepare takes is prepared first, into OUT/shards. The recipe debug makes its own.
             config: The recipe; any field can be given.
         """
-        if data is None and recipe != "debug":
+        if data is None and name != "debug":
             raise ValueError("no data given; --data names shards, or what segclip prepare takes")
-        return _train(config, data, out)
+        return NewRun(config, data, out)
 
-    return train
+    about = paragraphs[0] if options is None else "\n\n".join([*filter(None, paragraphs), WRITES])
+    return Annotated[NewRun, tyro.conf.subcommand(name, constructor=new_run, description=about, prefix_name=False)]
+
+
+def _with_model(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
+    """A recipe with the model that it trains over the weights that the options, or else itself, name."""
+
+    def start(init_from: Weights = recipe.init_from) -> str | None:
+        return init_from
+
+    with contextlib.suppress(SystemExit):  # options that cannot be read: who reads all of them says so
+        given, _ = tyro.cli(start, args=options, return_unknown_args=True, add_help=False, console_outputs=False)
+        if given != recipe.init_from:  # the recipe's own model is for the recipe's own weights
+            recipe = replace(recipe, init_from=given, model=None if given else recipe.model)
+    return resolve(recipe)
+
+
+def _resume(run: Path, workers: int | None) -> int:
+    from segclip.train.run import read_recipe
+
+    config, data = read_recipe(run)
+    return _train(config if workers is None else replace(config, workers=workers), data, run)
 
 
 def _train(config: TrainConfig, data: str | None, out: Path) -> int:
@@ -371,6 +434,7 @@ def _train(config: TrainConfig, data: str | None, out: Path) -> int:
     from segclip.train.loop import Stopped
     from segclip.train.run import train
 
+    config = resolve(config)  # what cannot be trained is refused before data is made
     with PartialState(cpu=only_cpu()).main_process_first():  # it makes what is missing, the others find it there
         config, shards = (config, open_or_prepare(data, out / "shards")) if data else make_data(config, out)
     try:
@@ -389,7 +453,7 @@ COMMANDS = {
     "convert": convert,
     "export": export,
     "prepare": prepare,
-    "train": resume,
+    "train": train_command(),
     "evaluate": evaluate,
     "web": web,
 }
@@ -406,14 +470,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = COMMANDS
-    if argv[:1] == ["train"] and len(argv) > 1 and not argv[1].startswith("-"):
-        from segclip.train.recipes import RECIPES
-
-        recipe = argv.pop(1)
-        if recipe not in RECIPES:
-            return _fail(f"recipe {recipe!r}; known are {', '.join(RECIPES)}")
-        commands = {**COMMANDS, "train": train_by(recipe)}
     try:
+        if argv[:1] == ["train"]:
+            commands = {**COMMANDS, "train": train_command(argv[1:])}
         return tyro.extras.subcommand_cli_from_dict(commands, prog="segclip", args=argv, description=_first_line())
     except SystemExit as leave:  # tyro: --help, or arguments it could not read, which it has explained
         return leave.code if isinstance(leave.code, int) else OK if leave.code is None else NOTHING_DONE

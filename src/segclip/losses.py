@@ -13,35 +13,38 @@ from torch import Tensor
 
 SuperpixelLoss = Literal["reference", "one-softmax"]
 
-
-SMOOTHING = 0.1  # of "one-softmax": the usual label smoothing (arXiv 1512.00567, section 7)
+LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
 
 
 def contrastive_loss(
     image: Float[Tensor, "B E"],
     text: Float[Tensor, "B E"],
     scale: Float[Tensor, ""],
-    likeness: float | None = None,
+    soft_target_scale: float | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric cross-entropy of each image against all texts and each text against all images.
 
     Args:
         image, text: embeddings of the pairs (of all processes), not normalised.
         scale: multiplier of the cosines.
-        likeness: pairs whose captions mean alike are no negatives of each other, so each pair's target is shared: the
-            softmax of `likeness` times the cosines of the captions. None: each pair is its own, as the authors have it.
+        soft_target_scale: pairs whose captions mean alike are no negatives of each other, so each pair's target is
+            shared: the softmax of so many times the cosines of the captions. None: each pair is its own, as the
+            authors have it.
     """
     text = F.normalize(text, dim=-1)
     logits = scale * F.normalize(image, dim=-1) @ text.T
-    if likeness is None:
+    if soft_target_scale is None:
         target = torch.arange(len(logits), device=logits.device)
     else:
-        target = (likeness * text @ text.T).softmax(dim=-1).detach()
+        target = (soft_target_scale * text @ text.T).softmax(dim=-1).detach()
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def superpixel_loss(
-    hard: Float[Tensor, "B C P"], superpixels: Int[Tensor, "B P"], kind: SuperpixelLoss = "reference"
+    hard: Float[Tensor, "B C P"],
+    superpixels: Int[Tensor, "B P"],
+    kind: SuperpixelLoss = "reference",
+    smoothing: float = LABEL_SMOOTHING,
 ) -> Float[Tensor, ""]:
     """Patches of one superpixel should go to the same center: symmetric KL to the superpixel's mean.
 
@@ -50,21 +53,22 @@ def superpixel_loss(
 
         "reference": the softmax, as the authors do. They are distributions already, the rows of m one-hot, so this
             flattens them: with 8 centers the loss stays under about 0.02.
-        "one-softmax": (1 - e) x + e / C with e = 0.1. The assignment's own softmax is the only one; m is 0 in all
-            centers but one, where KL would be infinite, and e keeps loss and gradient finite. The gradient is some 30
-            times the reference's.
+        "one-softmax": (1 - e) x + e / C with e = `smoothing`. The assignment's own softmax is the only one; m is 0 in
+            all centers but one, where KL would be infinite, and e keeps loss and gradient finite. With e = 0.1 the
+            gradient is some 30 times the reference's.
 
     Args:
         hard: assignment, one-hot over the centers, with its straight-through gradient.
         superpixels: any integers, an id per patch; equal ids of different photos are different superpixels.
         kind: how u and m are kept away from 0.
+        smoothing: of "one-softmax", between 0 and 1.
     """
     mean = superpixel_mean(hard, superpixels)
     if kind == "reference":
         log_u, log_m = mean.log_softmax(dim=1), hard.log_softmax(dim=1)
         u, m = log_u.exp(), log_m.exp()
     else:
-        u, m = ((1 - SMOOTHING) * x + SMOOTHING / x.shape[1] for x in (mean, hard))
+        u, m = ((1 - smoothing) * x + smoothing / x.shape[1] for x in (mean, hard))
         log_u, log_m = u.log(), m.log()
     # KL(u||m) + KL(m||u) = sum (u - m)(log u - log m)
     return ((u - m) * (log_u - log_m)).sum() / (2 * hard.numel())

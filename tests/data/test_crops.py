@@ -1,16 +1,19 @@
 """The crops of training."""
 
 import numpy as np
+import pytest
 
-from segclip.data.crops import RATIO, SCALE, Box, crop_photo, draw_crop
+from segclip.data.crops import RATIO, Box, crop_photo, draw_crop
+from segclip.train.config import TrainConfig
 
 
-def test_crops_keep_to_scale_and_ratio() -> None:
+@pytest.mark.parametrize("scale", [TrainConfig.crop_scale, (0.08, 0.5)])
+def test_crops_keep_to_scale_and_ratio(scale: tuple[float, float]) -> None:
     generator = np.random.default_rng(0)
-    boxes = [draw_crop(300, 400, generator) for _ in range(500)]
+    boxes = [draw_crop(300, 400, generator, scale) for _ in range(500)]
     share = np.array([b.height * b.width / (300 * 400) for b in boxes])
     ratio = np.array([b.width / b.height for b in boxes])
-    assert share.min() > SCALE[0] - 0.01 and share.max() <= SCALE[1] and share.std() > 0.1
+    assert share.min() > scale[0] - 0.01 and share.max() <= scale[1] + 0.01 and share.std() > 0.1
     assert ratio.min() > RATIO[0] - 0.01 and ratio.max() < RATIO[1] + 0.01
     assert all(0 <= b.top <= 300 - b.height and 0 <= b.left <= 400 - b.width for b in boxes)
 

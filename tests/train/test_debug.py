@@ -38,7 +38,8 @@ def test_it_learns_to_segment(run: Path, tmp_path: Path) -> None:
     """Held-out scenes of a seed that nothing was chosen on, every pixel labelled, ten classes."""
     scenes = open_folder(write_scenes(tmp_path, 64, seed=2))
     torch.manual_seed(0)
-    assert validate(SegCLIP(debug().model).eval(), scenes) < 0.2
+    model = debug().model
+    assert model and validate(SegCLIP(model).eval(), scenes) < 0.2
     assert validate(load_model(run / "model.safetensors"), scenes) > 0.6
     found = [line["miou"] for line in map(json.loads, (run / "metrics.jsonl").open()) if "miou" in line]
     best = validate(load_model(run / "best.safetensors"), open_folder(run / "data" / "held_out"))

@@ -1,25 +1,37 @@
 """What a recipe may be, which parameters it trains, and how fast."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from helpers.formats import to_openai
 from helpers.small_model import SENTENCE, small_model
 from helpers.small_runs import CACHED, PAIRS
 
+from segclip import load
+from segclip.checkpoints.native import save_model
+from segclip.config import ModelConfig
 from segclip.train.config import CacheConfig, TrainConfig
 from segclip.train.optim import freeze, learning_rate, make_optimiser
 from segclip.train.recipes import INPUTS, TOWERS, mini, paper
+from segclip.train.resolve import resolve
+
+TINY = Path(__file__).parent / "golden" / "tiny.bin"  # small weights as the authors store them
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"cache": CacheConfig(mosaics=(2, 3))}, "mosaics of 3 photos do not divide a batch of 4"),
-        ({"cache": CacheConfig(small=1.5)}, "small 1.5; give a share in 0..1"),
+        ({"cache": CacheConfig(half_size_prob=1.5)}, "half_size_prob 1.5; give a share in 0..1"),
         ({"micro_batch": 2}, "leave out micro_batch"),
-        ({"start": None}, "name their model as start"),
+        ({"init_from": None}, "name their model as init_from"),
         ({"losses": ()}, "no losses; give one or more"),
         ({"save_every": 0}, "save_every 0; give at least 1"),
+        ({"crop_scale": (0.5, 1.2)}, r"crop_scale 0\.5 1\.2; give two shares"),
+        ({"betas": (0.9, 1.0)}, r"betas 0\.9 1\.0; give two numbers from 0 to below 1"),
+        ({"label_smoothing": 0.0}, r"label_smoothing 0\.0; give a share between 0 and 1"),
     ],
 )
 def test_recipes_that_cannot_be(change: dict, why: str) -> None:
@@ -34,6 +46,32 @@ def test_a_recipe_survives_its_json() -> None:
         TrainConfig.from_json('{"lr": 1}')
 
 
+def test_a_recipes_model_is_that_of_its_weights_or_the_papers(tmp_path: Path) -> None:
+    assert resolve(paper()).model == ModelConfig()
+    assert resolve(mini()).model == load("mini").config
+    ours, clip = tmp_path / "ours.safetensors", TINY
+    save_model(small_model(SENTENCE), ours)
+    for path in (ours, clip):
+        assert resolve(TrainConfig(init_from=str(path))).model == load(path).config
+    twelve = replace(SENTENCE, centers=12)
+    assert resolve(TrainConfig(init_from=str(ours), model=twelve)).model == twelve
+    deep = replace(SENTENCE, text=replace(SENTENCE.text, layers=2))
+    with pytest.raises(ValueError, match=r"model\.text\.layers 2; the weights of init_from, .*, have 1, and over"):
+        resolve(TrainConfig(init_from=str(ours), model=deep))
+    with pytest.raises(ValueError, match="no such file"):
+        resolve(TrainConfig(init_from=str(tmp_path / "none.pt")))
+
+
+def test_a_lone_clip_leaves_the_decoder_free(tmp_path: Path) -> None:
+    path = tmp_path / "clip.pt"
+    torch.save(to_openai(torch.load(TINY, weights_only=True)), path)
+    known = load(path).config
+    deep = replace(known, centers=5, decoder_layers=1)
+    assert resolve(TrainConfig(init_from=str(path), model=deep)).model == deep
+    with pytest.raises(ValueError, match="over weights only centers and decoder_layers can be changed"):
+        resolve(TrainConfig(init_from=str(path), model=replace(known, embed=3)))
+
+
 def test_learning_rate() -> None:
     assert learning_rate(15, 200, 4e-3, 0.15) == pytest.approx(2e-3)  # x = 0.075, half of the way up
     assert learning_rate(30, 200, 4e-3, 0.15) == pytest.approx(4e-3)
@@ -44,7 +82,7 @@ def test_learning_rate() -> None:
 def test_the_papers_groups() -> None:
     """Spec of arXiv 2211.14813's code: what is frozen, what learns slowly, what decays."""
     config = paper()
-    assert (config.lr, config.slow_lr, config.batch, config.epochs, config.clip) == (4e-3, 4e-6, 768, 10, 1.0)
+    assert (config.lr, config.slow_lr, config.batch, config.epochs, config.max_grad_norm) == (4e-3, 4e-6, 768, 10, 1.0)
     model = small_model()
     freeze(model, config)
     optimiser = make_optimiser(model, config)

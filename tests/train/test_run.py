@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.shard_files import FAST, map_serially
-from helpers.small_model import SENTENCE, small_model
+from helpers.small_model import CLIP, SENTENCE, small_model
 from helpers.small_runs import CACHE, CACHED, PAIRS, assert_same_run, metrics, run_script, weights
 from PIL import Image
 
 from segclip import load
 from segclip.checkpoints.native import load_model, save_model
 from segclip.cli import main
+from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
 from segclip.data.prepare import prepare
 from segclip.data.scenes import write_scenes
@@ -38,10 +39,13 @@ from segclip.train import run_files as files
 from segclip.train.config import TrainConfig
 from segclip.train.feature_batches import CachedStream, read_captions
 from segclip.train.feature_cache import cache_features
-from segclip.train.initialization import start_centers, start_projection
+from segclip.train.initialization import start_centers, start_model, start_projection
 from segclip.train.recipes import TOWERS
-from segclip.train.run import train
+from segclip.train.resolve import resolve
+from segclip.train.run import read_recipe, train
 
+FORMER = {"init_from": "start", "init_centers": "centers", "max_grad_norm": "clip", "keep_checkpoints": "keep"}
+FORMER_CACHE = {"reconstruction_fraction": "reconstructed", "half_size_prob": "small", "caption_words": "words"}
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (128, 128, 128)}
 
 
@@ -81,7 +85,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A recipe like mini's, over a small model's towers."""
     path = tmp_path_factory.mktemp("towers") / "towers.safetensors"
     save_model(small_model(SENTENCE), path)
-    return replace(CACHED, start=str(path))
+    return replace(CACHED, init_from=str(path))
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +112,14 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig
         assert line["loss"] == pytest.approx(line["contrastive"] + line["superpixel"] + line["reconstruction"])
     first, last = (np.mean([line["reconstruction"] for line in part]) for part in (lines[:4], lines[-4:]))
     assert last < first
-    assert config.start
-    before, after = load_model(config.start).state_dict(), weights(whole)
+    assert config.init_from
+    before, after = load_model(config.init_from).state_dict(), weights(whole)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith(TOWERS) for name in changed)
     assert {"image.grouping.centers", "image.projection", "logit_scale", "reconstruction.mask_token"} <= changed
     with Image.open(whole / "sheets" / "00000018.png") as sheet:
         assert sheet.size == (3 * (56 + 6), 6 * (56 + 6))
-    assert len(list((whole / "checkpoints").iterdir())) == config.keep
+    assert len(list((whole / "checkpoints").iterdir())) == config.keep_checkpoints
 
 
 def test_training_on_photos(whole_pairs: Path) -> None:
@@ -277,9 +281,9 @@ def test_runs_share_features_of_the_same_settings(data: Shards, config: TrainCon
 def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
     data: Shards, config: TrainConfig, whole: Path
 ) -> None:
-    assert config.start
+    assert config.init_from
     captions = read_captions(data)
-    crops = cache_features(config.start, data, whole / "features", crops=2, reduction="majority", seed=0)
+    crops = cache_features(config.init_from, data, whole / "features", crops=2, reduction="majority", seed=0)
     words = [["a square"], *([] for _ in captions[1:])]
     texts = {text: torch.rand(64) for own in (*captions, *words) for text in own}
     known = {photo[p].tobytes() for crop in crops for block in crop for photo in block.patches for p in range(16)}
@@ -302,9 +306,9 @@ def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
 
 
 def test_photos_in_large_mosaics_are_seen_at_half_size(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
-    assert config.start
-    (blocks,) = cache_features(config.start, data, tmp_path, crops=1, small=True, reduction="majority", seed=0)
-    model = load(config.start, "cpu").to(torch.bfloat16)
+    assert config.init_from
+    (blocks,) = cache_features(config.init_from, data, tmp_path, crops=1, small=True, reduction="majority", seed=0)
+    model = load(config.init_from, "cpu").to(torch.bfloat16)
     block, half = blocks[0], model.config.image.side // 2
     assert block.small is not None and block.small.shape == (len(block.rows), 4, 64)
     small = [np.asarray(Image.fromarray(crop).resize((half, half), Image.Resampling.BICUBIC)) for crop in block.pixels]
@@ -319,7 +323,7 @@ def test_photos_in_large_mosaics_are_seen_at_half_size(data: Shards, config: Tra
     words: list[list[str]] = [[] for _ in captions]
     for photos, kind in ((2, block.patches), (4, block.small)):
         known = {patch.tobytes() for own in kind for patch in own}
-        mixed = replace(config, batch=4, cache=replace(CACHE, crops=1, mosaics=(photos,), small=1.0))
+        mixed = replace(config, batch=4, cache=replace(CACHE, crops=1, mosaics=(photos,), half_size_prob=1.0))
         stream = CachedStream([blocks], captions, words, texts, mixed, 4, rank=0, world=1, device=torch.device("cpu"))
         batch = next(stream.epoch(0, 0))
         assert batch.patches.shape == (4 // photos, 16, 64)
@@ -329,7 +333,9 @@ def test_photos_in_large_mosaics_are_seen_at_half_size(data: Shards, config: Tra
 def test_half_a_side_that_is_no_whole_number_of_patches(data: Shards, tmp_path: Path) -> None:
     odd = replace(SENTENCE, image=replace(SENTENCE.image, side=3 * SENTENCE.image.patch))
     save_model(small_model(odd), tmp_path / "odd.safetensors")
-    with pytest.raises(ValueError, match=r"half of the image side .* is not a multiple of the patch .* small to 0"):
+    with pytest.raises(
+        ValueError, match=r"half of the image side .* not a multiple of the patch .* half_size_prob to 0"
+    ):
         cache_features(
             str(tmp_path / "odd.safetensors"),
             data,
@@ -459,9 +465,7 @@ def test_train_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(
-        "segclip.train.recipes.RECIPES", {"mini": lambda: replace(config, cache=replace(CACHE, crops=1))}
-    )
+    monkeypatch.setattr("segclip.cli.RECIPES", {"mini": lambda: replace(config, cache=replace(CACHE, crops=1))})
     argv = ["train", "mini", "--data", str(source), "--out", str(tmp_path / "run"), "--steps", "2"]
     assert main(argv) == 0
     assert len(metrics(tmp_path / "run")) == 2
@@ -482,6 +486,79 @@ def test_train_command(
     argv[3:6] = [str(tmp_path / "run" / "shards"), "--out", str(tmp_path / "again")]
     assert main(argv) == 0  # shards are taken as they are
     assert not (tmp_path / "again" / "shards").exists()
+
+
+def test_what_can_be_changed_over_weights_is_trained_and_all_else_refused(
+    data: Shards,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("segclip.cli.RECIPES", {"mini": lambda: config, "paper": lambda: PAIRS})
+    place = ["--data", str(data.folder), "--steps", "2", "--out"]
+    assert main(["train", "mini", "--model.centers", "12", *place, str(tmp_path / "run")]) == 0
+    assert weights(tmp_path / "run")["image.grouping.centers"].shape == (12, 64)
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]
+    assert recipe["model"] == asdict(replace(SENTENCE, centers=12))
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+    path = tmp_path / "clip.safetensors"
+    save_model(small_model(CLIP), path)
+    for options, why in (
+        (["--model.embed", "32"], f"model.embed 32; the weights of init_from, {path}, have 64"),
+        (["--model.image.patch", "8"], "model.image.patch 8; the weights of init_from"),
+        (["--model.decoder-layers", "2"], "over weights only centers can be changed: leave it out"),
+    ):
+        capsys.readouterr()
+        assert main(["train", "paper", "--init-from", str(path), *options, *place, str(tmp_path / "x")]) == 2
+        err = capsys.readouterr().err
+        assert why in err and err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+    assert main(["train", "mini", "--model.embed", "32", *place, str(tmp_path / "x")]) == 2
+    assert "embed 32 must equal its width 64" in " ".join(capsys.readouterr().err.split())
+
+
+def test_another_number_of_centers_keeps_all_else_of_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "clip.safetensors"
+    save_model(small_model(CLIP), path)
+    config = resolve(TrainConfig(init_from=str(path), model=replace(CLIP, centers=6)))
+    before, after = load_model(path).state_dict(), start_model(config).state_dict()
+    anew = {name for name in before if not torch.equal(before[name], after[name])}
+    assert anew == {"image.grouping.centers", "reconstruction.unpool.weight", "reconstruction.unpool.bias"}
+    assert after["image.grouping.centers"].shape == (6, 64) and after["reconstruction.unpool.weight"].shape == (6, 6)
+
+
+def test_soft_targets_and_what_else_is_swept_reach_training_on_photos(data: Shards, tmp_path: Path) -> None:
+    def first_step(name: str, **changes) -> dict[str, float]:
+        train(replace(PAIRS, steps=2, superpixel_loss="one-softmax", **changes), data, tmp_path / name)
+        return metrics(tmp_path / name)[0]
+
+    plain = first_step("plain")
+    assert first_step("soft", soft_target_scale=2.0)["contrastive"] != plain["contrastive"]
+    assert first_step("smooth", label_smoothing=0.3)["superpixel"] < plain["superpixel"]
+    assert first_step("crops", crop_scale=(0.1, 0.2))["reconstruction"] != plain["reconstruction"]
+
+
+def test_a_run_of_the_first_version_goes_on(data: Shards, config: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    """Its recipe.json has former names, and the paper's model whatever was trained."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    recipe = json.loads((run / "recipe.json").read_text())
+    raw = recipe["recipe"]
+    for new, old in FORMER.items():
+        raw[old] = raw.pop(new)
+    raw["cache"] = {FORMER_CACHE.get(name, name): value for name, value in raw["cache"].items()}
+    raw["cache"]["likeness"] = raw.pop("soft_target_scale")
+    raw["model"] = asdict(ModelConfig())
+    for name in ("betas", "eps", "label_smoothing", "crop_scale"):
+        del raw[name]
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (run / "model.safetensors").unlink()
+    found, _ = read_recipe(run)
+    assert found == config  # whose model is that of its weights
+    train(found, data, run)
+    assert_same_run(run, whole)
+    assert json.loads((run / "recipe.json").read_text())["recipe"] == json.loads(resolve(config).to_json())
 
 
 def test_regions_start_pointing_to_the_captions_of_their_photo() -> None:

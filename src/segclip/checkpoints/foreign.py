@@ -128,6 +128,11 @@ def read_foreign(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
     raise CheckpointError(f"{path}: looks like weights of another model, tensors {listing(plain)}; {EXPECTED}")
 
 
+def is_plain_clip(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors that `read_foreign` takes are those of a CLIP alone, without grouping and masked branch."""
+    return not any(name.removeprefix("module.").startswith("clip.visual.") for name in state)
+
+
 def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
     """The same tensors under our names; names that no rule knows stay as they are."""
     return {our_name(name, rules): tensor for name, tensor in state.items()}

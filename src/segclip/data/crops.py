@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-SCALE = (0.5, 1.0)  # of the photo's area; arXiv 2211.14813, training
+CROP_SCALE = (0.5, 1.0)  # smallest and largest share of a photo's area
 RATIO = (3 / 4, 4 / 3)  # width to height
 
 
@@ -21,10 +21,21 @@ class Box:
     width: int
 
 
-def draw_crop(height: int, width: int, generator: np.random.Generator) -> Box:
-    """A random box of a photo: area within SCALE, ratio within RATIO (log-uniform); the centre if ten draws fail."""
+def draw_crop(
+    height: int,
+    width: int,
+    generator: np.random.Generator,
+    scale: tuple[float, float] = CROP_SCALE,
+) -> Box:
+    """A random box of a photo: area within `scale`, ratio within RATIO (log-uniform); the centre if ten draws fail.
+
+    Args:
+        height, width: of the photo.
+        generator: what draws.
+        scale: smallest and largest share of the photo's area.
+    """
     for _ in range(10):
-        area = height * width * generator.uniform(*SCALE)
+        area = height * width * generator.uniform(*scale)
         ratio = math.exp(generator.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

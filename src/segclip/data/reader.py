@@ -17,7 +17,7 @@ from jaxtyping import Int32, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from segclip.data.crops import crop_image, draw_crop
+from segclip.data.crops import CROP_SCALE, crop_image, draw_crop
 from segclip.data.shards import Sample, SampleError, Shards
 from segclip.data.superpixels import Method, Reduction, crop_superpixels, find_superpixels, patch_superpixels
 
@@ -59,6 +59,7 @@ class ReaderConfig:
         side: of the square crops, in pixels.
         patch: side of a patch, in pixels.
         captions: "one": an epoch has each photo once, with one of its captions drawn; "all": it has each caption once.
+        crop_scale: smallest and largest share of a photo's area that a crop takes.
         reduction: superpixels to patches, see `patch_superpixels`.
         superpixels: how they are found on the fly in shards that have none.
         drop_last: leave out the last incomplete batch of an epoch.
@@ -69,6 +70,7 @@ class ReaderConfig:
     side: int = 224
     patch: int = 16
     captions: Literal["one", "all"] = "one"
+    crop_scale: tuple[float, float] = CROP_SCALE
     reduction: Reduction = "majority"
     superpixels: Method = "scikit-image"
     drop_last: bool = True
@@ -183,7 +185,7 @@ def cut_sample(
 ) -> tuple[UInt8[np.ndarray, "S S 3"], Int32[np.ndarray, "rows columns"]]:
     """A random crop of a sample's photo, and the superpixel id of each of its patches. Raises SampleError."""
     photo, ids = sample.image(), sample.superpixels()
-    box = draw_crop(photo.height, photo.width, generator)
+    box = draw_crop(photo.height, photo.width, generator, config.crop_scale)
     ids = find_superpixels(np.asarray(photo), config.superpixels) if ids is None else ids
     if ids.shape != (photo.height, photo.width):
         raise SampleError(f"{sample.key}: superpixels of {ids.shape}, a photo of {(photo.height, photo.width)}")

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
-from segclip.losses import SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
+from segclip.losses import LABEL_SMOOTHING, SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
 from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
 from segclip.model.image import ImageTower
 from segclip.model.layers import Attention
@@ -164,6 +164,7 @@ class SegCLIP(nn.Module):
         *,
         reconstruct: bool = True,
         kind: SuperpixelLoss = "reference",
+        smoothing: float = LABEL_SMOOTHING,
     ) -> Parts:
         """`losses`, before the contrastive loss; `reconstruct` says whether there is a masked branch.
 
@@ -189,6 +190,7 @@ class SegCLIP(nn.Module):
             None if superpixels is None else superpixels.flatten(1),
             noise,
             kind=kind,
+            smoothing=smoothing,
         )
 
     def parts_from_patches(
@@ -201,6 +203,7 @@ class SegCLIP(nn.Module):
         noise: Noise,
         *,
         kind: SuperpixelLoss = "reference",
+        smoothing: float = LABEL_SMOOTHING,
         photos: int = 1,
     ) -> Parts:
         """`parts` from what the trunk and the text tower gave, which frozen towers need to compute only once.
@@ -216,7 +219,7 @@ class SegCLIP(nn.Module):
             text: embedding of each caption.
             superpixels: an id per patch; None leaves the superpixel loss out.
             noise: as for `losses`.
-            kind: see `superpixel_loss`.
+            kind, smoothing: see `superpixel_loss`.
             photos: in a mosaic (see `ImageTower.embed_mosaic`); 1: every photo is encoded by itself.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
@@ -227,7 +230,7 @@ class SegCLIP(nn.Module):
         zero = pixels.new_zeros(())
         with torch.autocast(pixels.device.type, enabled=False):
             scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
-            superpixel = zero if superpixels is None else superpixel_loss(grouping.hard, superpixels, kind)
+            superpixel = zero if superpixels is None else superpixel_loss(grouping.hard, superpixels, kind, smoothing)
         reconstruction = zero if visible is None else self._reconstruct(visible, pixels, noise)
         return Parts(embedding.to(text.dtype), text, superpixel, reconstruction, scale)
 
@@ -288,11 +291,11 @@ class SegCLIP(nn.Module):
         return hub.push(self, repo_id, private=private, token=token, commit_message=commit_message)
 
 
-def combine_parts(parts: Parts, likeness: float | None = None) -> Losses:
-    """The losses of pairs that are the whole batch; for `likeness` see `contrastive_loss`."""
+def combine_parts(parts: Parts, soft_target_scale: float | None = None) -> Losses:
+    """The losses of pairs that are the whole batch; for `soft_target_scale` see `contrastive_loss`."""
     with torch.autocast(parts.image.device.type, enabled=False):
         image, text = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (parts.image, parts.text))
-        contrastive = contrastive_loss(image, text, parts.scale, likeness)
+        contrastive = contrastive_loss(image, text, parts.scale, soft_target_scale)
     total = contrastive + parts.superpixel + parts.reconstruction
     return Losses(contrastive, parts.superpixel, parts.reconstruction, total)
 

@@ -129,6 +129,7 @@ class Segmenter:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._text = lru_cache(LABEL_SETS)(self._embed_set)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
         """Segment one photo.

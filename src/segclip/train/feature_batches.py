@@ -60,6 +60,7 @@ class CachedLearner(nn.Module):
             batch.superpixels if "superpixel" in losses else None,
             batch.noise,
             kind=self.config.superpixel_loss,
+            smoothing=self.config.label_smoothing,
             photos=batch.photos,
         )
 
@@ -120,13 +121,13 @@ class CachedStream:
             yield self._batch(own, photos, np.random.default_rng((self.config.seed, number, step, self.rank)))
 
     def _batch(self, places: np.ndarray, photos: int, generator: np.random.Generator) -> CachedBatch:
-        masked = max(1, round(self.cache.reconstructed * len(places)))
+        masked = max(1, round(self.cache.reconstruction_fraction * len(places)))
         whole, mixed, texts = [], [], []
         for b, i in places.tolist():
             block = self.crops[int(generator.integers(len(self.crops)))][b]
             count = len(block.patches[i]) // photos
             patches, superpixels = block.patches[i], block.superpixels[i]
-            if block.small is not None and photos >= 4 and generator.random() < self.cache.small:
+            if block.small is not None and photos >= 4 and generator.random() < self.cache.half_size_prob:
                 patches, superpixels = block.small[i], superpixels[1::2, 1::2]
             chosen = generator.permutation(len(patches))[:count] if photos > 1 else slice(None)
             mixed.append((patches[chosen], superpixels.reshape(-1)[chosen]))

@@ -30,6 +30,7 @@ from segclip.data.shards import SampleError, Shards
 from segclip.data.superpixels import Reduction
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
+from segclip.train.config import TrainConfig
 
 BLOCK = 64  # photos in a block
 SMALL = "small.npy"  # file of a block that is added when asked for
@@ -61,17 +62,26 @@ class Block:
 
 
 def cache_features(
-    towers: str, shards: Shards, folder: Path, *, crops: int, small: bool = False, reduction: Reduction, seed: int
+    towers: str,
+    shards: Shards,
+    folder: Path,
+    *,
+    crops: int,
+    small: bool = False,
+    crop_scale: tuple[float, float] = TrainConfig.crop_scale,
+    reduction: Reduction,
+    seed: int,
 ) -> list[list[Block]]:
     """Compute what is missing in `folder`, over all cores, and open it memory-mapped.
 
     Args:
         towers: the model whose trunk is used, as `segclip.load` takes it.
         shards: the photos.
-        folder: the cache; it belongs to these towers, shards, reduction and seed. More crops, and what is small, can
-            be added later.
+        folder: the cache; it belongs to these towers, shards, crop_scale, reduction and seed. More crops, and what is
+            small, can be added later.
         crops: how many of each photo.
         small: each crop at half its side too.
+        crop_scale: smallest and largest share of a photo's area that a crop takes.
         reduction: of superpixels to patches, see `segclip.data.superpixels.patch_superpixels`.
         seed: of the crops, the masks and the order of the photos.
 
@@ -86,13 +96,13 @@ def cache_features(
     image = model.config.image
     if small and image.side % (2 * image.patch):
         raise ValueError(
-            f"half of the image side {image.side} is not a multiple of the patch {image.patch}; set small to 0"
+            f"half of the image side {image.side} is not a multiple of the patch {image.patch}; set half_size_prob to 0"
         )
-    _claim(folder, model, shards, reduction, seed)
+    _claim(folder, model, shards, crop_scale, reduction, seed)
     order = np.random.default_rng(seed).permutation(len(shards))
     blocks = np.array_split(order, -(-len(order) // BLOCK))
     paths = [[folder / f"crop{crop}" / f"{i:05d}" for i in range(len(blocks))] for crop in range(crops)]
-    work = partial(_write_block, shards=shards, reduction=reduction, seed=seed)
+    work = partial(_write_block, shards=shards, crop_scale=crop_scale, reduction=reduction, seed=seed)
     missing = [
         (path, rows, crop)
         for crop, row in enumerate(paths)
@@ -111,12 +121,21 @@ def cache_features(
     return opened
 
 
-def _claim(folder: Path, model: SegCLIP, shards: Shards, reduction: Reduction, seed: int) -> None:
+def _claim(
+    folder: Path,
+    model: SegCLIP,
+    shards: Shards,
+    crop_scale: tuple[float, float],
+    reduction: Reduction,
+    seed: int,
+) -> None:
     """Refuse to mix features of different origins in one folder."""
     digest = hashlib.sha256()
     for parameter in model.image.trunk.parameters():
         digest.update(parameter.detach().numpy().tobytes())
     digest.update(repr(([shard.sha256 for shard in shards.index.shards], reduction, seed)).encode())
+    if crop_scale != TrainConfig.crop_scale:  # features of the usual one are known without it, as they always were
+        digest.update(repr(crop_scale).encode())
     stamp = folder / "made-of"
     folder.mkdir(parents=True, exist_ok=True)
     if not stamp.exists():
@@ -149,8 +168,17 @@ def _start_worker(towers: str) -> None:
     _model = load(towers, "cpu").to(torch.bfloat16)
 
 
-def _write_block(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, reduction: Reduction, seed: int) -> None:
-    photos = list(_prepare_photos(rows, shards, crop, reduction, seed))
+def _write_block(
+    path: Path,
+    rows: np.ndarray,
+    crop: int,
+    *,
+    shards: Shards,
+    crop_scale: tuple[float, float],
+    reduction: Reduction,
+    seed: int,
+) -> None:
+    photos = list(_prepare_photos(rows, shards, crop, crop_scale, reduction, seed))
     if not photos:
         raise ValueError(f"none of the {len(rows)} photos of a block can be read (the log names them): mend the data")
     arrays = {name: np.stack([photo[name] for photo in photos]) for name in photos[0]}
@@ -183,10 +211,10 @@ def _write_small(path: Path) -> None:
 
 
 def _prepare_photos(
-    rows: np.ndarray, shards: Shards, crop: int, reduction: Reduction, seed: int
+    rows: np.ndarray, shards: Shards, crop: int, crop_scale: tuple[float, float], reduction: Reduction, seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     image = _model.config.image
-    cutting = ReaderConfig(batch=1, side=image.side, patch=image.patch, reduction=reduction)
+    cutting = ReaderConfig(1, image.side, image.patch, crop_scale=crop_scale, reduction=reduction)
     for row in rows:
         generator = np.random.default_rng((seed, crop, int(row)))
         try:

@@ -31,12 +31,25 @@ LIFT = 4.0  # from here on the activation after a region's network is nearly the
 
 
 def start_model(config: TrainConfig) -> SegCLIP:
-    """A new model over the frozen trunk and text tower of `config.start`, in evaluation mode."""
-    assert config.start
-    source = load(config.start, "cpu")
+    """The model of a resolved recipe, over the weights of `config.init_from`.
+
+    With cached features it is new but for what is frozen. Else all is as in the weights, but for what depends on a
+    number that the recipe changes: the centers, and the layer that takes regions to patches, which mixes them.
+    """
+    assert config.model
+    if config.init_from is None:
+        return SegCLIP(config.model).eval()
+    source = load(config.init_from, "cpu")
+    if not config.cache and source.config == config.model:
+        return source
     torch.manual_seed(config.seed)
-    model = SegCLIP(source.config)
-    kept = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(config.frozen)}
+    model = SegCLIP(config.model)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    kept = {
+        name: tensor
+        for name, tensor in source.state_dict().items()
+        if (name.startswith(config.frozen) if config.cache else tensor.shape == shapes.get(name))
+    }
     model.load_state_dict(kept, strict=False)
     return model.eval()
 

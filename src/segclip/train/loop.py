@@ -183,14 +183,14 @@ class Run:
             batch.split(self.config.micro_batch),
             gather=gather_rows(self.accelerator, self.config.batch // world),
             world=world,
-            likeness=self.config.cache.likeness if self.config.cache else None,
+            soft_target_scale=self.config.soft_target_scale,
             contrast="contrastive" in self.config.losses,
             no_sync=unsynced(self.learner),
         )
 
     def _update(self, loss: float) -> float:
         """Take the optimiser's step, unless the loss or its gradient is not finite; gives the gradient's norm."""
-        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimiser.step()
@@ -219,7 +219,7 @@ class Run:
     def _save(self, step: int) -> None:
         state = {**full_state(self.learner, self.optimiser), "counts": asdict(self.counts)}
         if self.accelerator.is_main_process:
-            save_checkpoint(self.out, step, state, self.config.keep)
+            save_checkpoint(self.out, step, state, self.config.keep_checkpoints)
 
     def _restore(self) -> int:
         """Take up the last checkpoint; gives the steps that are done."""

@@ -8,9 +8,6 @@ from torch import nn
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
 
-BETAS = (0.9, 0.98)
-EPS = 1e-6
-
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     """Of step 1..steps: linear up to `peak` over the share `warmup`, then a cosine to 0 at the last step."""
@@ -52,8 +49,8 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [{"params": params, "peak": peak, "weight_decay": decay} for (peak, decay), params in groups.items()],
         lr=config.lr,
-        betas=BETAS,
-        eps=EPS,
+        betas=config.betas,
+        eps=config.eps,
         fused=True,
     )
 

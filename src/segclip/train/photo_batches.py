@@ -62,6 +62,7 @@ class PairLearner(nn.Module):
             batch.noise,
             reconstruct="reconstruction" in wanted,
             kind=self.config.superpixel_loss,
+            smoothing=self.config.label_smoothing,
         )
 
 
@@ -78,6 +79,7 @@ class PairStream:
             side=side,
             patch=patch,
             captions=config.captions,
+            crop_scale=config.crop_scale,
             reduction=config.reduction,
             seed=config.seed,
         )

@@ -16,7 +16,7 @@ ASSIGNMENT = tuple(f"image.grouping.{part}" for part in ("centers", "blocks", "n
 def paper() -> TrainConfig:
     """The paper's: CC3M and COCO captions, from CLIP's ViT-B/16 (arXiv 2211.14813, training details).
 
-    Command: segclip train paper --data SHARDS --out RUN --start ViT-B-16.pt
+    Command: segclip train paper --data SHARDS --out RUN --init-from ViT-B-16.pt
     Hardware: eight A100 (the authors); with --micro-batch, one GPU of 24 GB, or a CPU. Hours and result: unmeasured.
     """
     return TrainConfig(frozen=INPUTS, slow=("image.trunk", "text.", "logit_scale"))
@@ -29,12 +29,13 @@ def mini() -> TrainConfig:
     Hardware: two CPU cores. Hours and result: docs/results.md.
     """
     return TrainConfig(
-        start="mini",
-        cache=CacheConfig(small=0.5, words=True),
-        centers="k-means",
+        init_from="mini",
+        cache=CacheConfig(half_size_prob=0.5, caption_words=True),
+        init_centers="k-means",
         epochs=7,  # more of them learn the photos by heart
         batch=128,
         captions="one",
+        soft_target_scale=12.0,
         frozen=TOWERS,
         slow=ASSIGNMENT,
         lr=1e-3,
@@ -58,7 +59,7 @@ def debug() -> TrainConfig:
             centers=8,
             decoder_layers=1,
         ),
-        centers="k-means",  # from random ones it takes far longer than a minute
+        init_centers="k-means",  # from random ones it takes far longer than a minute
         steps=140,
         batch=64,
         captions="one",

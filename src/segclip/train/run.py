@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from segclip.checkpoints.loading import load
 from segclip.data.normalise import normalise
 from segclip.data.shards import Shards
 from segclip.model.segclip import SegCLIP
@@ -22,17 +21,18 @@ from segclip.train.initialization import start_centers, start_model, start_proje
 from segclip.train.loop import Run
 from segclip.train.optim import freeze
 from segclip.train.photo_batches import CHUNK, PairLearner, PairStream
+from segclip.train.resolve import resolve
 from segclip.train.run_files import RECIPE, changes
 from segclip.utils.files import write_aside
 
-FREE = ("workers", "save_every", "keep", "trackers")  # fields that may change when a run goes on
+FREE = ("workers", "save_every", "keep_checkpoints", "trackers")  # fields that may change when a run goes on
 
 
 def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
     """Train, or go on with a run that was broken; under torchrun or accelerate launch, over all processes.
 
     Args:
-        config: the recipe.
+        config: the recipe; recipe.json has it with the model that is trained.
         shards: photos and captions.
         out: folder of the run; where it has a checkpoint, the run goes on from there.
 
@@ -44,6 +44,7 @@ def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
         FloatingPointError: ten steps in a row had no finite loss.
         Stopped: SIGTERM came; the state is saved.
     """
+    config = resolve(config)
     accelerator = Accelerator(
         cpu=only_cpu(),
         mixed_precision="no",  # the recipe's, which a process may change from run to run, is the loop's to apply
@@ -78,8 +79,8 @@ def read_recipe(out: Path) -> tuple[TrainConfig, str]:
 
 
 def _pairs(config: TrainConfig, shards: Shards, accelerator: Accelerator) -> tuple[PairLearner, SegCLIP, PairStream]:
-    model = load(config.start, "cpu") if config.start else SegCLIP(config.model).eval()  # until the first step
-    if config.centers == "k-means":
+    model = start_model(config)
+    if config.init_centers == "k-means":
         start_centers(model, _trunk_features(config, shards, model), config.seed)
     freeze(model, config)
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -99,23 +100,24 @@ def _trunk_features(config: TrainConfig, shards: Shards, model: SegCLIP) -> Iter
 def _cached(
     config: TrainConfig, shards: Shards, out: Path, accelerator: Accelerator
 ) -> tuple[CachedLearner, SegCLIP, CachedStream]:
-    assert config.cache and config.start
+    assert config.cache and config.init_from
     folder = Path(config.cache.folder) if config.cache.folder else out / "features"
     with accelerator.main_process_first():  # the others find them there
         crops = cache_features(
-            config.start,
+            config.init_from,
             shards,
             folder,
             crops=config.cache.crops,
-            small=config.cache.small > 0,
+            small=config.cache.half_size_prob > 0,
+            crop_scale=config.crop_scale,
             reduction=config.reduction,
             seed=config.cache.seed,
         )
         model = start_model(config)
         captions = read_captions(shards)
-        words = find_words(captions) if config.cache.words else [[] for _ in captions]
+        words = find_words(captions) if config.cache.caption_words else [[] for _ in captions]
         embedded = embed_captions(model, [*captions, *words], folder / "captions.pt")
-        if config.centers == "k-means":
+        if config.init_centers == "k-means":
             start_centers(model, (patches for block in crops[0] for patches in block.patches), config.seed)
             start_projection(model, captioned(crops[0], captions, words, embedded))
     freeze(model, config)
@@ -137,15 +139,17 @@ def _cached(
 def _claim(file: Path, config: TrainConfig, place: str, data: list[str], main: bool) -> None:
     """Keep the recipe beside the run; refuse to go on with another one."""
     wanted = {"recipe": json.loads(config.to_json()), "data": place, "shards": data}
+    found = None
     if file.exists():
         found, _ = read_recipe(file.parent)
         kept = json.loads(file.read_text("utf-8"))
         free = {name: getattr(config, name) for name in FREE}
-        old = json.loads(dataclasses.replace(found, **free).to_json())
+        model = found.model or config.model  # 0.1 did not keep the model that it trained over weights
+        old = json.loads(dataclasses.replace(found, **free, model=model).to_json())
         if differences := changes({**old, "shards": kept.get("shards")}, {**wanted["recipe"], "shards": data}):
             raise ValueError(
                 f"{file.parent}: a run with another recipe or other data ({', '.join(differences)}); go on with "
                 f"segclip train --resume {file.parent}, or give another folder"
             )
-    elif main:
+    if main and not (found and found.model):
         write_aside(file, lambda aside: aside.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8"))

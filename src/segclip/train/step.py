@@ -31,7 +31,7 @@ def backward(
     *,
     gather: Gather = gather_nothing,
     world: int = 1,
-    likeness: float | None = None,
+    soft_target_scale: float | None = None,
     contrast: bool = True,
     no_sync: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Losses:
@@ -42,7 +42,7 @@ def backward(
         micro_batches: this process's share of the batch; each process has as many.
         gather: exchanges embeddings between the processes.
         world: how many processes there are.
-        likeness: see `contrastive_loss`.
+        soft_target_scale: see `contrastive_loss`.
         contrast: whether the contrastive loss is learned from; it is found in any case.
         no_sync: what keeps the wrapped learner from averaging gradients before the last micro-batch.
 
@@ -59,7 +59,7 @@ def backward(
             seen = [learner(pairs, embed_only=True) for pairs in micro_batches]
         image, text = (torch.cat([getattr(parts, name) for parts in seen]) for name in ("image", "text"))
         scale = seen[0].scale
-    contrastive, gradients = _contrastive_gradients(image, text, scale, gather, likeness)
+    contrastive, gradients = _contrastive_gradients(image, text, scale, gather, soft_target_scale)
 
     gradients = gradients if contrast else tuple(map(torch.zeros_like, gradients))
     count, start = sum(map(len, micro_batches)), 0
@@ -83,7 +83,7 @@ def _contrastive_gradients(
     text: Float[Tensor, "B E"],
     scale: Float[Tensor, ""],
     gather: Gather,
-    likeness: float | None,
+    soft_target_scale: float | None,
 ) -> tuple[Float[Tensor, ""], tuple[Tensor, Tensor, Tensor]]:
     """The loss of all processes' pairs, and its gradients by this process's embeddings and by the scale."""
     leaves = []
@@ -95,6 +95,6 @@ def _contrastive_gradients(
     rows = slice(start, start + len(own_image))
     all_image, all_text = all_image.clone(), all_text.clone()
     all_image[rows], all_text[rows] = own_image, own_text
-    loss = contrastive_loss(all_image, all_text, own_scale, likeness)
+    loss = contrastive_loss(all_image, all_text, own_scale, soft_target_scale)
     by_image, by_text, by_scale = torch.autograd.grad(loss, leaves)
     return loss.detach(), (by_image.to(image.dtype), by_text.to(text.dtype), by_scale)

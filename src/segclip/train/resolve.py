@@ -1,0 +1,94 @@
+"""What a recipe trains: its model, where the weights that it starts from have a say.
+
+No torch, as long as the weights are in our own format: `segclip train RECIPE --help` shows the model's real numbers.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from segclip.config import ModelConfig
+from segclip.train.config import TrainConfig
+
+MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
+OVER_OURS = ("centers",)
+OVER_CLIP = ("centers", "decoder_layers")  # a CLIP has neither grouping nor masked branch
+LARGEST_HEADER = 1 << 27  # bytes
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights that training starts from.
+
+    Attributes:
+        model: their configuration.
+        free: fields of it that may differ in what is trained.
+    """
+
+    model: ModelConfig
+    free: tuple[str, ...]
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The recipe with the model that is trained.
+
+    Raises:
+        ValueError: `config.model` differs from the weights of `config.init_from` in what cannot be changed over them.
+    """
+    if config.init_from is None:
+        return replace(config, model=config.model or ModelConfig())
+    start = read_start(config.init_from)
+    if config.model is None:
+        return replace(config, model=start.model)
+    given, known = _flat(config.model), _flat(start.model)
+    for name, value in given.items():
+        if name not in start.free and value != known[name]:
+            raise ValueError(
+                f"model.{name} {value}; the weights of init_from, {config.init_from}, have {known[name]}, and over "
+                f"weights only {' and '.join(start.free)} can be changed: leave it out, or start from other weights or "
+                "from none"
+            )
+    return config
+
+
+def read_start(name: str) -> Start:
+    """What weights hold, as `segclip.load` takes them. Raises ValueError where they cannot be read."""
+    path = MINI if name == "mini" else Path(name).expanduser()
+    if (model := _read_header(path)) is not None:
+        return Start(model, OVER_OURS)
+    from segclip.checkpoints.loading import locate  # torch, which --help does not wait for
+
+    path = locate(name)
+    if (model := _read_header(path)) is not None:
+        return Start(model, OVER_OURS)
+    return _read_foreign(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
+def _read_foreign(path: Path, changed: int) -> Start:
+    from segclip.checkpoints.foreign import is_plain_clip, read_foreign
+    from segclip.checkpoints.tensors import read_tensors
+
+    state, _ = read_tensors(path)
+    return Start(read_foreign(state, path).config, OVER_CLIP if is_plain_clip(state) else OVER_OURS)
+
+
+def _read_header(path: Path) -> ModelConfig | None:
+    """The configuration in a safetensors file of ours: the file begins with the length of its header, which is JSON."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            metadata = json.loads(file.read(length))["__metadata__"] if length < LARGEST_HEADER else {}
+        return ModelConfig.from_json(metadata["segclip_config"])
+    except (OSError, ValueError, KeyError, TypeError):  # another format, or damaged: who reads all of it says why
+        return None
+
+
+def _flat(config: ModelConfig) -> dict[str, object]:
+    """Its fields, those of the towers under their names with a dot."""
+    flat: dict[str, object] = {}
+    for name, value in dataclasses.asdict(config).items():
+        flat |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
