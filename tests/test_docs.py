@@ -125,6 +125,7 @@ def test_no_command_hides_in_an_indented_block() -> None:
     assert hidden == []
 
 
+@pytest.mark.slow
 def test_site_builds_without_warnings_and_fetches_nothing(tmp_path: Path) -> None:
     """With every page in the navigation, and nothing that a reader's browser would load from elsewhere."""
     for part in ("docs", "src/segclip", "zensical.toml"):
@@ -160,6 +161,7 @@ def test_every_public_name_is_on_the_python_page() -> None:
     assert "segclip.__version__" in PAGES["api.md"]
 
 
+@pytest.mark.slow
 def test_notebook_runs(tmp_path: Path) -> None:
     notebook = nbformat.read(DOCS / "first-photo.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "clear the notebook's outputs"
@@ -169,6 +171,7 @@ def test_notebook_runs(tmp_path: Path) -> None:
     assert len(pictures) == 4
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_by_the_code(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "runs/figures.py"), str(tmp_path)]
     subprocess.run(script, check=True, timeout=300)

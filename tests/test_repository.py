@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("readme"), ROOT / "tests/golden/tiny.bin")
 
 
+@pytest.mark.slow
 def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, in order: a later one may use what an earlier one wrote. Training does two steps."""
     monkeypatch.chdir(folder)
