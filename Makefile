@@ -30,7 +30,7 @@ test-fast: .venv/installed-dev
 # With the lowest versions that pyproject.toml allows, in .venv-lowest; first without gradio and transformers (the tests
 # compare with it), which need a newer huggingface-hub than the package, then the web page. Torch is that of the other
 # tests, because an old one from pip's own index brings gigabytes of CUDA; where PyTorch's CPU index can be reached, its
-# lowest can be tried too:  make test-lowest TORCH=torch==2.6.0
+# lowest can be tried too:  make test-lowest TORCH=torch==2.7.0
 test-lowest:
 	rm -rf .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
