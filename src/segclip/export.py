@@ -6,8 +6,10 @@ Axes: B photos, H W pixels, C centers, P patches, E embedding, K labels.
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.data.normalise import MEAN, STD
-from segclip.model.segclip import MAX_SCALE, ImageOutput, SegCLIP, gather_regions
+from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_scores
 from segclip.text.labels import check_labels
 from segclip.text.prompts import PAPER_TEMPLATES
 from segclip.utils.files import write_aside
 
-SUFFIXES = (".onnx", ".pt2")
-MOST = 128  # patches in a side, at most: 2,048 pixels for a ViT-B/16
+MAX_PATCHES = 128  # in a side: 2,048 pixels for a ViT-B/16
 
 
 class Regions(nn.Module):
@@ -53,7 +54,7 @@ class Labels(Regions):
     def __init__(self, model: SegCLIP, embeds: Float[Tensor, "K E"], background: float | None) -> None:
         super().__init__(model)
         self.register_buffer("embeds", embeds)
-        self.scale = _scale(model)
+        self.scale = model.scale
         self.background, self.patch = background, model.config.image.patch
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B H W"]:
@@ -67,21 +68,37 @@ class Labels(Regions):
         return own.gather(1, owner.flatten(1)).unflatten(1, (height, width)).to(torch.int32)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter writes.
+
+    Attributes:
+        program: takes normalised `pixels` (B,3,H,W); B, H and W are free.
+        outputs: the names of what it gives.
+        about: what whoever runs it must know, ready for JSON: patch, side, mean, std, scale, labels, background.
+    """
+
+    program: torch.export.ExportedProgram
+    outputs: tuple[str, ...]
+    about: dict[str, Any]
+
+
 def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, background: float | None = None) -> None:
     """Write a model for any number of photos of any size, sides being multiples of the patch.
 
     Args:
         model: on the CPU, in evaluation mode.
-        file: NAME.onnx, for ONNX Runtime and its kin; or NAME.pt2, for `torch.export.load`.
+        file: its suffix is one of EXPORTERS: NAME.onnx, for ONNX Runtime and its kin; or NAME.pt2, for
+            `torch.export.load`.
         labels: None: the file gives `embedding`, `regions` and `soft`, from which any labels can be found. Else it
             gives `labels`, a label map for these.
         background: with labels: the paper's threshold in 0..1 below which a pixel gets 0; None: every pixel gets one.
 
     Raises:
-        ValueError: another suffix; labels or a background that cannot be used; the extra `export` is not installed.
+        ValueError: an unknown suffix; labels or a background that cannot be used; the extra `export` is not installed.
     """
-    if file.suffix not in SUFFIXES:
-        raise ValueError(f"{file}: export writes {' or '.join(SUFFIXES)}; name the file so")
+    if file.suffix not in EXPORTERS:
+        raise ValueError(f"{file}: export writes {' or '.join(EXPORTERS)}; name the file so")
     if background is not None and (labels is None or not 0 <= background <= 1):
         raise ValueError(f"background {background}; give a number in 0..1, together with labels")
     if labels is None:
@@ -90,7 +107,7 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         labels = check_labels(labels)
         module = Labels(model, LabelEmbedder(model)(labels, PAPER_TEMPLATES), background)
     patch, side = model.config.image.patch, model.config.image.side
-    batch, rows, columns = (torch.export.Dim(name, min=1, max=MOST) for name in ("batch", "rows", "columns"))
+    batch, rows, columns = (torch.export.Dim(name, min=1, max=MAX_PATCHES) for name in ("batch", "rows", "columns"))
     shapes = {"pixels": {0: batch, 2: patch * rows, 3: patch * columns}}
     # Two photos that are no squares: what is 1, or equal to another size, would be taken for a constant.
     example = torch.zeros(2, 3, side, side + patch)
@@ -98,26 +115,21 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         warnings.simplefilter("ignore")  # of torch's exporter, about itself
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=shapes, strict=False)
     about = {
-        "patch": patch, "side": side, "mean": MEAN, "std": STD, "scale": _scale(model),
+        "patch": patch, "side": side, "mean": MEAN, "std": STD, "scale": model.scale,
         "labels": labels, "background": background,
     }  # fmt: skip
-    if file.suffix == ".pt2":
-        extra = {"segclip.json": json.dumps(about)}
-        write_aside(file, lambda aside: _save_program(program, aside, extra))
-    else:
-        write_aside(file, lambda aside: _save_onnx(program, module.outputs, aside, about))
+    exported = Exported(program, module.outputs, about)
+    write_aside(file, lambda aside: EXPORTERS[file.suffix](exported, aside))
 
 
-def _scale(model: SegCLIP) -> float:
-    return float(model.logit_scale.detach().exp().clamp(max=MAX_SCALE))
+def write_pt2(exported: Exported, file: Path) -> None:
+    """A program of torch.export, with `about` in segclip.json."""
+    with file.open("wb") as opened:
+        torch.export.save(exported.program, opened, extra_files={"segclip.json": json.dumps(exported.about)})
 
 
-def _save_program(program: torch.export.ExportedProgram, aside: Path, extra: dict[str, str]) -> None:
-    with aside.open("wb") as file:
-        torch.export.save(program, file, extra_files=extra)
-
-
-def _save_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], aside: Path, about: dict) -> None:
+def write_onnx(exported: Exported, file: Path) -> None:
+    """ONNX, with `about` in its metadata, each value as JSON. Raises ValueError where the extra is not installed."""
     try:
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it
@@ -127,9 +139,12 @@ def _save_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], as
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converted = torch.onnx.export(
-            program, dynamo=True, input_names=["pixels"], output_names=list(outputs), verbose=False
+            exported.program, dynamo=True, input_names=["pixels"], output_names=list(exported.outputs), verbose=False
         )
     assert converted is not None
     model = converted.model_proto
-    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in about.items()})
-    aside.write_bytes(model.SerializeToString())
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in exported.about.items()})
+    file.write_bytes(model.SerializeToString())
+
+
+EXPORTERS: dict[str, Callable[[Exported, Path], None]] = {".onnx": write_onnx, ".pt2": write_pt2}

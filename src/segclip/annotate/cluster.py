@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from segclip.annotate.annotator import Annotator, Named, Request, Results
+from segclip.annotate.formats import FORMATS
+from segclip.annotate.formats.format import Format
 from segclip.data.prepare import batched
 from segclip.segment.many_photos import BATCH
 
@@ -36,7 +38,7 @@ def map_over_ray(request: Request, named: Named) -> Results:
         blocks = -(-len(rows) // BATCH)
         done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Worker,  # type: ignore[arg-type]
-            fn_constructor_args=(request,),
+            fn_constructor_args=(request, dict(FORMATS)),  # the formats that were added too
             batch_size=BATCH,
             concurrency=min(workers, blocks),
             num_gpus=1 if gpus else 0,
@@ -46,8 +48,8 @@ def map_over_ray(request: Request, named: Named) -> Results:
 
 
 class _Worker:
-    def __init__(self, request: Request) -> None:
-        self.annotator = Annotator(request)
+    def __init__(self, request: Request, formats: dict[str, Format]) -> None:
+        self.annotator = Annotator(request, formats)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
         named = [(Path(photo), str(stem)) for photo, stem in zip(batch["photo"], batch["stem"], strict=True)]

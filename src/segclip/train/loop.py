@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from segclip.checkpoints.native import save_model
 from segclip.data.shards import Shards
-from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.datasets.folder import open_folder
 from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import (
