@@ -45,8 +45,8 @@ def draw_regions(
                 if isinstance(sheet, Failed):
                     failures.append((sheet.item, sheet.reason))
                     continue
-                with atomic(out / SHEET.format(stem)) as file:
-                    sheet.save(file, "PNG")
+                with atomic(out / SHEET.format(stem)) as temporary:
+                    sheet.save(temporary, "PNG")
                 done += 1
     report(failures, done, out)
     return (1 if failures else 0) if done else 2

@@ -14,6 +14,7 @@ from segclip.train.config import TrainConfig
 
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
 OVER_OURS = ("centers",)
+OVER_CLIP = ("centers", "decoder_layers")  # a CLIP has neither grouping nor masked branch
 LARGEST_HEADER = 1 << 27  # bytes
 
 
@@ -67,12 +68,11 @@ def read_start(name: str) -> Start:
 
 @lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
 def _read_foreign(path: Path, changed: int) -> Start:
-    from segclip.checkpoints.loading import find_adapter, read_file
+    from segclip.checkpoints.loading import find_adapter
     from segclip.checkpoints.tensors import read_tensors
 
-    state = {name.removeprefix("module."): tensor for name, tensor in read_tensors(path)[0].items()}
-    adapter = find_adapter(state, path)
-    return Start(read_file(path).config, tuple(dict.fromkeys((*OVER_OURS, *adapter.MISSING))))
+    adapter, state = find_adapter(read_tensors(path)[0], path)
+    return Start(adapter.read(state, path).config, OVER_OURS if adapter.COMPLETE else OVER_CLIP)
 
 
 def _read_header(path: Path) -> ModelConfig | None:
