@@ -21,7 +21,6 @@ from rich.markup import escape
 from segclip.train.config import TrainConfig, Weights
 from segclip.train.recipes import RECIPES
 from segclip.train.resolve import resolve
-from segclip.utils.optional import require
 
 OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
@@ -418,28 +417,28 @@ def _with_model(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
 
 
 def _resume(run: Path, workers: int | None) -> int:
-    from segclip.train.run import read_recipe
+    from segclip.train.run_files import read_recipe
 
     config, data = read_recipe(run)
     return _train(config if workers is None else replace(config, workers=workers), data, run)
 
 
 def _train(config: TrainConfig, data: str | None, out: Path) -> int:
-    PartialState = require("accelerate", extra="train").PartialState
     from segclip.commands.prepare import open_or_prepare
     from segclip.train.debug_data import make_data
-    from segclip.train.distributed import only_cpu
     from segclip.train.loop import Stopped
     from segclip.train.run import train
+    from segclip.utils.processes import join_processes
 
     config = resolve(config)  # what cannot be trained is refused before data is made
-    with PartialState(cpu=only_cpu()).main_process_first():  # it makes what is missing, the others find it there
-        config, shards = (config, open_or_prepare(data, out / "shards")) if data else make_data(config, out)
     try:
-        file = train(config, shards, out)
+        with join_processes() as processes:
+            with processes.main_first():  # it makes what is missing, the others find it there
+                config, shards = (config, open_or_prepare(data, out / "shards")) if data else make_data(config, out)
+            file = train(config, shards, out, processes)
     except Stopped as stopped:
         return _fail(str(stopped), TERMINATED)
-    if PartialState().is_main_process:
+    if processes.is_main:
         console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
     return OK
 

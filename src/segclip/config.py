@@ -103,12 +103,3 @@ class ModelConfig:
             return cls(**{**raw, "image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a segclip model configuration: {error}") from error
-
-
-# Names of 0.1.
-_FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
-_FORMER_CACHE = {
-    "reconstructed": "reconstruction_fraction",
-    "small": "half_size_prob",
-    "words": "caption_words",
-}

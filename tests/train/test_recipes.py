@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import GOLDEN
 from helpers.formats import to_openai
 from helpers.small_model import SENTENCE, small_model
 from helpers.small_runs import CACHED, PAIRS
@@ -17,7 +18,7 @@ from segclip.train.optim import freeze, learning_rate, make_optimiser
 from segclip.train.recipes import INPUTS, TOWERS, mini, paper
 from segclip.train.resolve import resolve
 
-TINY = Path(__file__).parent / "golden" / "tiny.bin"  # small weights as the authors store them
+TINY = GOLDEN / "tiny.bin"  # small weights as the authors store them
 
 
 @pytest.mark.parametrize(

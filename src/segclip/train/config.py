@@ -192,3 +192,13 @@ def _translate(raw: dict[str, Any]) -> dict[str, Any]:
             former["soft_target_scale"] = cache.pop("likeness")
         former["cache"] = cache
     return {_FORMER.get(name, name): value for name, value in raw.items()} | former
+
+
+
+# Names of 0.1.
+_FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
+_FORMER_CACHE = {
+    "reconstructed": "reconstruction_fraction",
+    "small": "half_size_prob",
+    "words": "caption_words",
+}

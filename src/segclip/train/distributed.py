@@ -22,11 +22,9 @@ BLOCKS = (Block, PostNormBlock)  # what is sharded, and computed again, one by o
 
 def check_agreement(processes: Processes, recipe: str) -> None:
     """Raise ValueError where the processes were started with different recipes."""
-    number = int(hashlib.sha256(recipe.encode()).hexdigest()[:12], 16)  # 48 bits, exact in float64
+    number = int(hashlib.sha256(recipe.encode()).hexdigest()[:12], 16)
     if len(set(processes.each(number))) > 1:
-        raise ValueError(
-            f"the {processes.world} processes disagree on recipe or data: start all with the same command"
-        )
+        raise ValueError(f"the {processes.world} processes disagree on recipe or data: start all with the same command")
 
 
 def share_model(learner: nn.Module, processes: Processes, shard: bool) -> nn.Module:
@@ -71,7 +69,7 @@ def gather_rows(processes: Processes, share: int) -> Gather:
         return gather_nothing
 
     def gather(rows: Float[Tensor, "B E"]) -> tuple[Float[Tensor, "_ E"], int]:
-        counts = [int(count) for count in processes.each(len(rows))]
+        counts = processes.each(len(rows))
         padded = torch.cat([rows, rows.new_zeros(share - len(rows), rows.shape[1])])
         found = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(found, padded)

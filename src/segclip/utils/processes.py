@@ -33,13 +33,13 @@ class Processes:
         """Whether this is the one that writes and speaks for all."""
         return self.rank == 0
 
-    def each(self, number: float) -> list[float]:
+    def each(self, number: int) -> list[int]:
         """The number that each process gives, by rank."""
         if self.world == 1:
             return [number]
-        found = [torch.zeros(1, dtype=torch.float64) for _ in range(self.world)]
-        dist.all_gather(found, torch.tensor([number], dtype=torch.float64))
-        return [one.item() for one in found]
+        found = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(found, torch.tensor([number]))
+        return [int(one) for one in found]
 
     def sum(self, numbers: list[float]) -> list[float]:
         """Each number, summed over the processes."""
@@ -79,9 +79,9 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
     if world == 1:
         yield alone(device)
         return
-    if device == "auto" and torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    processes = Processes(rank, world, pick_device(device if device != "auto" else "cpu"))
+    if device == "auto":
+        device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
+    processes = Processes(rank, world, pick_device(device))
     on_cuda = processes.device.type == "cuda"
     if on_cuda:
         torch.cuda.set_device(processes.device)
