@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from segclip import Segmenter, load
 from segclip.data.normalise import normalise
 from segclip.data.shards import Shards
-from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.datasets.benchmark import Mask
+from segclip.evaluate.datasets.folder import open_folder
+from segclip.evaluate.diagnosis import Diagnosis
 from segclip.evaluate.evaluator import Evaluator, words_of
-from segclip.evaluate.masks import IGNORED, Mask
-from segclip.evaluate.metrics import Confusion
 from segclip.losses import contrastive_loss
 from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP, gather_regions
 from segclip.segment.encoded import EncodedPhoto
@@ -166,22 +166,16 @@ def encode(evaluator: Evaluator) -> Iterator[Encoded]:
 
 @torch.inference_mode()
 def measure(evaluator: Evaluator, photos: list[Encoded], head: PatchHead | None) -> dict[str, float]:
-    segmenter, names = evaluator.segmenter, evaluator.benchmark.names
+    model, diagnosis = evaluator.segmenter.model, Diagnosis(evaluator)
     if head:
-        segmenter.model.logit_scale.copy_(head.logit_scale)
-    told, named, regions = (Confusion(len(names)) for _ in range(3))
+        model.logit_scale.copy_(head.logit_scale)
     for one in photos:
-        output = per_patch(head, one.patches) if head else gather_regions(segmenter.model.image, one.patches)
-        photo = EncodedPhoto(one.photo, [one.view], [output])
-        things = np.where(one.truth == 0, IGNORED, one.truth)
-        for counts, classes in ((told, sorted({*things.flat} - {IGNORED})), (named, range(1, len(names)))):
-            if len(classes):
-                found = segmenter.label(photo, [names[i] for i in classes], background=None).labels
-                counts.add(things, np.array([0, *classes], np.uint8)[found])
-        if not head:  # regions of one patch each would be named too well
-            regions.add_counts(evaluator.count_regions(photo, one.truth))
-    figures = {"told": told.miou(), "accuracy": told.pixel_accuracy(), "named": named.miou()}
-    return figures if head else figures | {"regions": regions.miou()}
+        output = per_patch(head, one.patches) if head else gather_regions(model.image, one.patches)
+        diagnosis.add(EncodedPhoto(one.photo, [one.view], [output]), one.truth)
+    told = diagnosis.told
+    figures = {"told": told.miou(), "accuracy": told.pixel_accuracy(), "named": diagnosis.named.miou()}
+    # Regions of one patch each would be named too well.
+    return figures if head else figures | {"regions": diagnosis.regions.miou()}
 
 
 def per_patch(head: PatchHead, patches: Float[Tensor, "B P D"]) -> ImageOutput:

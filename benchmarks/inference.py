@@ -42,7 +42,7 @@ from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.checkpoints.native import save_model
 from segclip.data.normalise import normalise
 from segclip.data.photos import open_photo
-from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
 from segclip.segment.protocols.paper import region_owner, region_scores

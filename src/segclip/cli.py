@@ -240,11 +240,7 @@ def export(
 
 
 def evaluate(
-    set: Annotated[
-        Literal["voc2012", "context60", "context59", "coco-object", "coco-stuff", "ade20k", "cityscapes", "folder"],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="SET"),
-    ],
+    set: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET")],
     /,
     root: Path,
     model: str = "mini",

@@ -27,15 +27,17 @@ from rich.table import Table
 
 from segclip.checkpoints.loading import locate
 from segclip.commands.segment import check_writable
-from segclip.evaluate.datasets.benchmarks import Benchmark, Pair, SetName, open_benchmark
-from segclip.evaluate.evaluator import Evaluator, calibrate, cut_blocks, words_of
+from segclip.evaluate.datasets import open_benchmark
+from segclip.evaluate.datasets.benchmark import Benchmark, Pair
+from segclip.evaluate.evaluator import Evaluator, calibrate, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion, interval
-from segclip.evaluate.records import CountFiles
+from segclip.evaluate.records import Records
 from segclip.evaluate.report import write_report
 from segclip.segment.encoder import DType
 from segclip.segment.protocols import find_protocol
 from segclip.segment.protocols.settings import change_settings, settings_of
 from segclip.segment.segmenter import Segmenter
+from segclip.utils.failures import Failed
 from segclip.utils.files import atomic
 from segclip.utils.prefetch import prefetched
 
@@ -47,7 +49,7 @@ Job = dict[str, Any]  # what is evaluated, as the result has it
 
 
 def evaluate_set(
-    name: SetName,
+    name: str,
     root: Path,
     model: str = "mini",
     protocol: str = "open",
@@ -137,55 +139,54 @@ def _evaluate(
 ) -> int:
     rank, world = place
     with tempfile.TemporaryDirectory() as spare, _together(world) as wait:
-        files = CountFiles(file or Path(spare) / "result.json", job, rank)
-        known = files.start()
+        records = Records(file or Path(spare) / "result.json", job, rank)
+        known = records.start()
         wait()  # until all have read what an earlier run left
-        _count(evaluator, files, known, place, skip_bad)
+        _count(evaluator, records, known, place, skip_bad)
         wait()
         if rank:
             return 0
-        files.merge()
-        result = _summary(job, files, evaluator.benchmark)
+        records.merge()
+        result = _summary(job, records, evaluator.benchmark)
         if file is not None:
             _write_json(file, result)
         _show(result)
         if report is not None:
-            page = write_report(report, result, evaluator, *files.extremes(len(result["per_class"]), SHOWN))
+            page = write_report(report, result, evaluator, *records.extremes(len(result["per_class"]), SHOWN))
             console.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
     return _tell_bad(result["left_out"])
 
 
-def _count(evaluator: Evaluator, files: CountFiles, known: set[str], place: tuple[int, int], skip_bad: bool) -> None:
-    """Count this process's share of the blocks; a block of which a photo is missing is counted whole."""
+def _count(evaluator: Evaluator, records: Records, known: set[str], place: tuple[int, int], skip_bad: bool) -> None:
+    """Count this process's share of the batches; a batch of which a photo is missing is counted whole."""
     rank, world = place
-    blocks = cut_blocks(evaluator.benchmark.pairs)[rank::world]
-    left = [block for block in blocks if not all(pair.key in known for pair in block)]
-    bad: dict[str, str] = {}
+    batches = cut_batches(evaluator.benchmark.pairs)[rank::world]
+    left = [batch for batch in batches if not all(pair.key in known for pair in batch)]
+    failed: list[Failed] = []
     running = Confusion(len(evaluator.benchmark.names))
     with _bar(rank == 0) as bar:
-        task = bar.add_task("", total=sum(map(len, blocks)), completed=sum(map(len, blocks)) - sum(map(len, left)))
-        encoded = evaluator.encode(left, bad if skip_bad else None)
-        for block, counts in zip(
+        task = bar.add_task("", total=sum(map(len, batches)), completed=sum(map(len, batches)) - sum(map(len, left)))
+        encoded = evaluator.encode(left, failed if skip_bad else None)
+        for batch, counts in zip(
             left, prefetched(encoded, lambda photos: [evaluator.count(*one) for one in photos]), strict=True
         ):
-            files.add(counts)
+            records.add(counts)
             for photo in counts:
                 running.add_counts(photo.found)
-            bar.update(task, advance=len(block), description=f"mIoU {running.miou():.3f}")
-    files.add_bad(bad)
+            bar.update(task, advance=len(batch), description=f"mIoU {running.miou():.3f}")
+    records.add_failed(failed)
 
 
-def _summary(job: Job, files: CountFiles, benchmark: Benchmark) -> dict[str, Any]:
+def _summary(job: Job, records: Records, benchmark: Benchmark) -> dict[str, Any]:
     classes = len(benchmark.names)
     found, regions = Confusion(classes), Confusion(classes)
-    for photo in files.photos():
+    for photo in records.photos():
         found.add_counts(photo.found)
         regions.add_counts(photo.regions)
-    left_out = files.bad()
-    counted = job["photos"] - len(left_out)
+    left_out = {one.item: one.reason for one in records.failed()}
     return {
         "miou": found.miou(),
-        "miou_interval": interval((photo.found for photo in files.photos()), counted, classes),
+        "miou_interval": interval((photo.found for photo in records.photos()), classes),
         "pixel_accuracy": found.pixel_accuracy(),
         "mean_class_accuracy": found.mean_class_accuracy(),
         "region_miou": regions.miou(),
@@ -202,12 +203,12 @@ def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool
         raise ValueError(
             "--calibrate: nothing is found by a threshold here: no background, or one with words of its own"
         )
-    bad: dict[str, str] = {}
-    blocks = cut_blocks(evaluator.benchmark.pairs)
+    failed: list[Failed] = []
+    batches = cut_batches(evaluator.benchmark.pairs)
     counts: list[Confusion] = []
     with _bar(True) as bar:
         task = bar.add_task("calibrating", total=job["photos"])
-        for photos, counts in calibrate(evaluator, blocks, THRESHOLDS, bad if skip_bad else None):
+        for photos, counts in calibrate(evaluator, batches, THRESHOLDS, failed if skip_bad else None):
             bar.update(task, completed=photos, description=f"mIoU {max(own.miou() for own in counts):.3f}")
     curve = {threshold: own.miou() for threshold, own in zip(THRESHOLDS, counts, strict=True)}
     best = max(curve, key=lambda threshold: curve[threshold])
@@ -220,9 +221,10 @@ def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool
     output.print(
         f"best: --set threshold={best:g}; chosen on {job['set']} {job['split'] or job['root']}", soft_wrap=True
     )
+    left_out = {one.item: one.reason for one in failed}
     if file is not None:
-        _write_json(file, job | {"calibration": list(curve.items()), "best_threshold": best, "left_out": bad})
-    return _tell_bad(bad)
+        _write_json(file, job | {"calibration": list(curve.items()), "best_threshold": best, "left_out": left_out})
+    return _tell_bad(left_out)
 
 
 def _show(result: dict[str, Any]) -> None:

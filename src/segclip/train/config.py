@@ -194,7 +194,6 @@ def _translate(raw: dict[str, Any]) -> dict[str, Any]:
     return {_FORMER.get(name, name): value for name, value in raw.items()} | former
 
 
-
 # Names of 0.1.
 _FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
 _FORMER_CACHE = {
