@@ -18,13 +18,14 @@ from segclip.train.distributed import check_agreement
 from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
 from segclip.train.feature_cache import cache_features
 from segclip.train.initialization import start_model
-from segclip.train.loop import Run, Stopped, Stream, batches, on_sigterm
+from segclip.train.loop import Run, Stream, batches, on_sigterm
 from segclip.train.metrics import check_trackers, record_metrics
 from segclip.train.optim import freeze
 from segclip.train.photo_batches import PairStream
 from segclip.train.resolve import resolve
 from segclip.train.run_files import MODEL, keep_recipe
 from segclip.train.validation import Validation
+from segclip.utils.failures import Stopped
 from segclip.utils.processes import Processes, alone
 
 
