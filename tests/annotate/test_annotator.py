@@ -265,7 +265,7 @@ def test_bad_folders(run: Run, tmp_path: Path) -> None:
 
 
 def test_without_pycocotools(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     code, err = run()
     assert code == 2 and 'pip install "segclip[annotate]"' in err and err.count("\n") == 1
 

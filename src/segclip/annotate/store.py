@@ -70,8 +70,8 @@ class Store:
     def add(self, path: Path, annotated: Annotated) -> None:
         """Write a photo's own files, and then its line."""
         for name, data in annotated.files.items():
-            with atomic(self.out / name) as file:
-                file.write_bytes(data)
+            with atomic(self.out / name) as temporary:
+                temporary.write_bytes(data)
         for name in photo_links():
             _link(path, self.out / name.format(annotated.segments.stem + path.suffix))
         self.offsets[path.name] = self.file.stat().st_size
@@ -99,9 +99,9 @@ def _stamp(photo: Path) -> list[int]:
 
 def _link(photo: Path, name: Path) -> None:
     """The photo where a format looks for it: a link, or a copy where links cannot be made."""
-    with atomic(name) as file:
-        file.unlink()
+    with atomic(name) as temporary:
+        temporary.unlink()
         try:
-            file.symlink_to(os.path.relpath(photo.resolve(), name.parent.resolve()))
+            temporary.symlink_to(os.path.relpath(photo.resolve(), name.parent.resolve()))
         except (OSError, ValueError):  # on Windows: links are not allowed, or lead to another drive
-            shutil.copyfile(photo, file)
+            shutil.copyfile(photo, temporary)

@@ -29,6 +29,7 @@ RULES: Rules = (
     (r"\.c_proj\.", ".fc2."),
 )
 IGNORED = r"^(input_resolution|context_length|vocab_size)$|(^|\.)attn_mask$"  # sizes, and the causal mask
+MISSING: tuple[str, ...] = ("centers", "decoder_layers")  # neither grouping nor masked branch
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -64,10 +64,10 @@ def prepare(
     if preview < 0:
         raise ValueError(f"preview of {preview} photos; give at least 1, or leave the option out for none")
     settings = Settings(name, side, shard_mb, None if superpixels == "none" else superpixels)
-    map_blocks = map_over_cluster if ray else partial(map_locally, workers=workers)
+    map_chunks = map_over_cluster if ray else partial(map_locally, workers=workers)
     opened = open_source(source, format, photos, split)
     with _bar() as watch:
-        index = write_shards(opened, out, settings, max_bad=max_bad, map_blocks=map_blocks, watch=watch)
+        index = write_shards(opened, out, settings, max_bad=max_bad, map_chunks=map_chunks, watch=watch)
     if preview:
         write_preview(Shards(out), preview, out / "preview.png")
     console.print(_summary(index, out))
@@ -115,7 +115,7 @@ def _bar() -> Iterator[Callable[[float, int], None]]:
 
         def watch(read: float, seen: int) -> None:
             nonlocal start
-            start = start or (time.monotonic(), seen)  # from the first block on: workers start slowly
+            start = start or (time.monotonic(), seen)  # from the first chunk on: workers start slowly
             rate = (seen - start[1]) / max(time.monotonic() - start[0], 1e-9)
             progress.update(task, completed=read, description=f"{seen:,} photos, {rate:.0f}/s")
 

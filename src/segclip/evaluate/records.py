@@ -60,8 +60,8 @@ class Records:
             for line in self._lines(file):
                 (failed if "bad" in line else counted)[line["photo"]] = encode_line(line)
         lines = [encode_line({"job": self.job}), *(line for _, line in sorted((failed | counted).items()))]
-        with atomic(self.main) as file:
-            file.write_bytes(b"".join(lines))
+        with atomic(self.main) as temporary:
+            temporary.write_bytes(b"".join(lines))
         for file in files:
             if file != self.main:
                 file.unlink()

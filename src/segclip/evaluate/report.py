@@ -65,8 +65,8 @@ def write_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    with atomic(page) as file:
-        file.write_text(text, "utf-8")
+    with atomic(page) as temporary:
+        temporary.write_text(text, "utf-8")
     return page
 
 
