@@ -468,8 +468,6 @@ def test_train_command(
 ) -> None:
     recipe = replace(config, cache=replace(CACHE, crops=1))
     monkeypatch.setattr("segclip.commands.train.RECIPES", {"mini": lambda: recipe})
-        "segclip.commands.train.RECIPES", {"mini": lambda: replace(config, cache=replace(CACHE, crops=1))}
-    )
     argv = ["train", "mini", "--data", str(source), "--out", str(tmp_path / "run"), "--steps", "2"]
     assert main(argv) == 0
     assert len(metrics(tmp_path / "run")) == 2
