@@ -33,8 +33,7 @@ from segclip.evaluate.masks import IGNORED, Mask
 from segclip.evaluate.metrics import Confusion
 from segclip.losses import contrastive_loss
 from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP, gather_regions
-from segclip.segment.protocols.paper import PaperSettings, cut_windows
-from segclip.segment.segmenter import EncodedPhoto
+from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.windows import Windows
 from segclip.train.caption_words import find_words
 from segclip.train.config import TrainConfig
@@ -161,7 +160,7 @@ def encode(evaluator: Evaluator) -> Iterator[Encoded]:
     model = evaluator.segmenter.model
     for pair in track(evaluator.benchmark.pairs, "windows"):
         photo, truth = evaluator.benchmark.load(pair)
-        view = cut_windows(photo, model.config.image.side, PaperSettings())
+        (view,) = evaluator.segmenter.protocol.cut_photo(photo, model.config.image.side)
         yield Encoded(photo, view, model.image.encode_patches(normalise(np.stack(list(view.crops())))), truth)
 
 
@@ -173,7 +172,7 @@ def measure(evaluator: Evaluator, photos: list[Encoded], head: PatchHead | None)
     told, named, regions = (Confusion(len(names)) for _ in range(3))
     for one in photos:
         output = per_patch(head, one.patches) if head else gather_regions(segmenter.model.image, one.patches)
-        photo = EncodedPhoto(one.photo, [one.view], [output], PaperSettings())
+        photo = EncodedPhoto(one.photo, [one.view], [output])
         things = np.where(one.truth == 0, IGNORED, one.truth)
         for counts, classes in ((told, sorted({*things.flat} - {IGNORED})), (named, range(1, len(names)))):
             if len(classes):

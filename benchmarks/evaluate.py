@@ -25,7 +25,8 @@ from segclip.evaluate.datasets.benchmarks import Benchmark, open_folder
 from segclip.evaluate.datasets.class_names import COCO_STUFF, COCO_THINGS
 from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
 from segclip.evaluate.masks import IGNORED, Mask
-from segclip.segment.segmenter import EncodedPhoto, Protocol
+from segclip.segment.encoded import EncodedPhoto
+from segclip.segment.protocols import PROTOCOLS
 from segclip.segment.windows import encode_windows
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed and memory of evaluation.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photos", type=int, default=50)
-    parser.add_argument("--protocol", choices=("open", "paper", "groupvit"), default="open")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="open")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     benchmark = open_folder(options.folder)
@@ -47,7 +48,7 @@ def main() -> None:
     report_memory(options.folder, options.photos, options.protocol)
 
 
-def report_time(benchmark: Benchmark, protocol: Protocol) -> None:
+def report_time(benchmark: Benchmark, protocol: str) -> None:
     evaluator = Evaluator(Segmenter("mini", protocol), benchmark, words_of(benchmark))
     blocks = cut_blocks(benchmark.pairs)
     encoded = evaluator.encode(blocks)
@@ -60,7 +61,7 @@ def report_time(benchmark: Benchmark, protocol: Protocol) -> None:
     print(f"time, protocol {protocol}: {whole:.1f} s; the model alone {bare:.1f} s; ratio {whole / bare:.2f}")
 
 
-def report_labels(benchmark: Benchmark, protocol: Protocol) -> None:
+def report_labels(benchmark: Benchmark, protocol: str) -> None:
     """The same windows, 20 or 171 names; what the masks say does not matter here."""
     segmenter, names = Segmenter("mini", protocol), COCO_THINGS + COCO_STUFF
     evaluators = [
@@ -78,7 +79,7 @@ def report_labels(benchmark: Benchmark, protocol: Protocol) -> None:
     print(f"labels, protocol {protocol}: 171 to 20 classes {statistics.median(ratios):.3f}")
 
 
-def report_memory(folder: Path, photos: int, protocol: Protocol) -> None:
+def report_memory(folder: Path, photos: int, protocol: str) -> None:
     command = ["-m", "segclip", "evaluate", "folder", "--root", str(folder), "--protocol", protocol]
     with tempfile.TemporaryDirectory() as out:
         peaks = [

@@ -45,7 +45,6 @@ from segclip.data.photos import open_photo
 from segclip.evaluate.datasets.benchmarks import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
-from segclip.segment.protocols import open as open_protocol
 from segclip.segment.protocols.paper import region_owner, region_scores
 from segclip.segment.windows import encode_windows
 
@@ -133,7 +132,7 @@ def report_labels() -> None:
 def report_windows() -> None:
     segmenter = Segmenter(SegCLIP(ModelConfig()), "open")
     photo = np.array(Image.fromarray(skimage.data.chelsea()).resize((500, 375)))
-    views = open_protocol.cut_windows(photo, SIDE)
+    views = segmenter.protocol.cut_photo(photo, SIDE)
     crops = torch.from_numpy(np.stack([crop for view in views for crop in view.crops()]))
 
     def one_at_a_time() -> None:
@@ -175,7 +174,7 @@ def report_folder() -> None:
                 Image.fromarray(cat).resize((500, 375)).save(photos / f"{i}.jpg")
             command = ["-m", "segclip", "segment", str(photos), "--labels", "cat", "dog", "car"]
             seconds, peaks[number] = run_python([*command, "--out", f"{folder}/out"])
-        views = [v for i in range(sample) for v in open_protocol.cut_windows(open_photo(photos / f"{i}.jpg"), SIDE)]
+        views = [v for i in range(sample) for v in segmenter.protocol.cut_photo(open_photo(photos / f"{i}.jpg"), SIDE)]
         start = time.perf_counter()
         encode_windows(segmenter.encoder, views)
         bare = (time.perf_counter() - start) * count / sample

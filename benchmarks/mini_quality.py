@@ -29,20 +29,21 @@ from segclip.evaluate.datasets.benchmarks import open_folder
 from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
 from segclip.evaluate.masks import IGNORED, Mask
 from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
+from segclip.segment.encoded import EncodedPhoto
+from segclip.segment.protocols import PROTOCOLS
 from segclip.segment.protocols.paper import region_owner
-from segclip.segment.segmenter import EncodedPhoto, Protocol
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How well a model segments photos with masks.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("model", nargs="?", default="mini")
-    parser.add_argument("--protocol", choices=("open", "paper", "groupvit"), default="open")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="open")
     options = parser.parse_args()
     report(options.folder, options.model, options.protocol)
 
 
-def report(folder: Path, model: str, protocol: Protocol) -> None:
+def report(folder: Path, model: str, protocol: str) -> None:
     photos = open_folder(folder)
     voc = _voc_things(folder)
     evaluator = Evaluator(Segmenter(model, protocol), photos, words_of(photos))

@@ -112,7 +112,7 @@ def draw_names(
     model: SegCLIP, photo: UInt8[ndarray, "S S 3"], output: ImageOutput, text: torch.Tensor, file: Path
 ) -> None:
     """Regions against labels, and the pixels that follow."""
-    scale = float(model.logit_scale.exp().clamp(max=100))
+    scale = model.scale
     probability = (scale * F.normalize(output.regions[0], dim=-1) @ F.normalize(text, dim=-1).T).softmax(dim=-1).numpy()
     owner = region_owner(output, (len(photo), len(photo)))[0].numpy()
     best = region_scores(output, text, scale)[0].argmax(dim=-1).numpy()
@@ -139,7 +139,7 @@ def draw_contrast(model: SegCLIP, photos: UInt8[ndarray, "B S S 3"], file: Path)
     """The contrastive loss's table: photos x captions."""
     image = F.normalize(model.encode_image(normalise(photos)).embedding, dim=-1)
     text = F.normalize(model.encode_text(model.tokenize(CAPTIONS)), dim=-1)
-    probability = (model.logit_scale.exp().clamp(max=100) * image @ text.T).softmax(dim=-1).numpy()
+    probability = (model.scale * image @ text.T).softmax(dim=-1).numpy()
     figure, axes = pictures(len(photos), 1 + len(photos))
     figure.set_size_inches(5.5, 4.6)
     for row, photo in enumerate(photos):

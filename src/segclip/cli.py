@@ -38,7 +38,7 @@ def segment(
     out: Path,
     model: str = "mini",
     device: str = "auto",
-    protocol: Literal["open", "paper", "groupvit"] = "open",
+    protocol: str = "open",
     background: str = "auto",
     dtype: Literal["float32", "bfloat16", "int8"] = "float32",
 ) -> int:
@@ -73,7 +73,7 @@ def annotate(
     out: Path,
     model: str = "mini",
     device: str = "auto",
-    protocol: Literal["open", "paper", "groupvit"] = "open",
+    protocol: str = "open",
     background: str = "auto",
     dtype: Literal["float32", "bfloat16", "int8"] = "float32",
     clean: float = 0.0005,
@@ -101,10 +101,10 @@ def annotate(
     """
     from segclip.annotate.annotator import Drawing, Request
     from segclip.commands.annotate import annotate_folder
-    from segclip.commands.segment import parse_background
+    from segclip.segment.background import check_background
 
     drawing = Drawing(clean, tolerance)
-    request = Request(labels, model, device, protocol, parse_background(background), dtype, drawing)
+    request = Request(labels, model, device, protocol, check_background(background), dtype, drawing)
     return annotate_folder(folder, out, request, ray=ray)
 
 
@@ -248,7 +248,7 @@ def evaluate(
     /,
     root: Path,
     model: str = "mini",
-    protocol: Literal["open", "paper", "groupvit"] = "open",
+    protocol: str = "open",
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE")] = (),
     split: Literal["val", "train"] | None = None,
     limit: int | None = None,

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.data.normalise import MEAN, STD
-from segclip.model.segclip import MAX_SCALE, ImageOutput, SegCLIP, gather_regions
+from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_scores
 from segclip.text.labels import check_labels
@@ -53,7 +53,7 @@ class Labels(Regions):
     def __init__(self, model: SegCLIP, embeds: Float[Tensor, "K E"], background: float | None) -> None:
         super().__init__(model)
         self.register_buffer("embeds", embeds)
-        self.scale = _scale(model)
+        self.scale = model.scale
         self.background, self.patch = background, model.config.image.patch
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B H W"]:
@@ -98,7 +98,7 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         warnings.simplefilter("ignore")  # of torch's exporter, about itself
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=shapes, strict=False)
     about = {
-        "patch": patch, "side": side, "mean": MEAN, "std": STD, "scale": _scale(model),
+        "patch": patch, "side": side, "mean": MEAN, "std": STD, "scale": model.scale,
         "labels": labels, "background": background,
     }  # fmt: skip
     if file.suffix == ".pt2":
@@ -106,10 +106,6 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         write_aside(file, lambda aside: _save_program(program, aside, extra))
     else:
         write_aside(file, lambda aside: _save_onnx(program, module.outputs, aside, about))
-
-
-def _scale(model: SegCLIP) -> float:
-    return float(model.logit_scale.detach().exp().clamp(max=MAX_SCALE))
 
 
 def _save_program(program: torch.export.ExportedProgram, aside: Path, extra: dict[str, str]) -> None:

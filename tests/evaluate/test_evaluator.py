@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,8 @@ from segclip.evaluate.datasets.benchmarks import open_folder
 from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
 from segclip.evaluate.metrics import Confusion, count_pairs
 from segclip.evaluate.records import CountFiles
-from segclip.segment.protocols.open import OpenSettings
-from segclip.segment.protocols.paper import PaperSettings
-from segclip.segment.protocols.table import change_settings, settings_of
+from segclip.segment.protocols.paper import PaperProtocol
+from segclip.segment.protocols.settings import settings_of
 from segclip.segment.segmenter import Segmentation, Segmenter
 
 
@@ -70,7 +68,7 @@ def test_a_label_map_computed_by_hand(
         assert labels == ["cat", "dog"] and background == "auto"
         found = np.arange(60)[None].repeat(40, 0) // 20  # 0, 1, 2
         return Segmentation(
-            found.astype(np.int32), np.ones(found.shape), ("cat", "dog"), encoded.photo, self.protocol, "auto"
+            found.astype(np.int32), np.ones(found.shape), ("cat", "dog"), encoded.photo, self.protocol_name, "auto"
         )
 
     monkeypatch.setattr(Segmenter, "label", label)
@@ -94,7 +92,7 @@ def test_the_result_tells_how_to_repeat_it(tmp_path: Path, weights: Path) -> Non
     result = evaluate(tmp_path, weights, tmp_path / "r.json", "--protocol", "paper", "--set", "kept=3", name="voc2012")
     sha256 = subprocess.run(["sha256sum", weights], capture_output=True, text=True, check=True).stdout.split()[0]
     assert result["weights_sha256"] == sha256
-    assert result["settings"] == json.loads(json.dumps(asdict(PaperSettings(threshold=0.8, kept=3))))
+    assert result["settings"] == json.loads(json.dumps(settings_of(PaperProtocol(threshold=0.8, kept=3))))
     assert result["versions"]["torch"] == torch.__version__ and result["split"] == "val"
     assert result["words"][1] == ["aeroplane"] and result["words"][0] == []
 
@@ -265,62 +263,6 @@ def test_the_page(tmp_path: Path, weights: Path, scenes: Path) -> None:
     assert "&lt;b&gt;cat" in page and "<b>cat" not in page
     assert "protocol open" in page and re.search(r"sha256 [0-9a-f]{64}", page)
     assert not re.search(r"(src|href)='http", page)
-
-
-@pytest.mark.parametrize(
-    ("change", "field", "value"),
-    [
-        ("stride=0.25", "stride", 0.25),
-        ("scales=[1, 1.5]", "scales", (1, 1.5)),
-        ("scales=2", "scales", (2,)),
-        ("threshold=null", "threshold", None),
-        ("threshold=0.4", "threshold", 0.4),
-        ("templates=a photo of a {}.", "templates", ("a photo of a {}.",)),
-        ('templates=["a {}", "the {}"]', "templates", ("a {}", "the {}")),
-        ("superpixel_side=200", "superpixel_side", 200),
-    ],
-)
-def test_settings_change(change: str, field: str, value: object) -> None:
-    assert getattr(change_settings(OpenSettings(), (change,)), field) == value
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ("colour=3", "the fields being scales, stride"),
-        ("stride", r"setting stride=; expected a number above 0"),
-        ("threshold=2", r"expected a number in 0\.\.1"),
-        ("scales=[0]", "numbers above 0"),
-        ("templates=cat", r"texts with one \{\} each"),
-        ("superpixel_side=1.5", "expected a number above 0"),
-        ("vote=true", r"expected a number in 0\.\.1"),
-    ],
-)
-def test_settings_that_cannot_be(change: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        change_settings(OpenSettings(), (change,))
-
-
-def test_protocols_have_their_published_thresholds() -> None:
-    found = {
-        protocol: [settings_of(protocol, name).threshold for name in ("voc2012", "context60", "coco-object", "folder")]
-        for protocol in ("open", "paper", "groupvit")
-    }
-    assert found == {
-        "open": [None] * 4,
-        "paper": [0.80, 0.25, 0.65, 0.65],
-        "groupvit": [0.95, 0.35, 0.95, 0.95],
-    }
-    with pytest.raises(ValueError, match="PaperSettings for protocol 'open'; give OpenSettings"):
-        Segmenter(small_model(), "open", PaperSettings())
-
-
-def test_larger_windows_are_larger_windows() -> None:
-    segmenter = Segmenter(small_model(), "paper", PaperSettings(short=128, window=128, stride=64))
-    (encoded,) = segmenter.encode([skimage.data.chelsea()])
-    assert encoded.views[0].boxes == [(0, 0), (0, 64)] and encoded.outputs[0].soft.shape == (2, 4, 64)
-    with pytest.raises(ValueError, match="not a multiple of the patch"):
-        Segmenter(small_model(), "paper", PaperSettings(window=100)).encode([skimage.data.chelsea()])
 
 
 def test_counts_are_merged_whatever_wrote_them(tmp_path: Path) -> None:

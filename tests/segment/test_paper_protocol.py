@@ -11,9 +11,11 @@ from torch import Tensor
 from segclip.data.normalise import normalise
 from segclip.data.photos import paper_size, resize_photo
 from segclip.model.segclip import ImageOutput, SegCLIP
+from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.encoder import Encoder
-from segclip.segment.protocols.paper import label_photo, region_scores
-from segclip.segment.segmenter import Segmenter, paper_scores
+from segclip.segment.protocols.paper import PaperProtocol, paper_scores, region_scores
+from segclip.segment.protocols.protocol import EmbeddedLabels
+from segclip.segment.segmenter import Segmenter
 from segclip.segment.windows import Windows, encode_windows
 
 SCALE = 100.0
@@ -96,9 +98,10 @@ def test_label_score_is_the_dense_maximum(tiny: SegCLIP) -> None:
     windows = Windows.cut(photo, 96, 96)
     (output,) = encode_windows(Encoder(tiny), [windows])
     dense = windows.average(paper_scores(output, embeds, SCALE, (96, 96)))
-    labels, scores = label_photo(windows, output, embeds, SCALE, (96, 130), None)
-    torch.testing.assert_close(scores, dense.amax(dim=0))
-    torch.testing.assert_close(dense.gather(0, labels[None] - 1)[0], scores)
+    encoded, labels = EncodedPhoto(photo, [windows], [output]), EmbeddedLabels(embeds, embeds[:0])
+    found = PaperProtocol().label_photo(encoded, labels, None, SCALE)
+    torch.testing.assert_close(found.scores, dense.amax(dim=0))
+    torch.testing.assert_close(dense.gather(0, found.labels[None] - 1)[0], found.scores)
 
 
 def test_only_five_classes_of_a_window_score(tiny: SegCLIP, golden: dict[str, Tensor]) -> None:

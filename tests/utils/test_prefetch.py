@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from segclip.utils.prefetch import overlapped
+from segclip.utils.prefetch import prefetched
 
 
 def test_results_come_in_order_and_one_ahead() -> None:
@@ -21,7 +21,7 @@ def test_results_come_in_order_and_one_ahead() -> None:
         started.set()
         return i * i
 
-    results = overlapped(items(), work)
+    results = prefetched(items(), work)
     assert next(results) == 0 and started.is_set()
     assert taken == [0, 1]  # the second is worked on while the caller has the first
     assert list(results) == [1, 4, 9] and taken == [0, 1, 2, 3]
@@ -35,13 +35,13 @@ def test_work_goes_on_while_the_caller_has_a_result() -> None:
             second.set()
         return i
 
-    for result in overlapped(range(2), work):
+    for result in prefetched(range(2), work):
         assert second.wait(5), result
 
 
 def test_errors_come_in_their_turn() -> None:
-    results = overlapped([1, 0, 2], lambda i: 2 // i)
+    results = prefetched([1, 0, 2], lambda i: 2 // i)
     assert next(results) == 2
     with pytest.raises(ZeroDivisionError):
         next(results)
-    assert list(overlapped([], str)) == []
+    assert list(prefetched([], str)) == []

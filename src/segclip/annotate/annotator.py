@@ -16,12 +16,15 @@ from PIL import Image
 from segclip.annotate.formats.writers import PhotoRegions, Region, yolo_lines
 from segclip.annotate.polygons import clean_labels, outlines
 from segclip.segment import coco
+from segclip.segment.background import Background
 from segclip.segment.encoder import DType
 from segclip.segment.many_photos import segment_all
-from segclip.segment.segmenter import Background, Found, Protocol, Segmentation, Segmenter
+from segclip.segment.result import Found, Segmentation
+from segclip.segment.segmenter import Segmenter
+from segclip.utils.failures import Failed
 
 Named = Sequence[tuple[Path, str]]  # photos, each with the stem of its own files
-Results = Iterator[tuple[Path, "Annotated | str"]]  # each photo, and what it gave or why it failed
+Results = Iterator[tuple[Path, "Annotated | Failed"]]  # each photo, and what it gave or why it failed
 
 DIGITS = 4  # of scores: more would differ from machine to machine
 # A photo's own files, with its stem.
@@ -63,7 +66,7 @@ class Request:
     labels: tuple[str, ...]
     model: str = "mini"
     device: str = "auto"
-    protocol: Protocol = "open"
+    protocol: str = "open"
     background: Background = "auto"
     dtype: DType = "float32"
     drawing: Drawing = field(default_factory=Drawing)
@@ -93,11 +96,11 @@ class Annotator:
         request = self.request
         return segment_all(self.segmenter, named, request.labels, request.background, self._finish)
 
-    def _finish(self, result: Segmentation, path: Path, stem: str) -> Annotated | str:
+    def _finish(self, result: Segmentation, path: Path, stem: str) -> Annotated | Failed:
         try:
             return annotate(result, path.name, stem, self.request.drawing)
         except MemoryError:
-            return "out of memory; scale the photo down"
+            return Failed(str(path), "out of memory; scale the photo down")
 
 
 def annotate(result: Segmentation, photo: str, stem: str, drawing: Drawing) -> Annotated:

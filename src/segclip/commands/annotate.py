@@ -25,7 +25,9 @@ from segclip.checkpoints.loading import locate
 from segclip.commands.segment import Failure, check_writable, report, unused_stems
 from segclip.data.photos import list_photos
 from segclip.segment.coco import pycocotools_mask
+from segclip.segment.protocols import find_protocol
 from segclip.text.labels import check_labels
+from segclip.utils.failures import Failed
 from segclip.utils.files import no_space, write_aside
 from segclip.utils.jsonl import append_lines, read_lines, start_lines
 from segclip.utils.locks import claim
@@ -50,6 +52,7 @@ def annotate_folder(folder: Path, out: Path, request: Request, *, ray: bool = Fa
     for label in request.labels:
         if UNWRITABLE.search(label):
             raise ValueError(f"label {label!r} has characters that no annotation file can hold; leave them out")
+    find_protocol(request.protocol)
     pycocotools_mask()
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of photos")
@@ -79,8 +82,8 @@ def _annotate(request: Request, store: "Store", named: Named, total: int, ray: b
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total, completed=total - len(named))
         for path, result in results:
-            if isinstance(result, str):
-                failures.append((str(path), result))
+            if isinstance(result, Failed):
+                failures.append((result.item, result.reason))
             else:
                 store.add(path, result)
             progress.advance(task)

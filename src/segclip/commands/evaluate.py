@@ -10,7 +10,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -33,10 +33,11 @@ from segclip.evaluate.metrics import Confusion, interval
 from segclip.evaluate.records import CountFiles
 from segclip.evaluate.report import write_report
 from segclip.segment.encoder import DType
-from segclip.segment.protocols.table import Protocol, change_settings, settings_of
+from segclip.segment.protocols import find_protocol
+from segclip.segment.protocols.settings import change_settings, settings_of
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.files import write_aside
-from segclip.utils.prefetch import overlapped
+from segclip.utils.prefetch import prefetched
 
 SHOWN = 6  # photos in the report that went best, and that went worst
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # that a calibration tries
@@ -49,7 +50,7 @@ def evaluate_set(
     name: SetName,
     root: Path,
     model: str = "mini",
-    protocol: Protocol = "open",
+    protocol: str = "open",
     *,
     changes: tuple[str, ...] = (),
     split: str | None = None,
@@ -80,7 +81,7 @@ def evaluate_set(
     for folder in (file and file.parent, report):
         if folder is not None:
             check_writable(folder)  # before any work is done
-    settings = change_settings(settings_of(protocol, name), changes)
+    changed = change_settings(find_protocol(protocol).for_benchmark(name), changes)
     benchmark = open_benchmark(name, root, split or ("train" if calibrating else "val"))
     whole = len(benchmark.pairs)
     if limit is not None:
@@ -89,12 +90,13 @@ def evaluate_set(
     weights = locate(model)
     if device == "auto" and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    segmenter = Segmenter(weights, protocol, settings, device=device, dtype=dtype)
+    segmenter = Segmenter(weights, changed, device=device, dtype=dtype)
     evaluator = Evaluator(segmenter, benchmark, words)
     job = _describe(evaluator, weights) | {
         "root": str(root.resolve()),
         "of": whole,
         "model": model,
+        "protocol": protocol,
         "changed": list(changes),
         "names": names,
         "dtype": dtype,
@@ -118,8 +120,7 @@ def _describe(evaluator: Evaluator, weights: Path) -> Job:
         "split": benchmark.split,
         "photos": len(benchmark.pairs),
         "weights_sha256": digest,
-        "protocol": segmenter.protocol,
-        "settings": asdict(segmenter.settings),
+        "settings": settings_of(segmenter.protocol),
         "words": evaluator.words,
         "device": segmenter.encoder.device.type,
         "versions": {
@@ -165,7 +166,7 @@ def _count(evaluator: Evaluator, files: CountFiles, known: set[str], place: tupl
         task = bar.add_task("", total=sum(map(len, blocks)), completed=sum(map(len, blocks)) - sum(map(len, left)))
         encoded = evaluator.encode(left, bad if skip_bad else None)
         for block, counts in zip(
-            left, overlapped(encoded, lambda photos: [evaluator.count(*one) for one in photos]), strict=True
+            left, prefetched(encoded, lambda photos: [evaluator.count(*one) for one in photos]), strict=True
         ):
             files.add(counts)
             for photo in counts:
@@ -244,7 +245,8 @@ def _headline(job: Job) -> str:
     """What a figure belongs to: it stands beside every one."""
     photos = f"{job['photos']} photos" + (f" of {job['of']}" if job["of"] != job["photos"] else "")
     changed = f" with {', '.join(job['changed'])}" if job["changed"] else ""
-    threshold = f", threshold {job['settings']['threshold']}" if job["settings"]["threshold"] is not None else ""
+    threshold = job["settings"].get("threshold")
+    threshold = "" if threshold is None else f", threshold {threshold}"
     split = f" {job['split']}" if job["split"] else ""
     return (
         f"{job['set']}{split}, {photos}; {job['model']}; protocol {job['protocol']}{changed}{threshold}; "

@@ -12,6 +12,7 @@ from segclip.data.photos import open_photo
 from segclip.segment.many_photos import attempt
 from segclip.segment.regions import draw_sheet, gather
 from segclip.text.labels import check_labels
+from segclip.utils.failures import Failed
 from segclip.utils.files import write_aside
 
 SHEET = "{}.regions.png"  # of a photo, with its stem
@@ -40,9 +41,9 @@ def draw_regions(
         named = list(zip(files, unused_stems(files, out, (SHEET,)), strict=True))
         with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
             for path, stem in progress.track(named):
-                sheet = attempt(lambda path=path: draw_sheet(gather(loaded, open_photo(path), labels)))
-                if isinstance(sheet, str):
-                    failures.append((str(path), sheet))
+                sheet = attempt(path, lambda path=path: draw_sheet(gather(loaded, open_photo(path), labels)))
+                if isinstance(sheet, Failed):
+                    failures.append((sheet.item, sheet.reason))
                     continue
                 write_aside(out / SHEET.format(stem), lambda aside, sheet=sheet: sheet.save(aside, "PNG"))
                 done += 1

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +12,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from segclip.data.photos import list_photos
+from segclip.segment.background import check_background
 from segclip.segment.encoder import DType
 from segclip.segment.many_photos import segment_all
-from segclip.segment.segmenter import Background, Protocol, Segmentation, Segmenter
+from segclip.segment.protocols import find_protocol
+from segclip.segment.result import Segmentation
+from segclip.segment.segmenter import Segmenter
 from segclip.text.labels import check_labels
+from segclip.utils.failures import Failed
 
 WRITTEN = ("{}.overlay.png", "{}.mask.png", "{}.json")  # of a photo, with its stem
 
@@ -28,7 +33,7 @@ def segment_files(
     out: Path,
     model: str = "mini",
     device: str = "auto",
-    protocol: Protocol = "open",
+    protocol: str = "open",
     background: str = "auto",
     dtype: DType = "float32",
 ) -> int:
@@ -38,12 +43,13 @@ def segment_files(
         0, 1 where some photos failed (named at the end), or 2 where all did.
 
     Raises:
-        ValueError: labels, model, device, background or `out` that cannot be used.
+        ValueError: labels, model, device, protocol, background or `out` that cannot be used.
     """
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --labels")
     check_labels(labels)
-    wanted = parse_background(background)
+    wanted = check_background(background)
+    find_protocol(protocol)
     files, failures = find_photos(photos)
     check_writable(out)
     done = 0
@@ -51,10 +57,10 @@ def segment_files(
         segmenter = Segmenter(model, protocol, device=device, dtype=dtype)
         with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
             named = list(zip(files, unused_stems(files, out), strict=True))
-            results = segment_all(segmenter, named, labels, wanted, lambda result, _, stem: _save(result, out, stem))
+            results = segment_all(segmenter, named, labels, wanted, partial(_save, out))
             for path, result in progress.track(results, len(files)):
-                if isinstance(result, str):
-                    failures.append((str(path), result))
+                if isinstance(result, Failed):
+                    failures.append((result.item, result.reason))
                     continue
                 done += 1
                 if len(files) == 1:
@@ -103,21 +109,6 @@ def check_writable(out: Path) -> None:
         raise ValueError(f"{out}: cannot be written ({error.strerror or error}); give another folder") from error
 
 
-def parse_background(text: str) -> Background:
-    """What `--background` says: auto, none, or a number in 0..1."""
-    if text.lower() == "auto":
-        return "auto"
-    if text.lower() == "none":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ValueError(f"background {text!r}; give auto, none, or a number in 0..1")
-    return value
-
-
 def result_table(result: Segmentation, path: Path) -> Table:
     """What was found in a photo, for the terminal."""
     height, width = result.labels.shape
@@ -131,11 +122,11 @@ def result_table(result: Segmentation, path: Path) -> Table:
     return table
 
 
-def _save(result: Segmentation, out: Path, stem: str) -> Segmentation | str:
+def _save(out: Path, result: Segmentation, path: Path, stem: str) -> Segmentation | Failed:
     try:
         result.save(out, stem)
     except OSError as error:
-        return f"cannot be written to {out}: {error.strerror or error}"
+        return Failed(str(path), f"cannot be written to {out}: {error.strerror or error}")
     return result
 
 

@@ -16,9 +16,10 @@ from segclip.evaluate.datasets.benchmarks import Benchmark, Pair
 from segclip.evaluate.datasets.class_names import SCLIP_WORDS
 from segclip.evaluate.masks import Mask
 from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
+from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.protocols.paper import region_owner
-from segclip.segment.segmenter import AnyPhoto, EncodedPhoto, Segmenter
-from segclip.utils.prefetch import overlapped
+from segclip.segment.segmenter import Segmenter
+from segclip.utils.prefetch import prefetched
 
 BLOCK = 4  # photos whose windows are encoded together
 
@@ -113,7 +114,7 @@ class Evaluator:
         Raises:
             ValueError: a photo or mask that cannot be read.
         """
-        for read in overlapped(blocks, lambda block: self._read(block, bad)):
+        for read in prefetched(blocks, lambda block: self._read(block, bad)):
             keys, photos, truths = zip(*read, strict=True) if read else ((), (), ())
             yield list(zip(keys, self.segmenter.encode(photos), truths, strict=True))
 

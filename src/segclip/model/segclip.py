@@ -6,7 +6,6 @@ Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E e
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,54 +18,15 @@ from segclip.losses import LABEL_SMOOTHING, SuperpixelLoss, contrastive_loss, re
 from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
 from segclip.model.image import ImageTower
 from segclip.model.layers import Attention
+from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.text import text_tower
 from segclip.text.tokenizers import tokenizer_for
 
+__all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts", "gather_regions"]
+
 MAX_SCALE = 100.0  # ceiling of the contrastive multiplier, as CLIP has it
 INITIAL_SCALE = 1 / 0.07  # CLIP's start (arXiv 2103.00020, section 2.5)
-
-
-@dataclass(frozen=True)
-class ImageOutput:
-    """What an image becomes.
-
-    Attributes:
-        embedding: (B,E), not normalised.
-        regions: (B,C,E), an embedding per region, not normalised.
-        hard: (B,C,P), each patch given to one center.
-        soft: (B,C,P), softmax over the centers; draws the masks.
-    """
-
-    embedding: Float[Tensor, "B E"]
-    regions: Float[Tensor, "B C E"]
-    hard: Float[Tensor, "B C P"]
-    soft: Float[Tensor, "B C P"]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Every random draw of a training step.
-
-    Attributes:
-        gumbel: (B,C,P), Gumbel noise of the plain pass; a row for each mosaic where there are any.
-        mask: (B,P); the patches with the smallest values stay visible, in ascending order.
-        gumbel_visible: (M,C,V), Gumbel noise of the masked pass; M is B, or less where only a part is masked.
-    """
-
-    gumbel: Float[Tensor, "R C N"]
-    mask: Float[Tensor, "B P"]
-    gumbel_visible: Float[Tensor, "M C V"]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The three losses (scalars) and their sum; `superpixel` is 0 where no superpixels were given."""
-
-    contrastive: Float[Tensor, ""]
-    superpixel: Float[Tensor, ""]
-    reconstruction: Float[Tensor, ""]
-    total: Float[Tensor, ""]
 
 
 class Parts(NamedTuple):
@@ -104,6 +64,11 @@ class SegCLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         if not self.logit_scale.is_meta:  # else a file's weights are to come
             self.apply(_initialise)
+
+    @property
+    def scale(self) -> float:
+        """The multiplier of cosines, as inference has it: `logit_scale` without its logarithm, MAX_SCALE at most."""
+        return float(self.logit_scale.detach().exp().clamp(max=MAX_SCALE))
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageOutput:
         """Encode normalised photos, without noise.

@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class LabelEmbedder:
-    """Embeds labels with a model's text tower; what was embedded is remembered per label and set of templates."""
+    """Embeds labels with a model's text tower; what was embedded is remembered per label and set of templates.
+
+    Args:
+        model: whose weights change no more: what is remembered would not follow them.
+    """
 
     def __init__(self, model: SegCLIP) -> None:
         self.model = model

@@ -2,12 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from segclip.data.photos import open_photo
-from segclip.segment.segmenter import AnyPhoto, Background, EncodedPhoto, Segmentation, Segmenter
-from segclip.utils.prefetch import overlapped
+from segclip.segment.background import Background
+from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.result import Segmentation
+from segclip.segment.segmenter import Segmenter
+from segclip.utils.failures import Failed
+from segclip.utils.prefetch import prefetched
 
 BATCH = 4  # photos at once: enough windows for a GPU, few enough pixels for a laptop
 
@@ -21,8 +26,8 @@ def segment_all(
     named: Sequence[tuple[Path, str]],
     labels: Sequence[str],
     background: Background,
-    finish: Callable[[Segmentation, Path, str], R | str],
-) -> Iterator[tuple[Path, R | str]]:
+    finish: Callable[[Segmentation, Path, str], R | Failed],
+) -> Iterator[tuple[Path, R | Failed]]:
     """Each photo, and what became of it; the next ones are read, the last ones finished, while the model works.
 
     Args:
@@ -30,44 +35,46 @@ def segment_all(
         named: photos, each with the stem of its files.
         labels: as for `Segmenter.segment`.
         background: likewise.
-        finish: makes of a photo's segmentation, its path and stem what is given back; a text is a reason to fail.
+        finish: makes of a photo's segmentation, its path and stem what is given back, or says why it cannot.
     """
 
-    def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | str]]:
-        return [(path, stem, attempt(open_photo, path)) for path, stem in batch]
+    def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | Failed]]:
+        return [(path, stem, attempt(path, partial(open_photo, path))) for path, stem in batch]
 
-    def label(batch: Sequence[tuple[Path, str, EncodedPhoto | str]]) -> list[tuple[Path, R | str]]:
+    def label(batch: Sequence[tuple[Path, str, EncodedPhoto | Failed]]) -> list[tuple[Path, R | Failed]]:
         return [
-            (path, photo if isinstance(photo, str) else label_one(photo, path, stem)) for path, stem, photo in batch
+            (path, photo if isinstance(photo, Failed) else label_one(photo, path, stem)) for path, stem, photo in batch
         ]
 
-    def label_one(photo: EncodedPhoto, path: Path, stem: str) -> R | str:
-        result = attempt(lambda: segmenter.label(photo, labels, background=background))
-        return result if isinstance(result, str) else finish(result, path, stem)
+    def label_one(photo: EncodedPhoto, path: Path, stem: str) -> R | Failed:
+        result = attempt(path, partial(segmenter.label, photo, labels, background=background))
+        return result if isinstance(result, Failed) else finish(result, path, stem)
 
     batches = [named[i : i + BATCH] for i in range(0, len(named), BATCH)]
-    encoded = (_encode(segmenter, batch) for batch in overlapped(batches, read))
-    for results in overlapped(encoded, label):
+    encoded = (_encode(segmenter, batch) for batch in prefetched(batches, read))
+    for results in prefetched(encoded, label):
         yield from results
 
 
 def _encode(
-    segmenter: Segmenter, batch: Sequence[tuple[Path, str, AnyPhoto | str]]
-) -> list[tuple[Path, str, EncodedPhoto | str]]:
+    segmenter: Segmenter, batch: Sequence[tuple[Path, str, AnyPhoto | Failed]]
+) -> list[tuple[Path, str, EncodedPhoto | Failed]]:
     """Encode together; where that fails, for want of memory mostly, one by one."""
-    photos = [photo for *_, photo in batch if not isinstance(photo, str)]
-    found = attempt(segmenter.encode, photos)
-    encoded = iter([attempt(lambda p=p: segmenter.encode([p])[0]) for p in photos] if isinstance(found, str) else found)
-    return [(path, stem, photo if isinstance(photo, str) else next(encoded)) for path, stem, photo in batch]
+    photos = {path: photo for path, _, photo in batch if not isinstance(photo, Failed)}
+    found = attempt("a batch", partial(segmenter.encode, list(photos.values())))
+    if isinstance(found, Failed):
+        found = [attempt(path, lambda photo=photo: segmenter.encode([photo])[0]) for path, photo in photos.items()]
+    encoded = dict(zip(photos, found, strict=True))
+    return [(path, stem, photo if isinstance(photo, Failed) else encoded[path]) for path, stem, photo in batch]
 
 
-def attempt(work: Callable[..., T], *arguments: object) -> T | str:
-    """What it gives, or why a photo cannot be segmented."""
+def attempt(item: Path | str, work: Callable[[], T]) -> T | Failed:
+    """What `work` gives, or why the photo `item` cannot be segmented."""
     try:
-        return work(*arguments)
+        return work()
     except ValueError as error:
-        return str(error)
+        return Failed(str(item), str(error))
     except (MemoryError, RuntimeError) as error:
-        log.debug("a photo failed", exc_info=True)
+        log.debug("%s failed", item, exc_info=True)
         why = "out of memory; scale the photo down" if isinstance(error, MemoryError) else f"{error}"
-        return f"cannot be segmented: {why}"
+        return Failed(str(item), f"cannot be segmented: {why}")

@@ -15,10 +15,9 @@ from numpy import ndarray
 from PIL import Image, ImageDraw
 
 from segclip.data.normalise import normalise
-from segclip.model.segclip import MAX_SCALE, SegCLIP
+from segclip.model.segclip import SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder
-from segclip.segment.protocols.open import fitted
-from segclip.segment.windows import resize_map
+from segclip.segment.windows import fit_size, resize_map
 from segclip.text.labels import check_labels
 from segclip.text.prompts import OPEN_TEMPLATES
 from segclip.visualize import palette, readable
@@ -58,7 +57,7 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str]
         ValueError: labels that cannot be used.
     """
     side, patch = model.config.image.side, model.config.image.patch
-    size = fitted(photo.shape[0], photo.shape[1], side, LONGEST * side)
+    size = fit_size(photo.shape[0], photo.shape[1], side, LONGEST * side)
     rows, columns = (max(1, round(length / patch)) for length in size)
     small = np.array(Image.fromarray(photo).resize((columns * patch, rows * patch), Image.Resampling.BICUBIC))
     device = model.logit_scale.device
@@ -67,8 +66,7 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str]
     if labels:
         labels = check_labels(labels)
         text = LabelEmbedder(model)(labels, OPEN_TEMPLATES)
-        scale = model.logit_scale.exp().clamp(max=MAX_SCALE)
-        chances, best = (scale * F.normalize(output.regions[0], dim=-1) @ text.T).softmax(dim=-1).max(dim=-1)
+        chances, best = (model.scale * F.normalize(output.regions[0], dim=-1) @ text.T).softmax(dim=-1).max(dim=-1)
         names = tuple((labels[i], p) for i, p in zip(best.tolist(), chances.tolist(), strict=True))
     hard, soft = (maps[0].unflatten(-1, (rows, columns)).float().cpu() for maps in (output.hard, output.soft))
     return Gathered(small, hard.argmax(dim=0).numpy(), soft.numpy(), names)

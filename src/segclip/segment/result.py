@@ -1,4 +1,4 @@
-"""What segmenting a photo gives: a label per pixel, to look at and to save.
+"""What segmenting a photo gives: a label per pixel, to show and to save.
 
 Axes: H W pixels, K labels.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -19,6 +19,8 @@ from numpy import ndarray
 from PIL import Image
 
 from segclip.segment import coco
+from segclip.segment.background import Background
+from segclip.text.labels import BACKGROUND
 from segclip.visualize import draw_overlay, palette
 
 SHOWN = 8  # labels in the one line that stands for a result
@@ -53,7 +55,7 @@ class Segmentation:
         scores: float32 (H,W), 0-1, the score of the label at each pixel.
         names: the labels given, in order; `names[i - 1]` is label i.
         photo: RGB uint8 (H,W,3), 0-255, upright.
-        protocol: "open", "paper" or "groupvit".
+        protocol: its name.
         background: as it was asked for.
     """
 
@@ -61,8 +63,8 @@ class Segmentation:
     scores: Float[ndarray, "H W"]
     names: tuple[str, ...]
     photo: UInt8[ndarray, "H W 3"]
-    protocol: Literal["open", "paper", "groupvit"]
-    background: Literal["auto"] | float | None
+    protocol: str
+    background: Background
 
     def found(self) -> list[Found]:
         """What is in the photo, the largest first, the background included."""
@@ -219,10 +221,10 @@ class Segmentation:
         return buffer.getvalue()
 
     def _name(self, index: int) -> str:
-        return self.names[index - 1] if index else "background"
+        return self.names[index - 1] if index else BACKGROUND
 
     def _index(self, label: str) -> int:
-        known = ("background", *self.names)
+        known = (BACKGROUND, *self.names)
         if label not in known:
             raise ValueError(f"label {label!r} was not asked for; there are {', '.join(map(repr, known))}")
         return known.index(label)

@@ -5,7 +5,7 @@ Axes: B windows, H W pixels, R S values down and across the tiles, J score colum
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from segclip.model.segclip import ImageOutput
+from segclip.model.outputs import ImageOutput
 from segclip.segment.encoder import Encoder
 
 # Windows encoded at once: on a CPU as many as its caches are quickest with (measured: ViT-B/16 and `mini` with 4 to 8).
@@ -93,10 +93,10 @@ class Windows:
 
 def _draw_axis(starts: list[int], side: int, length: int, n: int) -> Float[Tensor, "{length} _"]:
     """One axis of `Windows.drawing`: each window is drawn bilinearly where it lies."""
-    places = torch.tensor(starts)[:, None] + torch.arange(side)
+    pixels = torch.tensor(starts)[:, None] + torch.arange(side)
     drawn = torch.zeros(max(length, side), len(starts), n)
-    drawn[places, torch.arange(len(starts))[:, None]] = bilinear(n, side)
-    return (drawn.flatten(1) / places.flatten().bincount()[:, None])[:length]
+    drawn[pixels, torch.arange(len(starts))[:, None]] = bilinear(n, side)
+    return (drawn.flatten(1) / pixels.flatten().bincount()[:, None])[:length]
 
 
 def bilinear(n: int, length: int) -> Float[Tensor, "{length} {n}"]:
@@ -118,10 +118,16 @@ def encode_windows(encoder: Encoder, photos: Sequence[Windows]) -> list[ImageOut
     crops = [crop for photo in photos for crop in photo.crops()]
     size = BATCH if encoder.device.type == "cpu" else GPU_BATCH
     batches = (torch.from_numpy(np.stack(crops[i : i + size])) for i in range(0, len(crops), size))
-    outputs = [encoder(batch) for batch in batches]
-    counts = [len(photo.boxes) for photo in photos]
-    parts = {f.name: torch.cat([getattr(o, f.name) for o in outputs]).split(counts) for f in fields(ImageOutput)}
-    return [ImageOutput(**{name: part[i] for name, part in parts.items()}) for i in range(len(photos))]
+    return ImageOutput.cat([encoder(batch) for batch in batches]).split([len(photo.boxes) for photo in photos])
+
+
+def fit_size(
+    height: int, width: int, short: float | int, longest: float | int, *, grow: bool = True
+) -> tuple[int, int]:
+    """Height and width with the short side at `short`, the long side at most `longest`, the shape kept."""
+    scale = min(short / min(height, width), longest / max(height, width))
+    scale = scale if grow else min(scale, 1.0)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resize_map(scores: Float[Tensor, "J h w"], size: tuple[int, int]) -> Float[Tensor, "J H W"]:

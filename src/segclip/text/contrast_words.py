@@ -1,4 +1,4 @@
-"""Words for what else is in photos."""
+"""Contrast words: what else is in photos."""
 
 # What fills photos besides the labels that were asked for. These words compete with the labels, and what they win is
 # reported as background. Chosen by general knowledge, on no photo and for no benchmark; whole things and stuff only, as

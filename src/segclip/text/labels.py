@@ -1,4 +1,4 @@
-"""Words: prompt templates, contrast words, and what a list of labels must be."""
+"""Labels: what a list of them must be, and how two are compared."""
 
 from collections.abc import Sequence
 
@@ -32,10 +32,10 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(label.strip() for label in labels)
 
 
-def singular(word: str) -> str:
-    """A name in lower case and the singular, by its ending: "Butterflies" -> butterfly."""
-    word = " ".join(word.lower().split())
+def singular(label: str) -> str:
+    """A label in lower case and the singular, by its ending: "Butterflies" -> butterfly."""
+    label = " ".join(label.lower().split())
     for ending, instead in (("ies", "y"), ("ses", "s"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
-        if word.endswith(ending):
-            return word[: -len(ending)] + instead
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+        if label.endswith(ending):
+            return label[: -len(ending)] + instead
+    return label[:-1] if label.endswith("s") and not label.endswith("ss") else label

@@ -153,7 +153,7 @@ class CachedStream:
             superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2).to(self.device),
             text=torch.stack([self.embedded[text] for text in texts]).to(self.device),
             photos=photos,
-            noise=Noise(*(one.to(self.device) for one in vars(noise).values())),
+            noise=noise.to(self.device),
         )
 
 

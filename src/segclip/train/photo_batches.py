@@ -38,11 +38,10 @@ class PairBatch:
 
     def split(self, size: int | None) -> list["PairBatch"]:
         """Micro-batches of at most `size` pairs."""
-        return [self._rows(slice(i, i + size)) for i in range(0, len(self), size)] if size else [self]
-
-    def _rows(self, rows: slice) -> "PairBatch":
-        noise = Noise(self.noise.gumbel[rows], self.noise.mask[rows], self.noise.gumbel_visible[rows])
-        return PairBatch(self.pixels[rows], self.token_ids[rows], self.superpixels[rows], noise)
+        if not size:
+            return [self]
+        parts = [one.split(size) for one in (self.pixels, self.token_ids, self.superpixels, self.noise)]
+        return [PairBatch(*part) for part in zip(*parts, strict=True)]
 
 
 class PairLearner(nn.Module):

@@ -9,7 +9,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def overlapped(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+def prefetched(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
     """`map(work, items)`, the work on one item in another thread while the caller has the result before it.
 
     The items are taken in the caller's thread, one ahead of the result that is given: memory stays flat. What `work`

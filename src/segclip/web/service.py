@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segclip.data.photos import Photo, decode_photo
-from segclip.segment.protocols.open import Background
-from segclip.segment.protocols.table import Protocol
+from segclip.segment.background import Background, check_background
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.text.labels import check_labels
@@ -23,7 +22,7 @@ MAX_PIXELS = 40_000_000  # of a photo: about 1 GB of memory while it is segmente
 MAX_LABELS = 100
 MAX_LETTERS = 100  # of a label
 PLACES = 16  # one at work, the others in line
-PROTOCOLS: tuple[Protocol, ...] = ("open", "paper")
+PROTOCOLS = ("open", "paper")  # that are offered
 RETRY_AFTER = 10  # seconds until it is worth to ask again, when the line is full
 
 Tell = Callable[[float, str], object]  # what is being done, and what share of all is behind
@@ -42,7 +41,7 @@ class Question:
 
     labels: tuple[str, ...]
     model: str
-    protocol: Protocol
+    protocol: str
     background: Background
 
 
@@ -57,7 +56,7 @@ class Desk:
         working: held by the one whose photo is at work; memory is needed for one photo, not for all in line.
     """
 
-    def __init__(self, segmenters: Mapping[str, Mapping[Protocol, Segmenter]], places: int = PLACES) -> None:
+    def __init__(self, segmenters: Mapping[str, Mapping[str, Segmenter]], places: int = PLACES) -> None:
         self.working = threading.Lock()
         self._segmenters = segmenters
         self._free = threading.Semaphore(places)
@@ -108,7 +107,7 @@ class Desk:
         protocol = PROTOCOLS[0] if protocol is None else protocol
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol {_short(protocol)}; choose one of {', '.join(PROTOCOLS)}")
-        return Question(check_labels(labels), model, protocol, _background(background))
+        return Question(check_labels(labels), model, protocol, check_background(background))
 
     def segment(self, photo: Photo, question: Question, tell: Tell = lambda share, what: None) -> Segmentation:
         """Segment; who calls it holds a place and `working`."""
@@ -156,16 +155,6 @@ def _check_text(label: object) -> None:
         raise ValueError(f"label {_short(label)} has {len(label)} letters; at most {MAX_LETTERS} are taken")
     if any("\ud800" <= letter <= "\udfff" for letter in label):
         raise ValueError(f"label {label!r} holds half a letter, which no text may; remove it")
-
-
-def _background(value: object) -> Background:
-    if value is None or value == "none":
-        return None
-    if value == "auto":
-        return "auto"
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
-        return value
-    raise ValueError(f'background {_short(value)}; give "auto", "none" or a number in 0..1')
 
 
 def _short(value: object) -> str:

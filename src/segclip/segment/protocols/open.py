@@ -9,30 +9,36 @@ Axes: B windows, C centers, P patches, E embedding, K labels, N contrast words, 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
 from segclip.data.superpixels import without_gaps
 from segclip.model.segclip import ImageOutput
-from segclip.segment.windows import Windows, bilinear
+from segclip.segment.background import Background
+from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.protocols.checks import check_positive, check_share, check_templates
+from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
+from segclip.segment.windows import Windows, bilinear, fit_size
+from segclip.text.contrast_words import CONTRAST_WORDS
 from segclip.text.labels import singular
 from segclip.text.prompts import OPEN_TEMPLATES
 
-Background = Literal["auto"] | float | None
 COLUMNS = 8  # drawn at once
 
 
 @dataclass(frozen=True)
-class OpenSettings:
-    """Every constant of the protocol; none depends on the labels. `scales` was chosen on photos (docs/results.md).
+class OpenProtocol:
+    """The protocol, with all of its constants; none depends on the labels.
+
+    `scales` was chosen on photos (docs/results.md).
 
     Attributes:
         scales: short sides the photo is encoded at, in units of the model's side, no photo being enlarged beyond 1;
@@ -63,45 +69,83 @@ class OpenSettings:
     threshold: float | None = None
     templates: tuple[str, ...] = OPEN_TEMPLATES
 
+    needs_names: ClassVar[bool] = True  # which contrast words compete depends on them
 
-SETTINGS = OpenSettings()
+    def __post_init__(self) -> None:
+        check_positive(self, "scales", "stride", "longest", "superpixel_side", "superpixel_longest")
+        check_positive(self, "superpixel_scale", "superpixel_sigma", "superpixel_min")
+        check_share(self, "vote", "too_near", "threshold")
+        check_templates(self.templates)
 
+    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
+        """The photo at each scale, in overlapping windows of the model's `side`."""
+        height, width = photo.shape[:2]
+        shorts = {max(side, min(scale * side, height, width)) if scale > 1 else scale * side for scale in self.scales}
+        sizes = [fit_size(height, width, short, self.longest * side) for short in sorted(shorts)]
+        return [Windows.cut(_resize(photo, size), side, max(1, int(self.stride * side))) for size in sizes]
 
-def cut_windows(photo: UInt8[ndarray, "H W 3"], side: int, settings: OpenSettings = SETTINGS) -> list[Windows]:
-    """The photo at each scale, in overlapping windows of the model's `side`."""
-    height, width = photo.shape[:2]
-    shorts = {max(side, min(scale * side, height, width)) if scale > 1 else scale * side for scale in settings.scales}
-    return [
-        Windows.cut(
-            _resize(photo, fitted(height, width, short, settings.longest * side)),
-            side,
-            max(1, int(settings.stride * side)),
+    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+        """The labels, and the contrast words that mean something else than every one of them."""
+        labels, contrast = embed(names, self.templates), embed(CONTRAST_WORDS, self.templates)
+        return EmbeddedLabels(labels, contrast[_compete(CONTRAST_WORDS, contrast, names, labels, self.too_near)])
+
+    def label_photo(
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+    ) -> LabelMap:
+        """The label of each pixel.
+
+        Args:
+            photo: encoded.
+            labels: the contrast words stand for "something else"; they are used unless background is None.
+            background: "auto": where a contrast word wins, or below the `threshold` if there is one; a number: where
+                the best label's probability is below it, the contrast words competing; None: nowhere.
+            scale: the multiplier of the cosines.
+        """
+        if background == "auto" and self.threshold is not None:
+            background = self.threshold
+        tables, columns = _region_tables(photo.outputs, labels, scale, background)
+        # To its device, and to the integers that torch adds up fastest by.
+        superpixels = photo.once(self.find_superpixels).to(columns)
+        best, winner = _vote(superpixels, _scales(superpixels.shape, photo.views, photo.outputs, tables), self.vote)
+        found = columns[winner]
+        if isinstance(background, float | int):
+            below = best < background
+            found, best = found.masked_fill(below, 0), torch.where(below, 1 - best, best)
+        return LabelMap(_nearest(found, photo.size), _nearest(best, photo.size))
+
+    def for_benchmark(self, name: str) -> "OpenProtocol":
+        """Itself: nothing in it was chosen for a benchmark."""
+        return self
+
+    def find_superpixels(self, photo: AnyPhoto) -> Int[Tensor, "rows columns"]:
+        """A superpixel id per pixel of the photo, scaled down: 0 to the number of superpixels - 1."""
+        size = fit_size(photo.shape[0], photo.shape[1], self.superpixel_side, self.superpixel_longest, grow=False)
+        method = cv2.ximgproc.segmentation.createGraphSegmentation(
+            self.superpixel_sigma, self.superpixel_scale, self.superpixel_min
         )
-        for short in sorted(shorts)
-    ]
+        ids = method.processImage(_resize(photo, size))  # Felzenszwalb's; OpenCV's is 4 times as fast as scikit-image's
+        return torch.from_numpy(without_gaps(np.asarray(ids)))
 
 
-def competitors(
-    labels: Float[Tensor, "K E"],
-    names: Sequence[str],
-    contrast: Float[Tensor, "N E"],
+def _compete(
     words: Sequence[str],
-    settings: OpenSettings = SETTINGS,
-) -> Float[Tensor, "_ E"]:
-    """The contrast words that may compete: those that mean something else than every label.
+    contrast: Float[Tensor, "N E"],
+    names: Sequence[str],
+    labels: Float[Tensor, "K E"],
+    too_near: float,
+) -> Bool[Tensor, "N"]:
+    """Which contrast words mean something else than every label.
 
     Text embeddings of any two words are alike; around their common mean they are not, so cosines are taken there.
     """
-    if not len(contrast):
-        return contrast
     center = F.normalize(contrast, dim=-1).mean(dim=0)
     around = [F.normalize(F.normalize(x, dim=-1) - center, dim=-1) for x in (contrast, labels)]
-    far = (around[0] @ around[1].T).amax(dim=-1) <= settings.too_near
+    far = (around[0] @ around[1].T).amax(dim=-1) <= too_near
     kinds = [_kinds(name) for name in names]
     labels_and_kinds, whole = set().union(*kinds), {singular(name) for name in names}
-    # "table" stands aside for the label "dining table", and "brick wall" for "wall".
+    # Beside the label "dining table", "table" does not compete, nor does "brick wall" beside "wall".
     other = [singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
-    return contrast[far & torch.tensor(other, device=far.device)]
+    return far & torch.tensor(other, device=far.device)
 
 
 def _kinds(name: str) -> set[str]:
@@ -109,62 +153,24 @@ def _kinds(name: str) -> set[str]:
     return {singular(name), singular(name.split(" of ")[0].split()[-1])}
 
 
-@torch.inference_mode()
-def label_photo(
-    size: tuple[int, int],
-    superpixels: Int[Tensor, "rows columns"],
-    views: list[Windows],
-    outputs: list[ImageOutput],
-    labels: Float[Tensor, "K E"],
-    contrast: Float[Tensor, "N E"],
-    logit_scale: float,
-    background: Background,
-    settings: OpenSettings = SETTINGS,
-) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
-    """The label of each pixel (0 background, i the i-th label) and its score in 0..1.
-
-    Args:
-        size: height and width of the photo.
-        superpixels: what `find_superpixels` gave for it.
-        views, outputs: the photo at each scale, and what the model made of its windows.
-        labels: an embedding per label.
-        contrast: embeddings of the words that stand for "something else"; used unless background is None.
-        logit_scale: the multiplier of the cosines.
-        background: "auto": where a contrast word wins; a number: where the best label's probability is below it, the
-            contrast words competing; None: nowhere.
-    """
-    tables, columns = _region_tables(outputs, labels, contrast, logit_scale, background)
-    superpixels = superpixels.to(columns)  # its device, and the integers that torch adds up fastest by
-    best, winner = _vote(superpixels, _scales(superpixels.shape, views, outputs, tables), settings.vote)
-    found = columns[winner]
-    if isinstance(background, float | int):
-        below = best < background
-        found, best = found.masked_fill(below, 0), torch.where(below, 1 - best, best)
-    return _nearest(found, size), _nearest(best, size)
-
-
 def _region_tables(
-    outputs: list[ImageOutput],
-    labels: Float[Tensor, "K E"],
-    contrast: Float[Tensor, "N E"],
-    logit_scale: float,
-    background: Background,
+    outputs: list[ImageOutput], labels: EmbeddedLabels, scale: float, background: Background
 ) -> tuple[list[Float[Tensor, "_ C J"]], Int[Tensor, "J"]]:
     """Probability of each label that is some region's best, and their numbers; under "auto" the background first."""
-    count = len(labels)
-    text = F.normalize(labels if background is None else torch.cat([labels, contrast]), dim=-1)
+    count, words = len(labels.labels), len(labels.contrast)
+    text = F.normalize(labels.labels if background is None else torch.cat([labels.labels, labels.contrast]), dim=-1)
     sizes = [len(output.regions) for output in outputs]
     regions = F.normalize(torch.cat([output.regions for output in outputs]), dim=-1)
-    logits = logit_scale * regions @ text.T
-    if len(contrast) > count:
+    logits = scale * regions @ text.T
+    if words > count:
         # Few labels that somebody asked for must not drown in many words: a label is held to be likelier than a word.
         # By how much was chosen on collages of training photos (docs/results.md).
-        logits[..., :count] += math.log(len(contrast) / count) / 3
+        logits[..., :count] += math.log(words / count) / 3
     chances = logits.softmax(dim=-1)
     named = chances[..., :count]
     winners = named.argmax(dim=-1).unique()
     table, columns = named[..., winners], winners + 1
-    if background == "auto" and len(contrast):
+    if background == "auto" and words:
         table = torch.cat([chances[..., count:].amax(dim=-1, keepdim=True), table], dim=-1)
         columns = torch.cat([columns.new_zeros(1), columns])
     return list(table.split(sizes)), columns
@@ -208,7 +214,7 @@ def _scales(
 def _vote(
     superpixels: Int[Tensor, "h w"], scales: Sequence[_Scale], weight: float
 ) -> tuple[Float[Tensor, "h w"], Int[Tensor, "h w"]]:
-    """Best score and its column, the mean over the scales and then each superpixel's mean having had their say."""
+    """Best score and its column: of the mean over the scales, mixed with each superpixel's mean by `weight`."""
     ids, count = superpixels.flatten(), scales[0].grid.shape[-1]
     area = ids.bincount()[:, None]
     best = scales[0].grid.new_full((len(ids),), -1.0)
@@ -222,23 +228,6 @@ def _vote(
         winner = torch.where(score > best, column + first, winner)
         best = torch.maximum(best, score)
     return best.clamp(0, 1).view(superpixels.shape), winner.view(superpixels.shape)
-
-
-def find_superpixels(photo: UInt8[ndarray, "H W 3"], settings: OpenSettings = SETTINGS) -> Int[Tensor, "rows columns"]:
-    """A superpixel id per pixel of the photo, scaled down: 0 to the number of superpixels - 1."""
-    size = fitted(photo.shape[0], photo.shape[1], settings.superpixel_side, settings.superpixel_longest, grow=False)
-    method = cv2.ximgproc.segmentation.createGraphSegmentation(
-        settings.superpixel_sigma, settings.superpixel_scale, settings.superpixel_min
-    )
-    ids = method.processImage(_resize(photo, size))  # Felzenszwalb's; OpenCV's is 4 times as fast as scikit-image's
-    return torch.from_numpy(without_gaps(np.asarray(ids)))
-
-
-def fitted(height: int, width: int, short: float | int, longest: float | int, *, grow: bool = True) -> tuple[int, int]:
-    """Height and width with the short side at `short`, the long side at most `longest`, the shape kept."""
-    scale = min(short / min(height, width), longest / max(height, width))
-    scale = scale if grow else min(scale, 1.0)
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _resize(photo: UInt8[ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[ndarray, "h w 3"]:

@@ -4,16 +4,20 @@ Source: arXiv 2211.14813, section 4, and the arrays its authors' code computes (
 Axes: B windows, C centers, P patches, E embedding, K classes, J score columns, h w pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
-from numpy import ndarray
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from segclip.data.photos import paper_size, resize_photo
 from segclip.model.segclip import ImageOutput
+from segclip.segment.background import Background
+from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.protocols.checks import check_positive, check_share, check_templates
+from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
 from segclip.segment.windows import Windows, resized_bands
 from segclip.text.prompts import PAPER_TEMPLATES
 
@@ -21,8 +25,8 @@ KEPT = 5  # classes of the whole window that its regions may choose from
 
 
 @dataclass(frozen=True)
-class PaperSettings:
-    """What an evaluation of this kind may vary.
+class PaperProtocol:
+    """The protocol, and what an evaluation of this kind may vary of it.
 
     Attributes:
         short: short side that photos are scaled to, in pixels; None: the model's own side.
@@ -33,6 +37,7 @@ class PaperSettings:
         threshold: below this score a pixel is background, where there is one, in 0..1. The default is the paper's
             for COCO-Object, the middle one of its three.
         templates: texts that a label is put into; their embeddings are averaged.
+        published: the threshold of each benchmark for which one was published; no setting.
     """
 
     short: int | None = None
@@ -42,13 +47,57 @@ class PaperSettings:
     kept: int = KEPT
     threshold: float = 0.65
     templates: tuple[str, ...] = PAPER_TEMPLATES
+    published: tuple[tuple[str, float], ...] = field(
+        default=(("voc2012", 0.80), ("context60", 0.25), ("coco-object", 0.65)), repr=False
+    )
 
+    needs_names: ClassVar[bool] = False
 
-def cut_windows(photo: UInt8[ndarray, "H W 3"], side: int, settings: PaperSettings = PaperSettings()) -> Windows:
-    """The photo at working size, in windows; `side` is the model's own."""
-    size = paper_size(photo.shape[0], photo.shape[1], settings.short or side, settings.longest)
-    window = settings.window or side
-    return Windows.cut(resize_photo(photo, size), window, settings.stride or window)
+    def __post_init__(self) -> None:
+        check_positive(self, "short", "window", "stride", "longest", "kept")
+        check_share(self, "threshold")
+        check_templates(self.templates)
+
+    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
+        """The photo at one scale, in windows; `side` is the model's own."""
+        size = paper_size(photo.shape[0], photo.shape[1], self.short or side, self.longest)
+        window = self.window or side
+        return [Windows.cut(resize_photo(photo, size), window, self.stride or window)]
+
+    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+        """The labels; nothing competes with them."""
+        labels = embed(names, self.templates)
+        return EmbeddedLabels(labels, labels[:0])
+
+    def label_photo(
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+    ) -> LabelMap:
+        """The label of each pixel and its score; under "auto" the background is what scores below the `threshold`.
+
+        A class that no window keeps scores 0 everywhere, so the others are enough: at most `kept` columns per window.
+        """
+        if len(photo.views) != 1:
+            raise ValueError(f"a photo encoded at {len(photo.views)} scales; encode it under this protocol, at one")
+        (windows,), (output,) = photo.views, photo.outputs
+        bar = self.threshold if background == "auto" else background
+        table = region_scores(output, labels.labels, scale, bar, self.kept)
+        used = (table > 0).flatten(0, 1).any(dim=0)
+        used[0] = True  # the first wins where all are 0, as in the whole table
+        columns = used.nonzero()[:, 0]
+        owner = region_owner(output, (windows.side, windows.side))
+        average = windows.average(_paint(table[..., columns], owner))
+
+        found = torch.empty(photo.size, dtype=torch.int64, device=average.device)
+        scores = average.new_empty(photo.size)
+        for top, band in resized_bands(average, photo.size):
+            best, winner = band.max(dim=0)
+            found[top : top + len(best)] = columns[winner]
+            scores[top : top + len(best)] = best
+        return LabelMap(found + (bar is None), scores)
+
+    def for_benchmark(self, name: str) -> "PaperProtocol":
+        """With the threshold published for a benchmark; itself where there is none."""
+        return replace(self, threshold=dict(self.published).get(name, self.threshold))
 
 
 def paper_scores(
@@ -128,32 +177,3 @@ def patch_grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
     if rows * columns != patches:
         raise ValueError(f"{patches} patches do not tile a window of {height}x{width}; give the size that was encoded")
     return rows, columns
-
-
-def label_photo(
-    windows: Windows,
-    output: ImageOutput,
-    class_embeds: Float[Tensor, "K E"],
-    logit_scale: float | Tensor,
-    size: tuple[int, int],
-    background: float | None,
-    kept: int = KEPT,
-) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
-    """The label of each pixel of a photo of `size` (0 background, i the i-th class) and its score.
-
-    A class that no window keeps scores 0 everywhere, so the others are enough: at most `kept` columns per window.
-    """
-    table = region_scores(output, class_embeds, logit_scale, background, kept)
-    used = (table > 0).flatten(0, 1).any(dim=0)
-    used[0] = True  # the first wins where all are 0, as in the whole table
-    columns = used.nonzero()[:, 0]
-    owner = region_owner(output, (windows.side, windows.side))
-    average = windows.average(_paint(table[..., columns], owner))
-
-    labels = torch.empty(size, dtype=torch.int64, device=average.device)
-    scores = average.new_empty(size)
-    for top, band in resized_bands(average, size):
-        best, winner = band.max(dim=0)
-        labels[top : top + len(best)] = columns[winner]
-        scores[top : top + len(best)] = best
-    return labels + (background is None), scores

@@ -1,0 +1,99 @@
+"""What a model takes and gives besides photos and texts: named tensors, which know how to join, part and move.
+
+Axes: B batch, C centers, P patches, V visible patches, E embedding; R, M rows of a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageOutput:
+    """What an image becomes.
+
+    Attributes:
+        embedding: (B,E), not normalised.
+        regions: (B,C,E), an embedding per region, not normalised.
+        hard: (B,C,P), each patch given to one center.
+        soft: (B,C,P), softmax over the centers; draws the masks.
+    """
+
+    embedding: Float[Tensor, "B E"]
+    regions: Float[Tensor, "B C E"]
+    hard: Float[Tensor, "B C P"]
+    soft: Float[Tensor, "B C P"]
+
+    @staticmethod
+    def cat(outputs: Sequence["ImageOutput"]) -> "ImageOutput":
+        """The images of all, one after the other."""
+        return _cat(outputs)
+
+    def split(self, sizes: int | Sequence[int]) -> list["ImageOutput"]:
+        """Images in parts, as `torch.split` has it."""
+        return _split(self, sizes)
+
+    def to(self, device: torch.device | str) -> "ImageOutput":
+        """The same on a device."""
+        return _move(self, device)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Every random draw of a training step.
+
+    Attributes:
+        gumbel: (B,C,P), Gumbel noise of the plain pass; a row for each mosaic where there are any.
+        mask: (B,P); the patches with the smallest values stay visible, in ascending order.
+        gumbel_visible: (M,C,V), Gumbel noise of the masked pass; M is B, or less where only a part is masked.
+    """
+
+    gumbel: Float[Tensor, "R C N"]
+    mask: Float[Tensor, "B P"]
+    gumbel_visible: Float[Tensor, "M C V"]
+
+    @staticmethod
+    def cat(draws: Sequence["Noise"]) -> "Noise":
+        """The samples of all, one after the other."""
+        return _cat(draws)
+
+    def split(self, sizes: int | Sequence[int]) -> list["Noise"]:
+        """Samples in parts, as `torch.split` has it; of noise with as many rows everywhere."""
+        return _split(self, sizes)
+
+    def to(self, device: torch.device | str) -> "Noise":
+        """The same on a device."""
+        return _move(self, device)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The three losses (scalars) and their sum; `superpixel` is 0 where no superpixels were given."""
+
+    contrastive: Float[Tensor, ""]
+    superpixel: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
+    total: Float[Tensor, ""]
+
+
+def _tensors(item: Any) -> list[Tensor]:
+    return [getattr(item, field.name) for field in fields(item)]
+
+
+def _cat(items: Sequence[T]) -> T:
+    return type(items[0])(*map(torch.cat, zip(*map(_tensors, items), strict=True)))
+
+
+def _split(item: T, sizes: int | Sequence[int]) -> list[T]:
+    sizes = sizes if isinstance(sizes, int) else list(sizes)
+    return [type(item)(*parts) for parts in zip(*(one.split(sizes) for one in _tensors(item)), strict=True)]
+
+
+def _move(item: T, device: torch.device | str) -> T:
+    return type(item)(*(one.to(device) for one in _tensors(item)))

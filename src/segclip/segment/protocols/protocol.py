@@ -1,0 +1,83 @@
+"""What a protocol must offer; `paper.py` is the shortest example.
+
+Axes: H W pixels, K labels, N contrast words, E embedding.
+"""
+
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from segclip.segment.background import Background
+from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.windows import Windows
+
+# Texts, and the templates each is put into -> an embedding of each text, L2-normalised.
+EmbedTexts = Callable[[Sequence[str], tuple[str, ...]], Float[Tensor, "_ E"]]
+
+
+@dataclass(frozen=True)
+class EmbeddedLabels:
+    """Labels as embeddings.
+
+    Attributes:
+        labels: (K,E), of each label.
+        contrast: (N,E), of the words that compete with them and stand for something else; N may be 0.
+    """
+
+    labels: Float[Tensor, "K E"]
+    contrast: Float[Tensor, "N E"]
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The label of each pixel of a photo.
+
+    Attributes:
+        labels: (H,W), 0 the background, i the i-th label.
+        scores: (H,W), of that label, in 0..1.
+    """
+
+    labels: Int[Tensor, "H W"]
+    scores: Float[Tensor, "H W"]
+
+
+@typing.runtime_checkable
+class Protocol(typing.Protocol):
+    """Any frozen dataclass with these methods; its fields are the settings that `segclip evaluate --set` changes.
+
+    Attributes:
+        needs_names: whether embeddings alone are not enough for it, as `Segmenter.segment_embeddings` has them.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    needs_names: ClassVar[bool]
+
+    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
+        """The photo at each scale it is to be encoded at, in windows; `side` is the model's own, in pixels."""
+        ...
+
+    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+        """The labels' embeddings, and those of whatever competes with them."""
+        ...
+
+    def label_photo(
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+    ) -> LabelMap:
+        """The label of each pixel.
+
+        Args:
+            photo: cut by this protocol, and encoded.
+            labels: as `embed_labels` gave them.
+            background: "auto": the protocol's own way; a number: the threshold for the best label's probability;
+                None: every pixel gets a label.
+            scale: the multiplier of the cosines, `SegCLIP.scale`.
+        """
+        ...
+
+    def for_benchmark(self, name: str) -> "Protocol":
+        """Itself, with what was published for a benchmark such as "voc2012"."""
+        ...
