@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor
 from segclip.checkpoints.native import save_model
 from segclip.data.shards import Shards
 from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.losses import PAPER_WEIGHTS
 from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import (
@@ -41,7 +42,7 @@ from segclip.train.distributed import (
 )
 from segclip.train.optim import make_optimiser, set_learning_rate
 from segclip.train.run_files import BEST, METRICS, MODEL, cut_metrics, last_checkpoint, save_checkpoint
-from segclip.train.step import backward
+from segclip.train.step import backward, step_seed
 from segclip.train.validation import fixed_photos, validate, write_sheet
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss, before the run stops
@@ -149,21 +150,21 @@ class Run:
     def _step(self, batch: Batch, step: int, steps: int) -> dict[str, Any]:
         self.learner.train()  # a look at the model leaves it in evaluation mode
         rate = set_learning_rate(self.optimiser, self.config, step, steps)
+        torch.manual_seed(step_seed(self.config.seed, step, self.accelerator.process_index))  # of dropout and its like
         losses = self._backward(batch)
-        parts = [losses.superpixel.item(), losses.reconstruction.item(), float(batch.bad), float(self.stopping)]
-        superpixel, reconstruction, bad, stopping = sum_over_processes(self.accelerator, parts)
-        world = self.accelerator.num_processes
-        superpixel, reconstruction, contrastive = superpixel / world, reconstruction / world, losses.contrastive.item()
+        world, names = self.accelerator.num_processes, list(losses.terms)
+        parts = [*(losses.terms[name].item() for name in names), float(batch.bad), float(self.stopping)]
+        *sums, bad, stopping = sum_over_processes(self.accelerator, parts)
+        terms = {name: total / world for name, total in zip(names, sums, strict=True)}
         self.counts.bad += int(bad)
         self.stopping = stopping > 0
-        total = contrastive * ("contrastive" in self.config.losses) + superpixel + reconstruction
+        total = sum(self.config.losses[name] * term for name, term in terms.items())
         norm = self._update(total)
         return {
             "step": step,
             "loss": total,
-            "contrastive": contrastive,
-            "superpixel": superpixel,
-            "reconstruction": reconstruction,
+            **dict.fromkeys(PAPER_WEIGHTS, 0.0),
+            **terms,
             "lr": rate,
             "gradient": norm,
             "samples_per_s": self.config.batch / self._seconds(),
@@ -183,8 +184,8 @@ class Run:
             batch.split(self.config.micro_batch),
             gather=gather_rows(self.accelerator, self.config.batch // world),
             world=world,
-            soft_target_scale=self.config.soft_target_scale,
-            contrast="contrastive" in self.config.losses,
+            weights=self.config.losses,
+            settings=self.config.loss_settings,
             no_sync=unsynced(self.learner),
         )
 
@@ -288,17 +289,18 @@ class Run:
                 self.accelerator.log(
                     {name: value for name, value in finite.items() if value is not None}, record["step"]
                 )
-                progress.update(task, completed=record["step"], description=_line(record))
+                line = _line(record, [name for name, weight in self.config.losses.items() if weight])
+                progress.update(task, completed=record["step"], description=line)
 
             yield show
 
 
-def _line(record: dict[str, Any]) -> str:
+def _line(record: dict[str, Any], losses: Sequence[str]) -> str:
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated() / 1e9
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
-    parts = " ".join(f"{name} {record[name]:.3f}" for name in ("contrastive", "superpixel", "reconstruction"))
+    parts = " ".join(f"{name} {record[name]:.3f}" for name in losses if name in record)
     seen = f" mIoU {record['miou']:.3f}" if "miou" in record else ""
     speed = f"{record['samples_per_s']:.0f} samples/s {memory:.1f} GB"
     return f"loss {record['loss']:.3f} ({parts}) lr {record['lr']:.1e}{seen} {speed}"
