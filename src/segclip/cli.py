@@ -8,6 +8,7 @@ torch and all that needs it are imported by the commands, so that `--help` is qu
 import contextlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -380,7 +381,7 @@ def _choice(name: str, options: Sequence[str] | None) -> object:
     recipe = RECIPES[name]
     default, paragraphs = recipe(), (inspect.getdoc(recipe) or name).splitlines()
     if options is not None:
-        default = _with_model(default, options)
+        default = _with_losses(_with_model(default, options), options)
 
     def new_run(
         out: Path,
@@ -391,7 +392,7 @@ def _choice(name: str, options: Sequence[str] | None) -> object:
 
         Args:
             out: Folder of the run; the same command again goes on with a broken run.
-            data: Shards that segclip prepare made: a folder, or an address (https://, gs://, hf://, pipe:). What
+            data: Shards that segclip prepare made: a folder, or an address (https://, s3://, gs://, hf://). What
                 prepare takes is prepared first, into OUT/shards. The recipe debug makes its own.
             config: The recipe; any field can be given.
         """
@@ -416,32 +417,35 @@ def _with_model(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
     return resolve(recipe)
 
 
+def _with_losses(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
+    """A recipe with the losses that it has not, but that the options weigh: an option is made of each."""
+    named = [found[1] for option in options if (found := re.match(r"--losses\.([^=]+)", option))]
+    return replace(recipe, losses=recipe.losses | {name: 0.0 for name in named if name not in recipe.losses})
+
+
 def _resume(run: Path, workers: int | None) -> int:
-    from segclip.train.run import read_recipe
+    from segclip.train.run_files import read_recipe
 
     config, data = read_recipe(run)
     return _train(config if workers is None else replace(config, workers=workers), data, run)
 
 
 def _train(config: TrainConfig, data: str | None, out: Path) -> int:
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ValueError('accelerate is not installed; pip install "segclip[train]"') from error
     from segclip.commands.prepare import open_or_prepare
     from segclip.train.debug_data import make_data
-    from segclip.train.distributed import only_cpu
     from segclip.train.loop import Stopped
     from segclip.train.run import train
+    from segclip.utils.processes import join_processes
 
     config = resolve(config)  # what cannot be trained is refused before data is made
-    with PartialState(cpu=only_cpu()).main_process_first():  # it makes what is missing, the others find it there
-        config, shards = (config, open_or_prepare(data, out / "shards")) if data else make_data(config, out)
     try:
-        file = train(config, shards, out)
+        with join_processes() as processes:
+            with processes.main_first():  # it makes what is missing, the others find it there
+                config, shards = (config, open_or_prepare(data, out / "shards")) if data else make_data(config, out)
+            file = train(config, shards, out, processes)
     except Stopped as stopped:
         return _fail(str(stopped), TERMINATED)
-    if PartialState().is_main_process:
+    if processes.is_main:
         console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
     return OK
 

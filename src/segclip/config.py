@@ -1,9 +1,10 @@
-"""What a model is: sizes and kinds of its towers, as frozen dataclasses without torch."""
+"""What a model is, and what its losses are, as frozen dataclasses without torch."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 CLIP_VOCABULARY = 49408  # CLIP's byte-pair encoding, start and end tokens included
 BERT_VOCABULARY = 30522  # bert-base-uncased, which MiniLM sentence encoders use
@@ -92,16 +93,31 @@ class ModelConfig:
     def from_json(cls, text: str) -> "ModelConfig":
         """Inverse of `to_json`. Raises ValueError for unknown or missing fields."""
         try:
-            raw = json.loads(text)
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a segclip model configuration: {error}") from error
+
+    @classmethod
+    def from_dict(cls, raw: Any) -> "ModelConfig":
+        """Inverse of `dataclasses.asdict`. Raises ValueError for unknown or missing fields."""
+        try:
             return cls(**{**raw, "image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])})
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError) as error:
             raise ValueError(f"not a segclip model configuration: {error}") from error
 
 
-# Names of 0.1.
-_FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
-_FORMER_CACHE = {
-    "reconstructed": "reconstruction_fraction",
-    "small": "half_size_prob",
-    "words": "caption_words",
-}
+SuperpixelLoss = Literal["reference", "one-softmax"]
+LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is swept of the paper's losses: see `segclip.losses.contrastive_loss` and `superpixel_loss`."""
+
+    soft_target_scale: float | None = None
+    superpixel_loss: SuperpixelLoss = "reference"
+    label_smoothing: float = LABEL_SMOOTHING
+
+
+PAPER_SETTINGS = LossSettings()
+PAPER_WEIGHTS: Mapping[str, float] = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0}

@@ -20,7 +20,8 @@ from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_scores
 from segclip.text.labels import check_labels
 from segclip.text.prompts import PAPER_TEMPLATES
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
+from segclip.utils.optional import require
 
 SUFFIXES = (".onnx", ".pt2")
 MOST = 128  # patches in a side, at most: 2,048 pixels for a ViT-B/16
@@ -103,22 +104,21 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
     }  # fmt: skip
     if file.suffix == ".pt2":
         extra = {"segclip.json": json.dumps(about)}
-        write_aside(file, lambda aside: _save_program(program, aside, extra))
+        with atomic(file) as temporary:
+            _save_program(program, temporary, extra)
     else:
-        write_aside(file, lambda aside: _save_onnx(program, module.outputs, aside, about))
+        with atomic(file) as temporary:
+            _save_onnx(program, module.outputs, temporary, about)
 
 
-def _save_program(program: torch.export.ExportedProgram, aside: Path, extra: dict[str, str]) -> None:
-    with aside.open("wb") as file:
-        torch.export.save(program, file, extra_files=extra)
+def _save_program(program: torch.export.ExportedProgram, file: Path, extra: dict[str, str]) -> None:
+    with file.open("wb") as opened:
+        torch.export.save(program, opened, extra_files=extra)
 
 
-def _save_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], aside: Path, about: dict) -> None:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  # torch's exporter needs it
-    except ImportError as error:
-        raise ValueError(f'{error.name} is not installed; pip install "segclip[export]"') from error
+def _save_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], file: Path, about: dict) -> None:
+    onnx = require("onnx", extra="export")
+    require("onnxscript", extra="export")  # torch's exporter needs it
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -128,4 +128,4 @@ def _save_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], as
     assert converted is not None
     model = converted.model_proto
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in about.items()})
-    aside.write_bytes(model.SerializeToString())
+    file.write_bytes(model.SerializeToString())

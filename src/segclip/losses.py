@@ -7,27 +7,14 @@ Source: arXiv 2211.14813, section 3.3.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from segclip.config import LABEL_SMOOTHING, PAPER_SETTINGS, LossSettings, SuperpixelLoss
 from segclip.utils.tables import choose
-
-SuperpixelLoss = Literal["reference", "one-softmax"]
-
-LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """What is swept of the paper's terms: see `contrastive_loss` and `superpixel_loss`."""
-
-    soft_target_scale: float | None = None
-    superpixel_loss: SuperpixelLoss = "reference"
-    label_smoothing: float = LABEL_SMOOTHING
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class LossInputs:
     image: Float[Tensor, "B E"]
     text: Float[Tensor, "B E"]
     scale: Float[Tensor, ""]
-    settings: LossSettings = LossSettings()
+    settings: LossSettings = PAPER_SETTINGS
     hard: Float[Tensor, "R C N"] | None = None
     soft: Float[Tensor, "R C N"] | None = None
     regions: Float[Tensor, "R C D"] | None = None
@@ -192,7 +179,6 @@ LOSSES: dict[str, Loss] = {
     "superpixel": Loss(_superpixel, superpixels=True),
     "reconstruction": Loss(_reconstruction, masked=True),
 }
-PAPER_WEIGHTS: Mapping[str, float] = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0}
 
 
 def weighted_losses(weights: Mapping[str, float]) -> dict[str, Loss]:

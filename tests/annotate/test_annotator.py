@@ -21,7 +21,7 @@ from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.commands.annotate import PROGRESS, Store
 from segclip.segment.segmenter import Segmenter
-from segclip.utils.locks import claim
+from segclip.utils.locks import only_one_run
 
 Run = Callable[..., tuple[int, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -271,6 +271,6 @@ def test_a_ray_cluster_gives_the_same_files(run: Run, photos: Path, tmp_path: Pa
 
 
 def test_two_runs_in_one_folder(run: Run, tmp_path: Path) -> None:
-    with claim(tmp_path / "out"):
+    with only_one_run(tmp_path / "out"):
         code, err = run()
     assert code == 2 and "another run is writing to this folder" in err and err.count("\n") == 1

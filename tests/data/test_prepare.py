@@ -29,7 +29,6 @@ from webdataset.compat import WebDataset
 from segclip.cli import main
 from segclip.data import prepare as prepare_module
 from segclip.data import shard_writer
-from segclip.data.cluster import map_over_ray
 from segclip.data.prepare import Settings, map_locally, prepare
 from segclip.data.shard_writer import ShardWriter
 from segclip.data.shards import Index, Shards
@@ -343,7 +342,7 @@ def test_a_ray_cluster_gives_the_same_bytes(
     monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        run(source, tmp_path, SMALL, map_blocks=map_over_ray)
+        run(source, tmp_path, SMALL, map_blocks=map_over_cluster)
     finally:
         ray.shutdown()
     assert contents(tmp_path) == whole

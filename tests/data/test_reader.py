@@ -2,9 +2,11 @@
 
 import http.server
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -221,10 +223,11 @@ def test_shards_from_elsewhere(
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     local = list(Reader(shards, CONFIG).epoch(0))
-    for place in (server, f"{server}/", f"pipe:cat {copied}/{{}}"):
-        remote = Reader(Shards(place, cache), CONFIG, workers=2)
+    for address in (server, f"{server}/", copied.as_uri()):
+        remote = Reader(Shards(address, cache), CONFIG, workers=2)
         assert all(map(same, local, remote.epoch(0)))
-    assert len(list(cache.glob("*/*.tar"))) == 3 * len(shards.index.shards)
+    assert len(list(cache.glob("*/*.tar"))) == 2 * len(shards.index.shards)
+    assert not list(cache.rglob("*.part"))
     for path in copied.glob("pairs-*"):
         path.unlink()
     assert all(map(same, local, Reader(Shards(server, cache), CONFIG).epoch(0)))  # kept
@@ -246,7 +249,7 @@ def test_a_shard_that_is_not_what_the_index_says(
     path.write_bytes(path.read_bytes()[:-512] + b"x" * 512)
     with pytest.raises(ValueError, match=r"pairs-000000\.tar is not the file that index\.json names"):
         Shards(server, cache)[0]
-    assert not list(cache.glob("*/*.tar*part"))
+    assert not list(cache.rglob("*.tar")) and not list(cache.rglob("*.part"))
     with pytest.raises(ValueError, match=r"nothing/index\.json: cannot be fetched"):
         Shards(f"{server}/nothing", cache)
 
@@ -269,6 +272,27 @@ def test_folders_that_are_no_shards(shards: Shards, copied: Path, tmp_path_facto
     tar.unlink()
     with pytest.raises(ValueError, match=r"pairs-000001\.tar: is missing"):
         Shards(copied)
+
+
+@pytest.mark.parametrize("name", ["../pairs", "/etc/pairs", ".hidden", "a\\b", "C:pairs", ""])
+def test_an_index_names_no_file_elsewhere(shards: Shards, name: str) -> None:
+    index = replace(shards.index, shards=(replace(shards.index.shards[0], file=name),))
+    with pytest.raises(ValueError, match="not a plain file name"):
+        Index.from_json(index.to_json(), "index.json")
+
+
+def test_addresses_that_nothing_opens() -> None:
+    for address in ("nonsense://bucket/shards", "http://127.0.0.1:1/shards"):
+        with pytest.raises(ValueError, match=f"{address}/index.json: cannot be fetched"):
+            Shards(address)
+
+
+def test_reading_where_pread_is_missing(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    photos = [shards[number].photo_file for number in range(len(shards))]
+    monkeypatch.delattr(os, "pread")
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda number: shards[number].photo_file, range(len(shards)))) == photos
 
 
 def test_an_index_survives_its_json(shards: Shards) -> None:

@@ -42,7 +42,8 @@ from segclip.train.feature_cache import cache_features
 from segclip.train.initialization import start_centers, start_model, start_projection
 from segclip.train.recipes import TOWERS
 from segclip.train.resolve import resolve
-from segclip.train.run import read_recipe, train
+from segclip.train.run import train
+from segclip.train.run_files import read_recipe
 
 FORMER = {"init_from": "start", "init_centers": "centers", "max_grad_norm": "clip", "keep_checkpoints": "keep"}
 FORMER_CACHE = {"reconstruction_fraction": "reconstructed", "half_size_prob": "small", "caption_words": "words"}
@@ -146,7 +147,7 @@ def test_a_grouping_is_in_train_mode_in_steps_and_nowhere_else(
     scenes = write_scenes(tmp_path / "scenes", 2, seed=0)
     recipe = config if kind == "cached" else replace(PAIRS, centers="k-means")
     recipe = replace(recipe, steps=3, validate_every=1, validation=str(scenes))
-    group, step, within, seen = CenterGrouping.forward, loop.Run._step, [False], []
+    group, step, within, seen = CenterGrouping.forward, loop.Run.step, [False], []
 
     def watched_step(*arguments: Any) -> dict[str, Any]:
         within[0] = True
@@ -158,7 +159,7 @@ def test_a_grouping_is_in_train_mode_in_steps_and_nowhere_else(
         seen.append((within[0], {module.training for module in grouping.modules()}))
         return group(grouping, *arguments)
 
-    monkeypatch.setattr(loop.Run, "_step", watched_step)
+    monkeypatch.setattr(loop.Run, "step", watched_step)
     monkeypatch.setattr(CenterGrouping, "forward", watched_group)
     train(recipe, data, tmp_path / "run")
     assert all(modes == {in_step} for in_step, modes in seen)
@@ -186,7 +187,7 @@ def test_broken_anywhere_it_goes_on_and_ends_alike(
     expected, recipe = (whole, config) if kind == "cached" else (whole_pairs, PAIRS)
     if kind == "cached":
         shutil.copytree(whole / "features", tmp_path / "features")
-    owner, name = (loop.Run, "_step") if place == "step" else (torch, "save")
+    owner, name = (loop.Run, "step") if place == "step" else (torch, "save")
     real, calls, at = getattr(owner, name), [], [1, 4, 5]
 
     def breaking(*args, **kwargs):
@@ -238,11 +239,11 @@ def test_cached_features_give_the_losses_of_the_model() -> None:
     keep = noise.mask.argsort(dim=1)[:, : noise.gumbel_visible.shape[-1]]
     patches, visible = model.image.encode_patches(pixels), model.image.encode_patches(pixels, keep)
     text = model.encode_text(token_ids)
-    cached = combine_parts(model.parts_from_patches(patches, visible, pixels, text, superpixels.flatten(1), noise))
+    cached = combine_parts(model.parts_from_patches(patches, lambda: visible, pixels, text, superpixels.flatten(1), noise))
     assert torch.equal(plain.total, cached.total)
 
     part = combine_parts(
-        model.parts_from_patches(patches, visible[:2], pixels[:2], text, superpixels.flatten(1), noise)
+        model.parts_from_patches(patches, lambda: visible[:2], pixels[:2], text, superpixels.flatten(1), noise)
     )
     two = Noise(noise.gumbel[:2], noise.mask[:2], noise.gumbel_visible[:2])
     alone = model.losses(pixels[:2], token_ids[:2], superpixels[:2], noise=two)
@@ -373,7 +374,8 @@ def test_steps_without_a_finite_loss_are_skipped_and_ten_in_a_row_stop_the_run(
     def sometimes(*args, **kwargs):
         calls.append(1)
         losses = real(*args, **kwargs)
-        return replace(losses, contrastive=losses.contrastive * math.nan) if len(calls) % 3 == 0 else losses
+        nan = {"contrastive": losses.contrastive * math.nan}
+        return replace(losses, terms=losses.terms | nan) if len(calls) % 3 == 0 else losses
 
     monkeypatch.setattr(loop, "backward", sometimes)
     train(replace(PAIRS, steps=8), data, tmp_path / "a")
@@ -415,14 +417,14 @@ def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Pat
 def test_sigterm_saves_and_stops(
     data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.Run._step
+    real = loop.Run.step
 
     def step(self, batch, number, steps):
         if number == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, number, steps)
 
-    monkeypatch.setattr(loop.Run, "_step", step)
+    monkeypatch.setattr(loop.Run, "step", step)
     with pytest.raises(loop.Stopped, match="stopped at step 5 of 24"):
         train(PAIRS, data, tmp_path)
     assert (tmp_path / "checkpoints" / "00000005.pt").exists()

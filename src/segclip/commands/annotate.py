@@ -19,23 +19,25 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segclip.annotate.annotator import MASK, PANOPTIC, YOLO, Annotated, Annotator, Drawing, Named, Request
-from segclip.annotate.cluster import map_over_ray
 from segclip.annotate.formats.writers import Collection, PhotoRegions, write_all
 from segclip.checkpoints.loading import locate
 from segclip.commands.segment import Failure, check_writable, report, unused_stems
 from segclip.data.photos import list_photos
 from segclip.segment.coco import pycocotools_mask
+from segclip.segment.many_photos import BATCH
 from segclip.segment.protocols import find_protocol
 from segclip.text.labels import check_labels
 from segclip.utils.failures import Failed
-from segclip.utils.files import no_space, write_aside
+from segclip.utils.files import atomic, no_space
 from segclip.utils.jsonl import append_lines, read_lines, start_lines
-from segclip.utils.locks import claim
+from segclip.utils.locks import only_one_run
+from segclip.utils.ray import map_over_ray
 
 PROGRESS = ".progress.jsonl"
 WRITTEN, LINK = (MASK, PANOPTIC, YOLO), "yolo/images/{}"
 # What XML or UTF-8 cannot hold, or would break lines.
 UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+PHOTOS_AHEAD = 2**14  # that a cluster gets at once
 NAME_REMEDY = "a file name that no annotation file can hold; rename the photo"
 
 
@@ -61,7 +63,7 @@ def annotate_folder(folder: Path, out: Path, request: Request, *, ray: bool = Fa
     with locate(request.model).open("rb") as weights:
         digest = file_digest(weights, "sha256").hexdigest()
     job = _describe(request, digest, os.path.relpath(folder.resolve(), out.resolve()))
-    with claim(out), no_space(out):
+    with only_one_run(out), no_space(out):
         named = list(zip(files, unused_stems(files, out, WRITTEN), strict=True))
         store = Store(out, job)
         failures = _annotate(request, store, store.start(named), len(files), ray)
@@ -78,7 +80,11 @@ def _annotate(request: Request, store: "Store", named: Named, total: int, ray: b
     named = [(path, stem) for path, stem in named if not UNWRITABLE.search(path.name)]
     if not named:
         return failures
-    results = map_over_ray(request, named) if ray else Annotator(request)(named)
+    if ray:
+        gpus = request.device in ("auto", "cuda")
+        results = map_over_ray(partial(Annotator, request), named, batch=BATCH, ahead=PHOTOS_AHEAD, gpus=gpus)
+    else:
+        results = Annotator(request)(named)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total, completed=total - len(named))
         for path, result in results:
@@ -151,7 +157,8 @@ class Store:
     def add(self, path: Path, annotated: Annotated) -> None:
         """Write a photo's own files, and then its line."""
         for name, data in annotated.files.items():
-            write_aside(self.out / name, lambda aside, data=data: aside.write_bytes(data))
+            with atomic(self.out / name) as file:
+                file.write_bytes(data)
         _link(path, self.out / LINK.format(annotated.regions.stem + path.suffix))
         self.places[path.name] = self.file.stat().st_size
         append_lines(self.file, [{**annotated.regions.record(), "stamp": self.stamps[path.name]}])
@@ -176,14 +183,11 @@ def _stamp(photo: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _link(photo: Path, place: Path) -> None:
+def _link(photo: Path, link: Path) -> None:
     """The photo where YOLO looks for it: a link, or a copy where links cannot be made."""
-
-    def link(aside: Path) -> None:
-        aside.unlink(missing_ok=True)
+    with atomic(link) as file:
+        file.unlink()
         try:
-            aside.symlink_to(os.path.relpath(photo.resolve(), place.parent.resolve()))
+            file.symlink_to(os.path.relpath(photo.resolve(), link.parent.resolve()))
         except (OSError, ValueError):  # on Windows: links are not allowed, or lead to another drive
-            shutil.copyfile(photo, aside)
-
-    write_aside(place, link)
+            shutil.copyfile(photo, file)

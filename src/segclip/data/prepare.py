@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -20,7 +20,6 @@ from functools import partial
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -31,16 +30,17 @@ from segclip.data.shards import INDEX, SUPERPIXELS, Index, pack_sample
 from segclip.data.sources.items import Item
 from segclip.data.sources.open import Source, read_photo
 from segclip.data.superpixels import Method, find_superpixels
+from segclip.utils.batches import batched
 from segclip.utils.files import no_space
-from segclip.utils.locks import claim
+from segclip.utils.locks import only_one_run
+from segclip.utils.ray import map_over_ray
 
 BLOCK = 8  # photos that a worker packs at once
 SEEN = 1000  # photos after which too large a share of bad ones stops the run
 SMALLEST = 64  # short side, in pixels, of a photo worth training on
 QUALITY = 90  # of JPEG, for photos that are scaled down
+BLOCKS_AHEAD = 2**14  # that a cluster gets at once
 MOST_SUPERPIXELS = 2**16  # which a 16-bit PNG can number
-
-Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def prepare(
             raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
         return index
     limit = round(settings.shard_mb * 1e6)
-    with claim(out), no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
+    with only_one_run(out), no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
         blocks = islice(cut_blocks(source.items()), -(-writer.seen // BLOCK), None)
         for block, packed in (map_blocks or map_locally)(partial(pack_block, settings=settings), blocks):
             writer.add(packed)
@@ -132,13 +132,6 @@ def cut_blocks(items: Iterable[Item]) -> Iterator[Block]:
     """Cut a stream of items into blocks."""
     for number, some in enumerate(batched(items, BLOCK)):
         yield Block(number * BLOCK, some)
-
-
-def batched(things: Iterable[Thing], size: int) -> Iterator[tuple[Thing, ...]]:
-    """itertools.batched, which Python 3.11 lacks."""
-    iterator = iter(things)
-    while some := tuple(islice(iterator, size)):
-        yield some
 
 
 def map_locally(
@@ -165,9 +158,18 @@ def map_locally(
             pool.shutdown(cancel_futures=True)
 
 
+def map_over_cluster(work: Work, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Packed]]]:
+    """Do the work of the blocks over a Ray cluster, see `map_over_ray`; results come in the blocks' order."""
+    return map_over_ray(partial(_work_on_each, work), blocks, batch=1, ahead=BLOCKS_AHEAD)
+
+
 def pack_block(block: Block, settings: Settings) -> list[Packed]:
     """Read, check and pack the items of a block; what cannot be used is left out, with its reason."""
     return [_pack(item, f"{block.start + i:09d}", settings) for i, item in enumerate(block.items)]
+
+
+def _work_on_each(work: Work) -> Callable[[Sequence[Block]], list[tuple[Block, list[Packed]]]]:
+    return lambda blocks: [(block, work(block)) for block in blocks]
 
 
 def _start_worker() -> None:

@@ -112,7 +112,7 @@ class Reader:
         if config.drop_last and sum(self.sizes) < config.batch:
             what = "photos" if config.captions == "one" else "captions"
             raise ValueError(
-                f"{shards.place}: {sum(self.sizes)} {what} are less than one batch of {config.batch}; lower the batch"
+                f"{shards.address}: {sum(self.sizes)} {what} are less than one batch of {config.batch}; lower the batch"
             )
 
     @property

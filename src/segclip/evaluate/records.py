@@ -7,6 +7,7 @@ first process makes one of them, sorted by photo.
 import heapq
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from segclip.evaluate.evaluator import PhotoCounts
 from segclip.evaluate.metrics import Confusion
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.utils.jsonl import append_lines, encode_line, read_lines, start_lines
 
 
@@ -66,17 +67,13 @@ class CountFiles:
                         (bad if "bad" in line else places)[line["photo"]] = (number, start)
                     start += len(text)
 
-        def write(aside: Path) -> None:
-            opened = [file.open("rb") for file in files]
-            with aside.open("wb") as out:
-                out.write(encode_line({"job": self.job}))
-                for _, (number, start) in sorted((bad | places).items()):
-                    opened[number].seek(start)
-                    out.write(opened[number].readline())
-            for file in opened:
-                file.close()
-
-        write_aside(self.main, write)
+        with ExitStack() as stack:
+            opened = [stack.enter_context(file.open("rb")) for file in files]
+            out = stack.enter_context(stack.enter_context(atomic(self.main)).open("wb"))
+            out.write(encode_line({"job": self.job}))
+            for _, (number, start) in sorted((bad | places).items()):
+                opened[number].seek(start)
+                out.write(opened[number].readline())
         for file in files:
             if file != self.main:
                 file.unlink()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from segclip.evaluate.evaluator import Evaluator
 from segclip.evaluate.masks import IGNORED, Mask
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.visualize import draw_overlay
 
 SIDE = 420  # of a picture, in pixels
@@ -71,7 +71,8 @@ def write_report(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    write_aside(page, lambda aside: aside.write_text("\n".join(parts) + "\n", "utf-8"))
+    with atomic(page) as file:
+        file.write_text("\n".join(parts) + "\n", "utf-8")
     return page
 
 

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from segclip.config import ModelConfig
+from segclip.config import LABEL_SMOOTHING, PAPER_WEIGHTS, LossSettings, ModelConfig, SuperpixelLoss
 from segclip.data.crops import CROP_SCALE
 from segclip.data.superpixels import Reduction
-from segclip.losses import LABEL_SMOOTHING, PAPER_WEIGHTS, LossSettings, SuperpixelLoss
 
 
 def _formerly(*options: str) -> object:
@@ -201,3 +200,12 @@ def _translate(raw: dict[str, Any]) -> dict[str, Any]:
     if isinstance(raw["losses"], list):
         former["losses"] = dict.fromkeys(raw["losses"], 1.0)
     return {_FORMER.get(name, name): value for name, value in raw.items()} | former
+
+
+# Names of 0.1.
+_FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
+_FORMER_CACHE = {
+    "reconstructed": "reconstruction_fraction",
+    "small": "half_size_prob",
+    "words": "caption_words",
+}

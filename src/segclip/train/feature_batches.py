@@ -18,6 +18,7 @@ from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import Noise, Parts, SegCLIP
 from segclip.train.config import TrainConfig
 from segclip.train.feature_cache import Block
+from segclip.train.initialization import start_centers, start_projection
 from segclip.train.run_files import save_tensors
 
 
@@ -106,6 +107,15 @@ class CachedStream:
         self.centers = centers
         self.config, self.cache, self.rank, self.world, self.device = config, config.cache, rank, world, device
         self.steps = photos // config.batch
+
+    def initialize(self, model: SegCLIP) -> None:
+        """Start its centers as k-means of the features, and what names the regions from the captions."""
+        start_centers(model, (patches for block in self.crops[0] for patches in block.patches), self.config.seed)
+        start_projection(model, captioned(self.crops[0], self.captions, self.words, self.embedded))
+
+    def learner(self, model: SegCLIP) -> CachedLearner:
+        """What learns from the batches."""
+        return CachedLearner(model, self.config)
 
     def epoch(self, number: int, start: int) -> Iterator[CachedBatch]:
         """The batches of an epoch, from step `start` on; the draws depend on seed, epoch and step alone."""

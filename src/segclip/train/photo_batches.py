@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
@@ -19,6 +19,7 @@ from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import Noise, Parts, SegCLIP
 from segclip.text.tokenizers import tokenizer_for
 from segclip.train.config import TrainConfig
+from segclip.train.initialization import start_centers
 
 CHUNK = 16  # samples whose noise is drawn together
 
@@ -84,6 +85,22 @@ class PairStream:
         self.tokenize = tokenizer_for(replace(model.text, context=min(config.tokens, model.text.context)))
         self.seed, self.share, self.rank, self.device = config.seed, config.batch // world, rank, device
         self.centers, self.patches = model.centers, (side // patch) ** 2
+        self.shards, self.config, self.model = shards, config, model
+
+    def initialize(self, model: SegCLIP) -> None:
+        """Start its centers as k-means of what its trunk gives for the photos, on every process alike."""
+        start_centers(model, self._trunk_features(model), self.seed)
+
+    @torch.no_grad()
+    def _trunk_features(self, model: SegCLIP) -> Iterator[Float[np.ndarray, "P D"]]:
+        whole = PairStream(self.shards, self.config, self.model, rank=0, world=1, device=torch.device("cpu"))
+        for batch in whole.epoch(0, 0):
+            for pairs in batch.split(CHUNK):
+                yield from model.image.encode_patches(normalise(pairs.pixels)).numpy()
+
+    def learner(self, model: SegCLIP) -> PairLearner:
+        """What learns from the batches."""
+        return PairLearner(model, self.config)
 
     @property
     def steps(self) -> int:

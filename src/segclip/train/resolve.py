@@ -32,11 +32,12 @@ class Start:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The recipe with the model that is trained.
+    """The recipe with the model that is trained, and without losses of no weight.
 
     Raises:
         ValueError: `config.model` differs from the weights of `config.init_from` in what cannot be changed over them.
     """
+    config = replace(config, losses={name: weight for name, weight in config.losses.items() if weight})
     if config.init_from is None:
         return replace(config, model=config.model or ModelConfig())
     start = read_start(config.init_from)
@@ -68,11 +69,12 @@ def read_start(name: str) -> Start:
 
 @lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
 def _read_foreign(path: Path, changed: int) -> Start:
-    from segclip.checkpoints.foreign import is_plain_clip, read_foreign
+    from segclip.checkpoints.loading import read_file
     from segclip.checkpoints.tensors import read_tensors
 
-    state, _ = read_tensors(path)
-    return Start(read_foreign(state, path).config, OVER_CLIP if is_plain_clip(state) else OVER_OURS)
+    names = [name.removeprefix("module.") for name in read_tensors(path)[0]]
+    complete = any(name.startswith(("clip.visual.", "image.")) for name in names)
+    return Start(read_file(path).config, OVER_OURS if complete else OVER_CLIP)
 
 
 def _read_header(path: Path) -> ModelConfig | None:

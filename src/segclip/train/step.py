@@ -1,9 +1,9 @@
 """One training step: exact losses and gradients of the whole batch, in micro-batches and over processes.
 
-Some losses, as the contrastive one, compare every pair with every other one. So their gradient by the embeddings is found
-first, from the embeddings of all micro-batches and processes; then each micro-batch is encoded again, with the same
-random numbers, and takes its part of that gradient back to the parameters (gradient caching, arXiv 2101.06983). With one
-micro-batch nothing is encoded twice.
+Some losses, such as the contrastive one, compare every pair with every other one. So their gradient by the embeddings
+is found first, from the embeddings of all micro-batches and processes; then each micro-batch is encoded again, with the
+same random numbers, and takes its part of that gradient back to the parameters (gradient caching, arXiv 2101.06983).
+With one micro-batch nothing is encoded twice.
 Axes: B samples, E embedding.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segclip.losses import PAPER_WEIGHTS, LossSettings, weighted_losses, weighted_sum
+from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings
+from segclip.losses import weighted_losses, weighted_sum
 from segclip.model.segclip import Losses, Parts, pair_terms
 
 # Rows of this process -> rows of all processes, and where its own begin.
@@ -30,11 +30,6 @@ def gather_nothing(rows: Float[Tensor, "B E"]) -> tuple[Float[Tensor, "B E"], in
     return rows, 0
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Of the random numbers that modules draw by themselves in a step, so that a broken run goes on with the same."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
-
-
 def backward(
     learner: Callable[..., Parts],
     micro_batches: Sequence[Sized],
@@ -42,7 +37,7 @@ def backward(
     gather: Gather = gather_nothing,
     world: int = 1,
     weights: Mapping[str, float] = PAPER_WEIGHTS,
-    settings: LossSettings = LossSettings(),
+    settings: LossSettings = PAPER_SETTINGS,
     no_sync: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Losses:
     """Add the gradients of the whole batch's loss to the parameters.

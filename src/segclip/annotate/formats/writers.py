@@ -20,7 +20,7 @@ from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
 from segclip.segment import coco
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.visualize import palette
 
 
@@ -117,12 +117,8 @@ def write_all(out: Path, found: Collection) -> None:
         "review.csv": write_review,
     }
     for name, write in writers.items():
-
-        def fill(aside: Path, write: Callable[[IO[str], Collection], None] = write) -> None:
-            with aside.open("w", encoding="utf-8", newline="\n") as file:
-                write(file, found)
-
-        write_aside(out / name, fill)
+        with atomic(out / name) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            write(file, found)
 
 
 def write_coco(file: IO[str], found: Collection, *, polygons: bool) -> None:

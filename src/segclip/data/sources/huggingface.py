@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segclip.data.sources.items import Item, Row, find_captions, located, to_captions, to_meta
+from segclip.utils.optional import require
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -71,10 +72,7 @@ def _photos(path: Path, split: str | None, column: str) -> "Dataset":
 
 @lru_cache(maxsize=4)  # a worker process opens a dataset once
 def _open(path: Path, split: str) -> "Dataset":
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(f'{path}: a Hugging Face dataset needs its library; install "segclip[train]"') from None
+    datasets = require("datasets", extra="train")
     folder = _saved_folder(path, split) if is_saved(path) else None
     try:
         rows = datasets.load_from_disk(str(folder)) if folder else datasets.load_dataset(str(path), split=split)

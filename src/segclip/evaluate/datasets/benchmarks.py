@@ -23,6 +23,7 @@ from segclip.evaluate.datasets.class_names import (
     VOC21,
 )
 from segclip.evaluate.masks import CLASSES, IGNORED, Mask, MaskError, read_mask, translate
+from segclip.utils.optional import require
 
 SetName = Literal[
     "voc2012", "context60", "context59", "coco-object", "coco-stuff", "ade20k", "cityscapes", "folder"
@@ -242,11 +243,7 @@ def _read_instances(file: Path) -> tuple[dict[str, dict[str, Any]], dict[int, li
 
 def _draw_instances(pair: Pair, images: dict[str, dict[str, Any]], shapes: dict[int, list[dict[str, Any]]]) -> Mask:
     """Crowds below, then the largest first, so that small things lie on top."""
-    try:
-        from pycocotools import mask as coco_mask
-    except ImportError as error:
-        raise ValueError('pycocotools is not installed; pip install "segclip[annotate]"') from error
-
+    coco_mask = require("pycocotools.mask", extra="annotate")
     image = images[pair.photo.name]
     height, width = int(image["height"]), int(image["width"])
     mask = np.zeros((height, width), np.uint8)
