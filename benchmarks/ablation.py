@@ -45,9 +45,9 @@ from segclip.train.run import train
 
 NO_CENTERS = "no centers"
 VARIANTS: dict[str, dict] = {
-    "contrastive": {"losses": ("contrastive",)},
-    "+ reconstruction": {"losses": ("contrastive", "reconstruction")},
-    "+ superpixel": {"losses": ("contrastive", "superpixel")},
+    "contrastive": {"losses": {"contrastive": 1.0}},
+    "+ reconstruction": {"losses": {"contrastive": 1.0, "reconstruction": 1.0}},
+    "+ superpixel": {"losses": {"contrastive": 1.0, "superpixel": 1.0}},
     "all": {},
     "all, one softmax": {"superpixel_loss": "one-softmax"},
     "all, reference ids": {"reduction": "reference"},

@@ -1,7 +1,8 @@
-"""What a model is: sizes and kinds of its towers, as frozen dataclasses without torch."""
+"""What a model is, and what its losses are, as frozen dataclasses without torch."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,3 +104,20 @@ class ModelConfig:
             return cls(**{**raw, "image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a segclip model configuration: {error}") from error
+
+
+SuperpixelLoss = Literal["reference", "one-softmax"]
+LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is swept of the paper's losses: see `segclip.losses.contrastive_loss` and `superpixel_loss`."""
+
+    soft_target_scale: float | None = None
+    superpixel_loss: SuperpixelLoss = "reference"
+    label_smoothing: float = LABEL_SMOOTHING
+
+
+PAPER_SETTINGS = LossSettings()
+PAPER_WEIGHTS: Mapping[str, float] = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0}

@@ -28,7 +28,9 @@ TINY = GOLDEN / "tiny.bin"  # small weights as the authors store them
         ({"cache": CacheConfig(half_size_prob=1.5)}, "half_size_prob 1.5; give a share in 0..1"),
         ({"micro_batch": 2}, "leave out micro_batch"),
         ({"init_from": None}, "name their model as init_from"),
-        ({"losses": ()}, "no losses; give one or more"),
+        ({"losses": {}}, "no losses; give a weight above 0"),
+        ({"losses": {"contrastive": 0.0}}, "no losses; give a weight above 0"),
+        ({"losses": {"contrastive": -1.0}}, "weight -1.0 of the loss contrastive; give a number from 0 on"),
         ({"save_every": 0}, "save_every 0; give at least 1"),
         ({"crop_scale": (0.5, 1.2)}, r"crop_scale 0\.5 1\.2; give two shares"),
         ({"betas": (0.9, 1.0)}, r"betas 0\.9 1\.0; give two numbers from 0 to below 1"),
@@ -119,7 +121,7 @@ def test_minis_groups() -> None:
 
 def test_what_no_loss_reaches_is_not_trained() -> None:
     model = small_model()
-    freeze(model, replace(PAIRS, slow=(), losses=("contrastive",)))
+    freeze(model, replace(PAIRS, slow=(), losses={"contrastive": 1.0, "reconstruction": 0.0}))
     idle = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert idle == {
         "image.class_token",

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def _choice(name: str, options: Sequence[str] | None) -> object:
     recipe = RECIPES[name]
     default, paragraphs = recipe(), (inspect.getdoc(recipe) or name).splitlines()
     if options is not None:
-        default = _with_model(default, options)
+        default = _with_losses(_with_model(default, options), options)
 
     def new_run(
         out: Path,
@@ -118,6 +119,12 @@ def _with_model(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
         if given != recipe.init_from:  # the recipe's own model is for the recipe's own weights
             recipe = replace(recipe, init_from=given, model=None if given else recipe.model)
     return resolve(recipe)
+
+
+def _with_losses(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
+    """A recipe with the losses that it has not, but that the options weigh: an option is made of each."""
+    named = [found[1] for option in options if (found := re.match(r"--losses\.([^=]+)", option))]
+    return replace(recipe, losses=recipe.losses | {name: 0.0 for name in named if name not in recipe.losses})
 
 
 def _train(run: NewRun) -> int:

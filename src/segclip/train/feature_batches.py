@@ -52,16 +52,15 @@ class CachedLearner(nn.Module):
         self.model, self.config = model, config
 
     def forward(self, batch: CachedBatch) -> Parts:
-        losses = self.config.losses
         return self.model.parts_from_patches(
             batch.patches,
-            batch.visible if "reconstruction" in losses else None,
+            lambda: batch.visible,
             batch.pixels,
             batch.text,
-            batch.superpixels if "superpixel" in losses else None,
+            batch.superpixels,
             batch.noise,
-            kind=self.config.superpixel_loss,
-            smoothing=self.config.label_smoothing,
+            weights=self.config.losses,
+            settings=self.config.loss_settings,
             photos=batch.photos,
         )
 

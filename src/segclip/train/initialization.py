@@ -17,6 +17,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from segclip.checkpoints.loading import load
+from segclip.losses import weighted_losses
 from segclip.model.grouping import CenterBlock, GroupedLinear
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
@@ -28,6 +29,14 @@ MOVE = 2.0  # how far a block moves a center, in units of the patches' mean
 SHARPNESS = 0.15  # scale of the centers against unit-variance patches: assignments are clear and can still change
 RIDGE = 0.03  # of the least squares, in units of the regions' mean variance
 LIFT = 4.0  # from here on the activation after a region's network is nearly the identity
+
+
+def check_names(config: TrainConfig) -> None:
+    """Raise ValueError where a resolved recipe names what is in no table, before anything is computed."""
+    assert config.model
+    weighted_losses(config.losses)
+    with torch.device("meta"):
+        SegCLIP(config.model)
 
 
 def start_model(config: TrainConfig) -> SegCLIP:

@@ -20,6 +20,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torch.distributed.tensor import DTensor
 
 from segclip.checkpoints.native import save_model
+from segclip.config import PAPER_WEIGHTS
 from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import BLOCKS, full_state, gather_rows, restore_state, share_model, unsynced
@@ -121,20 +122,19 @@ class Run:
         seed_draws(self.config.seed, step, self.processes.rank)
         rate = set_learning_rate(self.optimiser, self.config, step, steps)
         losses = self._backward(batch)
-        parts = [losses.superpixel.item(), losses.reconstruction.item(), float(batch.bad), float(self.stopping)]
-        superpixel, reconstruction, bad, stopping = self.processes.sum(parts)
-        world = self.processes.world
-        superpixel, reconstruction, contrastive = superpixel / world, reconstruction / world, losses.contrastive.item()
+        names, world = list(losses.terms), self.processes.world
+        parts = [*(losses.terms[name].item() for name in names), float(batch.bad), float(self.stopping)]
+        *sums, bad, stopping = self.processes.sum(parts)
+        terms = {name: total / world for name, total in zip(names, sums, strict=True)}
         self.counts.bad += int(bad)
         self.stopping = stopping > 0
-        total = contrastive * ("contrastive" in self.config.losses) + superpixel + reconstruction
+        total = sum(self.config.losses[name] * term for name, term in terms.items())
         norm = self._update(total)
         return {
             "step": step,
             "loss": total,
-            "contrastive": contrastive,
-            "superpixel": superpixel,
-            "reconstruction": reconstruction,
+            **dict.fromkeys(PAPER_WEIGHTS, 0.0),
+            **terms,
             "lr": rate,
             "gradient": norm,
             "samples_per_s": self.config.batch / self._seconds(),
@@ -154,8 +154,8 @@ class Run:
             batch.split(self.config.micro_batch),
             gather=gather_rows(self.processes, self.config.batch // world),
             world=world,
-            soft_target_scale=self.config.soft_target_scale,
-            contrast="contrastive" in self.config.losses,
+            weights=self.config.losses,
+            settings=self.config.loss_settings,
             no_sync=unsynced(self.learner),
         )
 

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segclip.losses import LOSSES
 from segclip.train.run_files import METRICS, cut_metrics
 from segclip.utils.optional import require
 
@@ -72,7 +73,7 @@ def record_metrics(run: Path, trackers: Sequence[str], steps: int, done: int) ->
 
 
 def _line(record: Record) -> str:
-    parts = " ".join(f"{name} {record[name]:.3f}" for name in ("contrastive", "superpixel", "reconstruction"))
+    parts = " ".join(f"{name} {record[name]:.3f}" for name in LOSSES if name in record)
     miou = f" mIoU {record['miou']:.3f}" if "miou" in record else ""
     speed = f"{record['samples_per_s']:.0f} samples/s{_memory()}"
     return f"loss {record['loss']:.3f} ({parts}) lr {record['lr']:.1e}{miou} {speed}"

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from segclip.losses import weighted_losses
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
 
@@ -20,12 +21,13 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 def freeze(model: SegCLIP, config: TrainConfig) -> None:
     """Leave out of training what the recipe freezes, and what no loss reaches.
 
-    That is the masked branch where its loss is left out, and the class token of CLIP, which no block ever sees.
+    That is the masked branch where no loss needs it, and the class token of CLIP, which no block ever sees.
 
     Raises:
         ValueError: a prefix that no parameter's name has.
     """
-    idle = () if "reconstruction" in config.losses else ("reconstruction.",)
+    masked = any(loss.masked for loss in weighted_losses(config.losses).values())
+    idle = () if masked else ("reconstruction.",)
     idle += ("image.class_token",) if model.config.image.kind == "clip" else ()
     names = [name for name, _ in model.named_parameters()]
     for prefix in (*config.frozen, *config.slow):

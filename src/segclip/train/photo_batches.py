@@ -53,16 +53,14 @@ class PairLearner(nn.Module):
         self.model, self.config = model, config
 
     def forward(self, batch: PairBatch, embed_only: bool = False) -> Parts:
-        """With `embed_only`, the losses of Parts are 0."""
-        wanted = () if embed_only else self.config.losses
+        """With `embed_only`, Parts has no losses."""
         return self.model.parts(
             normalise(batch.pixels).to(self.model.logit_scale.dtype),
             batch.token_ids,
-            batch.superpixels if "superpixel" in wanted else None,
+            batch.superpixels,
             batch.noise,
-            reconstruct="reconstruction" in wanted,
-            kind=self.config.superpixel_loss,
-            smoothing=self.config.label_smoothing,
+            weights={} if embed_only else self.config.losses,
+            settings=self.config.loss_settings,
         )
 
 

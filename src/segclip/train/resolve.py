@@ -31,11 +31,12 @@ class Start:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The recipe with the model that is trained.
+    """The recipe with the model that is trained, and without losses of no weight.
 
     Raises:
         ValueError: `config.model` differs from the weights of `config.init_from` in what cannot be changed over them.
     """
+    config = replace(config, losses={name: weight for name, weight in config.losses.items() if weight})
     if config.init_from is None:
         return replace(config, model=config.model or ModelConfig())
     start = read_start(config.init_from)
