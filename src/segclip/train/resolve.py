@@ -13,8 +13,8 @@ from segclip.config import ModelConfig
 from segclip.train.config import TrainConfig
 
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
-OVER_OURS = ("centers",)
-OVER_CLIP = ("centers", "decoder_layers")  # a CLIP has neither grouping nor masked branch
+OVER_OURS = ("centers", "grouping", "tau", "center_blocks", "mask_ratio")
+OVER_CLIP = (*OVER_OURS, "decoder_layers", "decoder_heads")  # a CLIP has neither grouping nor masked branch
 LARGEST_HEADER = 1 << 27  # bytes
 
 
@@ -48,7 +48,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         if name not in start.free and value != known[name]:
             raise ValueError(
                 f"model.{name} {value}; the weights of init_from, {config.init_from}, have {known[name]}, and over "
-                f"weights only {' and '.join(start.free)} can be changed: leave it out, or start from other weights or "
+                f"weights only {', '.join(start.free)} can be changed: leave it out, or start from other weights or "
                 "from none"
             )
     return config
