@@ -25,7 +25,6 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from segclip import Segmenter, load
-from segclip.data.normalise import normalise
 from segclip.data.shards import Shards
 from segclip.evaluate.datasets.benchmark import Mask
 from segclip.evaluate.datasets.folder import open_folder
@@ -161,7 +160,8 @@ def encode(evaluator: Evaluator) -> Iterator[Encoded]:
     for pair in track(evaluator.benchmark.pairs, "windows"):
         photo, truth = evaluator.benchmark.load(pair)
         (view,) = evaluator.segmenter.protocol.cut_photo(photo, model.config.image.side)
-        yield Encoded(photo, view, model.image.encode_patches(normalise(np.stack(list(view.crops())))), truth)
+        pixels = model.image.normalise(np.stack(list(view.crops())))
+        yield Encoded(photo, view, model.image.encode_patches(pixels), truth)
 
 
 @torch.inference_mode()

@@ -32,7 +32,7 @@ def run(out: str, micro_batch: int, shard: bool, processes: Processes) -> None:
     rank, world = processes.rank, processes.world
     torch.manual_seed(0)
     model = small_model(CLIP).double()
-    config = TrainConfig(batch=BATCH, lr=1e-3, slow_lr=1e-3, frozen=("image.patch_embed",))
+    config = TrainConfig(batch=BATCH, lr=1e-3, slow_lr=1e-3, frozen=("image.tower.patch_embed",))
     freeze(model, config)
     learner = share_model(PairLearner(model, config), processes, shard)
     optimiser = make_optimiser(model, config)
@@ -40,7 +40,7 @@ def run(out: str, micro_batch: int, shard: bool, processes: Processes) -> None:
     records = []
     for step in range(STEPS):
         whole = batch(step, model.config.centers)
-        own = whole._rows(slice(rank * share, (rank + 1) * share))
+        own = whole.split(share)[rank]
         losses = backward(
             learner,
             own.split(micro_batch or None),

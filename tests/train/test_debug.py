@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.pixels import normalise
 from helpers.small_runs import metrics, run_script
 
 from segclip.checkpoints.native import load_model
 from segclip.cli import main
-from segclip.data.normalise import normalise
 from segclip.data.scenes import make_scene, write_scenes
 from segclip.data.shards import Shards
 from segclip.data.superpixels import find_superpixels, patch_superpixels

@@ -15,16 +15,17 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings, ModelConfig
+from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings, ModelConfig, current_name
 from segclip.losses import LossInputs, Masked, compute_terms, weighted_losses, weighted_sum
-from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
-from segclip.model.image import ImageTower
-from segclip.model.layers import Attention
+from segclip.model.grouping import count_regions, sample_gumbel
+from segclip.model.image import ImageEncoder
+from segclip.model.layers import initialise
 from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
-from segclip.model.text import text_tower
+from segclip.model.towers import TEXT_TOWERS
 from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.files import atomic
+from segclip.utils.tables import choose
 
 __all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts", "gather_regions"]
 
@@ -47,10 +48,10 @@ class Parts(NamedTuple):
     terms: dict[str, Float[Tensor, ""]]
 
 
-def gather_regions(tower: ImageTower, patches: Float[Tensor, "B P D"]) -> ImageOutput:
+def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"]) -> ImageOutput:
     """What the centers, and the blocks after them, make of patches."""
-    grouping = tower.grouping(patches)
-    embedding, regions = tower.embed_regions(grouping.regions)
+    grouping = image.grouping(patches)
+    embedding, regions = image.embed_regions(grouping.regions)
     return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
 
 
@@ -63,6 +64,8 @@ class SegCLIP(
 ):
     """The model. `SegCLIP(ModelConfig())` is the paper's ViT-B/16, untrained.
 
+    Raises ValueError for a tower, a grouping or an activation that is in no table.
+
     `save_pretrained`, `from_pretrained` and `push_to_hub` are those of `huggingface_hub.PyTorchModelHubMixin`: a folder
     or a hub repository with model.safetensors, config.json and a model card. `segclip.load` reads these and more.
     """
@@ -70,12 +73,13 @@ class SegCLIP(
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.image = ImageTower(config)
-        self.text = text_tower(config)
-        self.reconstruction = Reconstruction(config)
+        self.image = ImageEncoder(config)
+        self.text = choose(TEXT_TOWERS, config.text.kind, "text tower")(config)
+        self.reconstruction = Reconstruction(config, self.image.tower.heads)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+        self.register_load_state_dict_pre_hook(_use_current_names)
         if not self.logit_scale.is_meta:  # else a file's weights are to come
-            self.apply(_initialise)
+            initialise(self)
 
     @property
     def scale(self) -> float:
@@ -86,7 +90,7 @@ class SegCLIP(
         """Encode normalised photos, without noise.
 
         Args:
-            pixels: (B,3,H,W), normalised with CLIP's mean and standard deviation; H and W multiples of the patch.
+            pixels: (B,3,H,W), as `image.normalise` gives them; H and W multiples of the patch.
 
         Raises:
             ValueError: a side is not a multiple of the patch.
@@ -200,7 +204,7 @@ class SegCLIP(
             noise: as for `losses`.
             weights: as for `losses`.
             settings: of the paper's terms.
-            photos: in a mosaic (see `ImageTower.embed_mosaic`); 1: every photo is encoded by itself.
+            photos: in a mosaic (see `ImageEncoder.embed_mosaic`); 1: every photo is encoded by itself.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
         if photos > 1:
@@ -243,12 +247,13 @@ class SegCLIP(
 
     def draw_noise(self, pixels: Float[Tensor, "B 3 H W"]) -> Noise:
         """Random draws for one training step on these photos."""
-        batch, centers = len(pixels), self.config.centers
+        batch, regions = len(pixels), count_regions(self.config)
         patches = pixels.shape[-2] * pixels.shape[-1] // self.config.image.patch**2
+        visible = visible_count(patches, self.config.mask_ratio)
         return Noise(
-            gumbel=sample_gumbel((batch, centers, patches), like=pixels),
+            gumbel=sample_gumbel((batch, regions, patches), like=pixels),
             mask=torch.rand(batch, patches, device=pixels.device, dtype=pixels.dtype),
-            gumbel_visible=sample_gumbel((batch, centers, visible_count(patches)), like=pixels),
+            gumbel_visible=sample_gumbel((batch, regions, visible), like=pixels),
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -264,6 +269,12 @@ class SegCLIP(
     def _decode_arg(cls, expected_type: Any, value: Any) -> ModelConfig:
         """The content of config.json; the mixin's own way decodes no dataclass inside another, coders or not."""
         return ModelConfig.from_dict(value)
+
+
+def _use_current_names(model: nn.Module, state: dict[str, Tensor], *_: object) -> None:
+    """Weights that 0.1 saved have other names; `save_pretrained` writes no version into its file."""
+    for name in list(state):
+        state[current_name(name)] = state.pop(name)
 
 
 def combine_parts(
@@ -290,24 +301,3 @@ def pair_terms(
 
 def _full(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _initialise(module: nn.Module) -> None:
-    """The paper's start: linear layers N(0, 0.02), attention's input Xavier-uniform, LayerNorm 1/0."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    elif isinstance(module, GroupedLinear):
-        nn.init.uniform_(module.weight, -(module.weight.shape[1] ** -0.5), module.weight.shape[1] ** -0.5)
-    elif isinstance(module, CenterGrouping):
-        nn.init.normal_(module.centers, std=0.02)
-    elif isinstance(module, Reconstruction):
-        nn.init.normal_(module.mask_token, std=0.02)
-    elif isinstance(module, Attention):  # after its own linear layers: `apply` visits children first
-        nn.init.xavier_uniform_(module.in_proj.weight)
-    else:
-        for name in ("class_token", "positions", "projection"):
-            if isinstance(parameter := getattr(module, name, None), nn.Parameter):
-                nn.init.normal_(parameter, std=parameter.shape[-1 if name == "class_token" else 0] ** -0.5)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from segclip.config import LABEL_SMOOTHING, PAPER_WEIGHTS, LossSettings, ModelConfig, SuperpixelLoss
+from segclip.config import LABEL_SMOOTHING, PAPER_WEIGHTS, LossSettings, ModelConfig, SuperpixelLoss, current_name
 from segclip.data.crops import CROP_SCALE
 from segclip.data.superpixels import Reduction
 
@@ -199,6 +199,8 @@ def _translate(raw: dict[str, Any]) -> dict[str, Any]:
         former["cache"] = cache
     if isinstance(raw["losses"], list):
         former["losses"] = dict.fromkeys(raw["losses"], 1.0)
+    for name in ("frozen", "slow"):
+        former[name] = [current_name(prefix) for prefix in raw[name]]
     return {_FORMER.get(name, name): value for name, value in raw.items()} | former
 
 

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segclip.data.normalise import normalise
 from segclip.data.shards import SampleError, Shards
 from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import Noise, Parts, SegCLIP
@@ -55,7 +54,7 @@ class CachedLearner(nn.Module):
         return self.model.parts_from_patches(
             batch.patches,
             lambda: batch.visible,
-            batch.pixels,
+            self.model.image.normalise(batch.pixels),
             batch.text,
             batch.superpixels,
             batch.noise,
@@ -158,7 +157,7 @@ class CachedStream:
         return CachedBatch(
             patches=patches.to(self.device),
             visible=visible.float().to(self.device),
-            pixels=normalise(pixels).to(self.device),
+            pixels=pixels.to(self.device),
             superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2).to(self.device),
             text=torch.stack([self.embedded[text] for text in texts]).to(self.device),
             photos=photos,

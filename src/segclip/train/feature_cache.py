@@ -24,7 +24,7 @@ from PIL import Image
 from rich.progress import track
 
 from segclip.checkpoints.loading import load
-from segclip.data.normalise import normalise
+from segclip.config import ModelConfig
 from segclip.data.reader import ReaderConfig, cut_sample
 from segclip.data.shards import SampleError, Shards
 from segclip.data.superpixels import Reduction
@@ -70,6 +70,7 @@ def cache_features(
     crops: int,
     small: bool = False,
     crop_scale: tuple[float, float] = TrainConfig.crop_scale,
+    mask_ratio: float = ModelConfig.mask_ratio,
     reduction: Reduction,
     seed: int,
 ) -> list[list[Block]]:
@@ -78,11 +79,12 @@ def cache_features(
     Args:
         towers: the model whose trunk is used, as `segclip.load` takes it.
         shards: the photos.
-        folder: the cache; it belongs to these towers, shards, crop_scale, reduction and seed. More crops, and what is
-            small, can be added later.
+        folder: the cache; it belongs to these towers, shards, crop_scale, mask_ratio, reduction and seed. More crops,
+            and what is small, can be added later.
         crops: how many of each photo.
         small: each crop at half its side too.
         crop_scale: smallest and largest share of a photo's area that a crop takes.
+        mask_ratio: share of the patches that the masked branch does not see.
         reduction: of superpixels to patches, see `segclip.data.superpixels.patch_superpixels`.
         seed: of the crops, the masks and the order of the photos.
 
@@ -99,11 +101,13 @@ def cache_features(
         raise ValueError(
             f"half of the image side {image.side} is not a multiple of the patch {image.patch}; set half_size_prob to 0"
         )
-    _claim(folder, model, shards, crop_scale, reduction, seed)
+    _claim(folder, model, shards, crop_scale, mask_ratio, reduction, seed)
     order = np.random.default_rng(seed).permutation(len(shards))
     blocks = np.array_split(order, -(-len(order) // BLOCK))
     paths = [[folder / f"crop{crop}" / f"{i:05d}" for i in range(len(blocks))] for crop in range(crops)]
-    work = partial(_write_block, shards=shards, crop_scale=crop_scale, reduction=reduction, seed=seed)
+    work = partial(
+        _write_block, shards=shards, crop_scale=crop_scale, mask_ratio=mask_ratio, reduction=reduction, seed=seed
+    )
     missing = [
         (path, rows, crop)
         for crop, row in enumerate(paths)
@@ -127,16 +131,19 @@ def _claim(
     model: SegCLIP,
     shards: Shards,
     crop_scale: tuple[float, float],
+    mask_ratio: float,
     reduction: Reduction,
     seed: int,
 ) -> None:
     """Refuse to mix features of different origins in one folder."""
     digest = hashlib.sha256()
-    for parameter in model.image.trunk.parameters():
+    for parameter in model.image.tower.trunk.parameters():
         digest.update(parameter.detach().numpy().tobytes())
     digest.update(repr(([shard.sha256 for shard in shards.index.shards], reduction, seed)).encode())
-    if crop_scale != TrainConfig.crop_scale:  # features of the usual one are known without it, as they always were
-        digest.update(repr(crop_scale).encode())
+    # Features of the usual settings are known without these, as they always were.
+    for value, usual in ((crop_scale, TrainConfig.crop_scale), (mask_ratio, ModelConfig.mask_ratio)):
+        if value != usual:
+            digest.update(repr(value).encode())
     stamp = folder / "made-of"
     folder.mkdir(parents=True, exist_ok=True)
     if not stamp.exists():
@@ -176,6 +183,7 @@ def _write_block(
     *,
     shards: Shards,
     crop_scale: tuple[float, float],
+    mask_ratio: float,
     reduction: Reduction,
     seed: int,
 ) -> None:
@@ -186,7 +194,7 @@ def _write_block(
     aside = path.with_suffix(".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name, array in (arrays | _encode(arrays["pixels"], arrays["mask"])).items():
+    for name, array in (arrays | _encode(arrays["pixels"], arrays["mask"], mask_ratio)).items():
         np.save(aside / f"{name}.npy", array)
     aside.rename(path)
 
@@ -200,9 +208,8 @@ def _write_small(path: Path) -> None:
     )
     quarters = halves[np.arange(-(-len(halves) // 4) * 4) % len(halves)].reshape(-1, 2, 2, side, side, 3)
     images = quarters.swapaxes(2, 3).reshape(-1, 2 * side, 2 * side, 3)
-    patches = torch.cat(
-        [_model.image.encode_patches(normalise(images[i : i + 8]).bfloat16()) for i in range(0, len(images), 8)]
-    )
+    encode, pixels = _model.image.encode_patches, _model.image.normalise(images).bfloat16()
+    patches = torch.cat([encode(pixels[i : i + 8]) for i in range(0, len(pixels), 8)])
     grid = side // patch
     patches = patches.unflatten(1, (2, grid, 2, grid)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
     with atomic(path / SMALL) as temporary, temporary.open("wb") as file:
@@ -226,12 +233,12 @@ def _prepare_photos(
 
 
 @torch.inference_mode()
-def _encode(pixels: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+def _encode(pixels: np.ndarray, mask: np.ndarray, mask_ratio: float) -> dict[str, np.ndarray]:
     order = torch.from_numpy(mask).argsort(dim=1)
-    keep = order[:, : visible_count(order.shape[1])]
+    keep = order[:, : visible_count(order.shape[1], mask_ratio)]
     patches, visible = [], []
     for i in range(0, len(pixels), 8):
-        normed = normalise(pixels[i : i + 8]).bfloat16()
+        normed = _model.image.normalise(pixels[i : i + 8]).bfloat16()
         patches.append(_model.image.encode_patches(normed).half())
         visible.append(_model.image.encode_patches(normed, keep[i : i + 8]).half())
     return {"patches": torch.cat(patches).numpy(), "visible": torch.cat(visible).numpy()}

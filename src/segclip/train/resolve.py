@@ -13,7 +13,7 @@ from segclip.config import ModelConfig
 from segclip.train.config import TrainConfig
 
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
-OVER_OURS = ("centers",)
+OVER_OURS = ("centers", "grouping", "tau", "center_blocks", "mask_ratio")
 LARGEST_HEADER = 1 << 27  # bytes
 
 
@@ -47,7 +47,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         if name not in start.free and value != known[name]:
             raise ValueError(
                 f"model.{name} {value}; the weights of init_from, {config.init_from}, have {known[name]}, and over "
-                f"weights only {' and '.join(start.free)} can be changed: leave it out, or start from other weights or "
+                f"weights only {', '.join(start.free)} can be changed: leave it out, or start from other weights or "
                 "from none"
             )
     return config

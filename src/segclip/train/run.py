@@ -12,6 +12,7 @@ import torch
 from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import save_model
 from segclip.data.shards import Shards
+from segclip.model.grouping import count_regions
 from segclip.train.caption_words import find_words
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import check_agreement
@@ -111,8 +112,9 @@ def build_stream(config: TrainConfig, shards: Shards, out: Path, processes: Proc
             crops=config.cache.crops,
             small=config.cache.half_size_prob > 0,
             crop_scale=config.crop_scale,
+            mask_ratio=config.model.mask_ratio,
             reduction=config.reduction,
             seed=config.cache.seed,
         )
         embedded = embed_captions(load(config.init_from, "cpu"), [*captions, *words], folder / "captions.pt")
-    return CachedStream(crops, captions, words, embedded, config, config.model.centers, **where)
+    return CachedStream(crops, captions, words, embedded, config, count_regions(config.model), **where)

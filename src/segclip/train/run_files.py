@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from segclip.config import current_name
 from segclip.train.config import TrainConfig
 from segclip.utils.files import atomic, remove_unfinished
 
@@ -85,7 +86,19 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> N
 def last_checkpoint(run: Path) -> dict[str, Any] | None:
     """The newest state, on the CPU; None where there is none. Nothing in it is executed."""
     files = sorted((run / CHECKPOINTS).glob("*.pt"))
-    return torch.load(files[-1], map_location="cpu", weights_only=True) if files else None
+    return _with_current_names(torch.load(files[-1], map_location="cpu", weights_only=True)) if files else None
+
+
+def _with_current_names(state: dict[str, Any]) -> dict[str, Any]:
+    """A state that 0.1 may have written, with the names that parameters have today."""
+
+    def rename(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {current_name(name): value for name, value in tensors.items()}
+
+    optimiser = state["optimiser"]
+    groups = [{**group, "params": list(map(current_name, group["params"]))} for group in optimiser["param_groups"]]
+    optimiser = {**optimiser, "state": rename(optimiser["state"]), "param_groups": groups}
+    return {**state, "model": rename(state["model"]), "optimiser": optimiser}
 
 
 def cut_metrics(file: Path, step: int) -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 from skimage.segmentation import mark_boundaries
 
 from segclip.data.crops import Box, crop_photo
-from segclip.data.normalise import normalise
 from segclip.data.shards import SampleError, Shards
 from segclip.evaluate.datasets.benchmark import Benchmark
 from segclip.evaluate.datasets.folder import open_folder
@@ -73,7 +72,7 @@ def write_sheet(model: SegCLIP, photos: UInt8[np.ndarray, "N S S 3"], captions: 
     The last picture is dark where another photo's caption fits the region better.
     """
     device = model.logit_scale.device
-    output = model.encode_image(normalise(photos).to(device))
+    output = model.encode_image(model.image.normalise(photos).to(device))
     text = F.normalize(model.encode_text(model.tokenize(captions).to(device)), dim=-1)
     similarity = F.normalize(output.regions, dim=-1) @ text.T  # photo, center, caption
     own = similarity.argmax(dim=-1) == torch.arange(len(photos), device=device)[:, None]
