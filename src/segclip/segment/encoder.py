@@ -42,8 +42,9 @@ class Encoder:
         model = model if share else copy.deepcopy(model)
         self.device = model.logit_scale.device
         self._made_of = model, dtype, compile
-        self._image: ImageEncoder = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()}).eval()
+        self._image: ImageEncoder = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()})
         _lighten(self._image, dtype)
+        self._image.eval()  # with what took the place of its layers
         self._encode_patches = self._image.encode_patches
         if compile:
             self._encode_patches = torch.compile(self._image.encode_patches, dynamic=True)
