@@ -15,11 +15,11 @@ RULES: Rules = (
     (r"^token_embedding\.", "text.token_embedding."),
     (r"^ln_final\.", "text.norm_final."),
     (r"^transformer\.resblocks\.", "text.blocks."),
-    (r"^visual\.class_embedding$", "image.tower.class_token"),
-    (r"^visual\.positional_embedding$", "image.tower.positions"),
+    (r"^visual\.class_embedding$", "image.class_token"),
+    (r"^visual\.positional_embedding$", "image.positions"),
     (r"^visual\.proj$", "image.projection"),
-    (r"^visual\.conv1\.", "image.tower.patch_embed."),
-    (r"^visual\.ln_pre\.", "image.tower.norm_pre."),
+    (r"^visual\.conv1\.", "image.patch_embed."),
+    (r"^visual\.ln_pre\.", "image.norm_pre."),
     (r"^visual\.ln_post\.", "image.norm_post."),
     (r"^visual\.transformer\.resblocks\.", "image.layers."),
     (r"\.attn\.in_proj_", ".attention.in_proj."),
@@ -29,7 +29,7 @@ RULES: Rules = (
     (r"\.c_proj\.", ".fc2."),
 )
 IGNORED = r"^(input_resolution|context_length|vocab_size)$|(^|\.)attn_mask$"  # sizes, and the causal mask
-MISSING: tuple[str, ...] = ("decoder_layers", "decoder_heads")  # neither grouping nor masked branch
+COMPLETE = False  # CLIP's towers alone: grouping and masked branch are new
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
