@@ -99,7 +99,7 @@ def test_the_papers_groups() -> None:
     assert frozen == {name for name in names.values() if name.startswith(INPUTS)} and len(frozen) == 7
     assert found.keys() == set(names.values()) - frozen
     for name, (peak, decay) in found.items():
-        slow = name.startswith(("image.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale"))
+        slow = name.startswith(("image.tower.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale"))
         assert peak == (4e-6 if slow else 4e-3), name
         assert decay == (0.0 if name.endswith(".bias") else 0.05), name
     assert optimiser.param_groups[0]["betas"] == (0.9, 0.98) and optimiser.param_groups[0]["eps"] == 1e-6
@@ -115,8 +115,8 @@ def test_minis_groups() -> None:
     assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (2e-3, 0.05)
     assert found["image.grouping.centers"] == found["image.grouping.key.weight"] == (2e-4, 0.05)
     assert found["image.grouping.norm_key.bias"] == (2e-4, 0)
-    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.trunks'"):
-        freeze(model, replace(CACHED, frozen=("image.trunks",)))
+    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.tower\.trunks'"):
+        freeze(model, replace(CACHED, frozen=("image.tower.trunks",)))
 
 
 def test_what_no_loss_reaches_is_not_trained() -> None:
@@ -124,6 +124,6 @@ def test_what_no_loss_reaches_is_not_trained() -> None:
     freeze(model, replace(PAIRS, slow=(), losses={"contrastive": 1.0, "reconstruction": 0.0}))
     idle = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert idle == {
-        "image.class_token",
+        "image.tower.class_token",
         *(name for name, _ in model.named_parameters() if name.startswith("reconstruction.")),
     }
