@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from segclip import Segmenter
-from segclip.evaluate.datasets.benchmarks import open_folder
-from segclip.evaluate.masks import IGNORED
+from segclip.evaluate.datasets.benchmark import IGNORED
+from segclip.evaluate.datasets.folder import open_folder
 
 
 def main(folder: Path, model: str, other: str) -> None:

@@ -7,7 +7,7 @@ The photos, 64x48, are cut out of those that scikit-image carries. While the run
 its folder is read over and over; at the end, it must be what an undisturbed run wrote, each photo done once.
 
 SET is a folder of photos with masks, as segclip evaluate takes it; all its names are the labels. How well does the
-doubt of a region tell how much of it is wrong?
+doubt of a segment tell how much of it is wrong?
 """
 
 import json
@@ -33,8 +33,8 @@ from scipy.stats import rankdata
 
 from segclip.annotate.annotator import Drawing
 from segclip.annotate.polygons import clean_labels
-from segclip.evaluate.datasets.benchmarks import open_benchmark
-from segclip.evaluate.masks import IGNORED
+from segclip.evaluate.datasets import open_benchmark
+from segclip.evaluate.datasets.benchmark import IGNORED
 from segclip.segment.segmenter import Segmenter
 
 LABELS = ("cat", "cup", "table", "rocket", "sky")
@@ -67,7 +67,7 @@ def main(model: str = "mini", photos: tuple[int, int] = (500, 2000), kills: int 
 
 
 def measure_doubt(root: Path, model: str) -> None:
-    """Print the rank correlation of doubt and the share of wrong pixels, over the regions of all photos."""
+    """Print the rank correlation of doubt and the share of wrong pixels, over the segments of all photos."""
     found = open_benchmark("folder", root, "val")
     labels = found.names[1:] if found.background else found.names
     segmenter, rows = Segmenter(model), []
@@ -83,7 +83,7 @@ def measure_doubt(root: Path, model: str) -> None:
     doubts, wrong = np.array(rows).T
     most = np.argsort(-doubts)[: len(rows) // 4]
     order = rankdata(np.stack([doubts, wrong]), axis=1)
-    print(f"{len(found.pairs)} photos, {len(rows)} regions; wrong pixels of a region: {wrong.mean():.1%}")
+    print(f"{len(found.pairs)} photos, {len(rows)} segments; wrong pixels of a segment: {wrong.mean():.1%}")
     print(f"in the most doubtful quarter {wrong[most].mean():.1%}, in the others {np.delete(wrong, most).mean():.1%}")
     print(f"Spearman's correlation of doubt and wrong pixels: {np.corrcoef(order)[0, 1]:.2f}")
 

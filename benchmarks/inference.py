@@ -41,7 +41,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.checkpoints.native import save_model
 from segclip.data.photos import open_photo
-from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
 from segclip.segment.protocols.paper import region_owner, region_scores

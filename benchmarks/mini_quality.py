@@ -13,7 +13,6 @@ Prints, pooled over all photos:
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,10 @@ from skimage.color import rgb2lab
 
 from segclip import Segmenter
 from segclip.data.superpixels import find_superpixels
-from segclip.evaluate.datasets.benchmarks import open_folder
-from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
-from segclip.evaluate.masks import IGNORED, Mask
+from segclip.evaluate.datasets.benchmark import IGNORED, Mask
+from segclip.evaluate.datasets.folder import open_folder
+from segclip.evaluate.diagnosis import Diagnosis, things_of
+from segclip.evaluate.evaluator import Evaluator, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.protocols import PROTOCOLS
@@ -47,24 +47,22 @@ def report(folder: Path, model: str, protocol: str) -> None:
     photos = open_folder(folder)
     voc = _voc_things(folder)
     evaluator = Evaluator(Segmenter(model, protocol), photos, words_of(photos))
-    names, size = photos.names, len(photos.names)
-    told, told_voc, named, whole, regions, merged = (Confusion(size) for _ in range(6))
+    size = len(photos.names)
+    diagnosis = Diagnosis(evaluator)
+    told_voc, whole, merged = (Confusion(size) for _ in range(3))
     alone: list[float] = []
-    blocks = cut_blocks(photos.pairs)
-    for block in track(evaluator.encode(blocks), folder.name, total=len(blocks)):
-        for _, encoded, truth in block:
-            things = np.where(truth == 0, IGNORED, truth)
-            present = [int(i) for i in np.unique(things) if i != IGNORED]
-            if present:
-                told.add(things, _ask(evaluator, encoded, present, names))
-                named.add(things, _ask(evaluator, encoded, range(1, size), names))
-                alone += [_one(evaluator, encoded, truth, i, names) for i in present]
+    batches = cut_batches(photos.pairs)
+    for batch in track(evaluator.encode(batches), folder.name, total=len(batches)):
+        for _, encoded, truth in batch:
+            diagnosis.add(encoded, truth)
+            things, present = things_of(truth)
+            alone += [_one(evaluator, encoded, truth, i) for i in present]
             if of_voc := [i for i in present if i in voc]:
                 voc_truth = np.where(np.isin(things, of_voc), things, IGNORED)
-                told_voc.add(voc_truth, _ask(evaluator, encoded, of_voc, names))
+                told_voc.add(voc_truth, evaluator.label_among(encoded, of_voc))
             whole.add(truth, evaluator.label(encoded))
-            regions.add_counts(evaluator.count_regions(encoded, truth))
             merged.add_counts(_count_superpixels(encoded, truth, size))
+    told, named, regions = diagnosis.told, diagnosis.named, diagnosis.regions
     print(f"{model}, protocol {protocol}, {len(photos.pairs)} photos of {folder.name}")
     print(f"told: mIoU {told.miou():.3f}, pixel accuracy {told.pixel_accuracy():.3f}", end="")
     print(f"; VOC's things mIoU {told_voc.miou():.3f}" if voc else "")
@@ -79,16 +77,9 @@ def _voc_things(folder: Path) -> dict[int, int]:
     return {int(i): v for i, v in json.loads(file.read_text())["from_index"].items()} if file.exists() else {}
 
 
-def _ask(evaluator: Evaluator, encoded: EncodedPhoto, classes: Sequence[int], names: Sequence[str]) -> Mask:
-    """The best of these classes for each pixel, no background."""
-    found = evaluator.segmenter.label(encoded, [names[i] for i in classes], background=None).labels
-    return np.array([0, *classes], np.uint8)[found]
-
-
-def _one(
-    evaluator: Evaluator, encoded: EncodedPhoto, truth: Integer[np.ndarray, "H W"], wanted: int, names: Sequence[str]
-) -> float:
-    found = evaluator.segmenter.label(encoded, [names[wanted]]).labels[truth != IGNORED] == 1
+def _one(evaluator: Evaluator, encoded: EncodedPhoto, truth: Integer[np.ndarray, "H W"], wanted: int) -> float:
+    names = [evaluator.benchmark.names[wanted]]
+    found = evaluator.segmenter.label(encoded, names).labels[truth != IGNORED] == 1
     right = truth[truth != IGNORED] == wanted
     return float((found & right).sum() / (found | right).sum())
 

@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -18,8 +19,11 @@ from nbclient import NotebookClient
 
 import segclip
 from segclip import cli
+from segclip.annotate.formats import FORMATS
 from segclip.config import ModelConfig
 from segclip.data.shards import Shards
+from segclip.evaluate.datasets import DATASETS
+from segclip.export import EXPORTERS
 from segclip.train.config import CacheConfig
 from segclip.train.recipes import RECIPES, mini
 
@@ -45,7 +49,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """The pages add to these."""
+    tables: tuple[dict[str, Any], ...] = (DATASETS, FORMATS, EXPORTERS)
+    known = [dict(table) for table in tables]
+    yield
+    for table, items in zip(tables, known, strict=True):
+        table.clear()
+        table.update(items)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("name", RUNNING)
 def test_pages_commands_and_code_run(name: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, in one folder; training does two steps."""

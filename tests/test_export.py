@@ -96,7 +96,7 @@ def test_the_example_needs_nothing_of_ours(folder: Path, tmp_path: Path) -> None
 
 def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = small_model()
-    with pytest.raises(ValueError, match=r"model\.bin: export writes \.onnx or \.pt2"):
+    with pytest.raises(ValueError, match=r"model\.bin: .* \.onnx or \.pt2"):
         export(model, tmp_path / "model.bin")
     for labels, background in ((None, 0.5), (LABELS, 1.5)):
         with pytest.raises(ValueError, match=r"background .*; give a number in 0\.\.1, together with labels"):
@@ -104,3 +104,10 @@ def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["export", str(tmp_path / "a.onnx"), "--labels", "cat", "cat"]) == 2
     assert "repeats label 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_exporter_of_someone_elses(folder: Path) -> None:
+    """One function and one line in the table: the command writes by it."""
+    found = json.loads((folder / "clip.mine").read_text())
+    assert found == {"input": "pixels", "outputs": ["embedding", "regions", "soft"], "patch": 16}

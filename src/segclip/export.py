@@ -6,8 +6,10 @@ Axes: B photos, H W pixels, C centers, P patches, E embedding, K labels.
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +24,7 @@ from segclip.text.prompts import PAPER_TEMPLATES
 from segclip.utils.files import atomic
 from segclip.utils.optional import require
 
-SUFFIXES = (".onnx", ".pt2")
-MOST = 128  # patches in a side, at most: 2,048 pixels for a ViT-B/16
+MAX_PATCHES = 128  # in a side: 2,048 pixels for a ViT-B/16
 
 
 class Regions(nn.Module):
@@ -67,21 +68,37 @@ class Labels(Regions):
         return own.gather(1, owner.flatten(1)).unflatten(1, (height, width)).to(torch.int32)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter writes.
+
+    Attributes:
+        program: takes normalised `pixels` (B,3,H,W); B, H and W are free.
+        outputs: the names of what it gives.
+        about: what whoever runs it must know, ready for JSON: patch, side, mean, std, scale, labels, background.
+    """
+
+    program: torch.export.ExportedProgram
+    outputs: tuple[str, ...]
+    about: dict[str, Any]
+
+
 def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, background: float | None = None) -> None:
     """Write a model for any number of photos of any size, sides being multiples of the patch.
 
     Args:
         model: on the CPU, in evaluation mode.
-        file: NAME.onnx, for ONNX Runtime and its kin; or NAME.pt2, for `torch.export.load`.
+        file: its suffix is one of EXPORTERS: NAME.onnx, for ONNX Runtime and its kin; or NAME.pt2, for
+            `torch.export.load`.
         labels: None: the file gives `embedding`, `regions` and `soft`, from which any labels can be found. Else it
             gives `labels`, a label map for these.
         background: with labels: the paper's threshold in 0..1 below which a pixel gets 0; None: every pixel gets one.
 
     Raises:
-        ValueError: another suffix; labels or a background that cannot be used; the extra `export` is not installed.
+        ValueError: an unknown suffix; labels or a background that cannot be used; the extra `export` is not installed.
     """
-    if file.suffix not in SUFFIXES:
-        raise ValueError(f"{file}: export writes {' or '.join(SUFFIXES)}; name the file so")
+    if file.suffix not in EXPORTERS:
+        raise ValueError(f"{file}: export writes {' or '.join(EXPORTERS)}; name the file so")
     if background is not None and (labels is None or not 0 <= background <= 1):
         raise ValueError(f"background {background}; give a number in 0..1, together with labels")
     if labels is None:
@@ -90,7 +107,7 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         labels = check_labels(labels)
         module = Labels(model, LabelEmbedder(model)(labels, PAPER_TEMPLATES), background)
     patch, side = model.config.image.patch, model.config.image.side
-    batch, rows, columns = (torch.export.Dim(name, min=1, max=MOST) for name in ("batch", "rows", "columns"))
+    batch, rows, columns = (torch.export.Dim(name, min=1, max=MAX_PATCHES) for name in ("batch", "rows", "columns"))
     shapes = {"pixels": {0: batch, 2: patch * rows, 3: patch * columns}}
     # Two photos that are no squares: what is 1, or equal to another size, would be taken for a constant.
     example = torch.zeros(2, 3, side, side + patch)
@@ -102,30 +119,31 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         "patch": patch, "side": side, "mean": tower.mean, "std": tower.deviation, "scale": model.scale,
         "labels": labels, "background": background,
     }  # fmt: skip
-    if file.suffix == ".pt2":
-        extra = {"segclip.json": json.dumps(about)}
-        with atomic(file) as temporary:
-            _save_program(program, temporary, extra)
-    else:
-        with atomic(file) as temporary:
-            _save_onnx(program, module.outputs, temporary, about)
+    exported = Exported(program, module.outputs, about)
+    with atomic(file) as temporary:
+        EXPORTERS[file.suffix](exported, temporary)
 
 
-def _save_program(program: torch.export.ExportedProgram, file: Path, extra: dict[str, str]) -> None:
+def write_pt2(exported: Exported, file: Path) -> None:
+    """A program of torch.export, with `about` in segclip.json."""
     with file.open("wb") as opened:
-        torch.export.save(program, opened, extra_files=extra)
+        torch.export.save(exported.program, opened, extra_files={"segclip.json": json.dumps(exported.about)})
 
 
-def _save_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], file: Path, about: dict) -> None:
+def write_onnx(exported: Exported, file: Path) -> None:
+    """ONNX, with `about` in its metadata, each value as JSON. Raises ValueError where the extra is not installed."""
     onnx = require("onnx", extra="export")
     require("onnxscript", extra="export")  # torch's exporter needs it
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converted = torch.onnx.export(
-            program, dynamo=True, input_names=["pixels"], output_names=list(outputs), verbose=False
+            exported.program, dynamo=True, input_names=["pixels"], output_names=list(exported.outputs), verbose=False
         )
     assert converted is not None
     model = converted.model_proto
-    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in about.items()})
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in exported.about.items()})
     file.write_bytes(model.SerializeToString())
+
+
+EXPORTERS: dict[str, Callable[[Exported, Path], None]] = {".onnx": write_onnx, ".pt2": write_pt2}

@@ -9,6 +9,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -17,9 +18,13 @@ from helpers.small_model import small_model
 from PIL import Image
 from pycocotools.coco import COCO
 
+from segclip.annotate.formats import FORMATS
+from segclip.annotate.formats.format import Format
+from segclip.annotate.segments import Collection, PhotoSegments
+from segclip.annotate.store import PROGRESS, Store
 from segclip.checkpoints.native import save_model
 from segclip.cli import main
-from segclip.commands.annotate import PROGRESS, Store
+from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.locks import only_one_run
 
@@ -91,6 +96,31 @@ def test_what_it_writes(run: Run, tmp_path: Path, photos: Path) -> None:
     info = json.loads(files["coco.json"])["info"]
     assert "under 0.0500% of a photo's area" in info["description"] and info["labels"] == list(LABELS)
     assert not (tmp_path / "out/yolo/images/3.png").readlink().is_absolute()
+
+
+def test_a_format_of_someone_elses(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its functions and one line in the table: the command writes it, about all photos and for each."""
+
+    def write_areas(file: IO[str], found: Collection) -> None:
+        for photo in found.photos():
+            for segment in photo.foreground():
+                file.write(f"{photo.photo} {segment.label} {segment.area}\n")
+
+    def make_names(result: Segmentation, photo: PhotoSegments) -> bytes:
+        return ",".join(segment.label for segment in photo.segments).encode()
+
+    mine = Format(
+        files={"mine/areas.txt": write_areas}, photo_files={"mine/{}.names": make_names}, photo_link="mine/photos/{}"
+    )
+    monkeypatch.setitem(FORMATS, "mine", mine)
+    assert run()[0] == 0
+    out = tmp_path / "out/mine"
+    lines = (out / "areas.txt").read_text().splitlines()
+    for photo, label, area in map(str.split, lines):
+        mask = np.asarray(Image.open(tmp_path / "out/masks" / photo))
+        assert int(area) == (mask == 1 + LABELS.index(label)).sum()
+        assert label in (out / Path(photo).with_suffix(".names")).read_text().split(",")
+    assert lines and (out / "photos/9.png").exists()
 
 
 def test_options(run: Run, tmp_path: Path) -> None:
@@ -235,7 +265,7 @@ def test_bad_folders(run: Run, tmp_path: Path) -> None:
 
 
 def test_without_pycocotools(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     code, err = run()
     assert code == 2 and 'pip install "segclip[annotate]"' in err and err.count("\n") == 1
 

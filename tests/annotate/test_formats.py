@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from scipy.ndimage import gaussian_filter
 
 from segclip.annotate.annotator import Annotated, Drawing, annotate
-from segclip.annotate.formats.writers import Collection, PhotoRegions, write_all
+from segclip.annotate.formats import write_all
+from segclip.annotate.segments import Collection, PhotoSegments
 from segclip.segment.result import Segmentation
 
 NAMES = ("cat", "potted plant", 'a "<&>" 猫', "never there")
@@ -46,7 +47,7 @@ def write(out: Path, drawing: Drawing) -> dict[str, Annotated]:
         for folder in ("photos", "yolo/images"):
             Image.fromarray(result.photo).save(out / folder / name)
     write_all(
-        out, Collection("photos", NAMES, {"description": "test"}, lambda: (one.regions for one in found.values()))
+        out, Collection("photos", NAMES, {"description": "test"}, lambda: (one.segments for one in found.values()))
     )
     return found
 
@@ -235,8 +236,8 @@ def test_more_than_255_labels(tmp_path: Path) -> None:
 
 
 def test_records_come_back_whole() -> None:
-    regions = annotate(segmentation((30, 40), 5), "a.png", "a", Drawing()).regions
-    assert PhotoRegions.from_record(json.loads(json.dumps(regions.record()))) == regions
+    segments = annotate(segmentation((30, 40), 5), "a.png", "a", Drawing()).segments
+    assert PhotoSegments.from_record(json.loads(json.dumps(segments.record()))) == segments
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Outlines, filled again by pycocotools, give the mask; cleaning leaves no tiny piece and touches nothing else."""
+"""Outlines, filled again by pycocotools, give the mask; cleaning leaves no tiny component and touches nothing else."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
-from skimage.measure import label as number_pieces
+from skimage.measure import label as number_components
 
 from segclip.annotate.polygons import Ring, clean_labels, outlines
 
@@ -18,11 +18,11 @@ def fill(rings: list[Ring], size: tuple[int, int]) -> np.ndarray:
 @given(st.integers(1, 30), st.integers(1, 30), st.sampled_from([0.1, 0.5, 0.8, 0.95, 1.0]), st.integers(0, 999))
 @settings(max_examples=100, deadline=None)
 def test_outlines_filled_again_are_the_mask(height: int, width: int, density: float, seed: int) -> None:
-    """Specks, holes, holes in each other, pieces that touch at corners and at the border."""
+    """Specks, holes, holes in each other, components that touch at corners and at the border."""
     mask = np.random.default_rng(seed).random((height, width)) < density
     rings = outlines(mask)
-    pieces = np.asarray(number_pieces(mask, connectivity=2)).max()
-    assert len(rings) == pieces and (not pieces or (fill(rings, mask.shape) == mask).all())
+    components = np.asarray(number_components(mask, connectivity=2)).max()
+    assert len(rings) == components and (not components or (fill(rings, mask.shape) == mask).all())
 
 
 def test_outline_of_a_square_with_a_hole() -> None:
@@ -57,7 +57,7 @@ def test_a_thing_thinner_than_the_tolerance_stays() -> None:
     assert (fill(outlines(mask, 5.0), mask.shape) == mask).all()
 
 
-def test_small_pieces_and_holes_go_to_the_neighbour() -> None:
+def test_small_components_and_holes_go_to_the_neighbour() -> None:
     labels = np.zeros((20, 30), np.int32)
     labels[:, 15:] = 1
     clean = labels.copy()
@@ -68,16 +68,16 @@ def test_small_pieces_and_holes_go_to_the_neighbour() -> None:
     clean[8:10, 14] = 1
     assert (clean_labels(labels, 7) == clean).all()
     assert (clean_labels(labels, 1) == labels).all()
-    assert (clean_labels(np.full((4, 5), 2, np.int32), 100) == 2).all(), "one piece alone stays"
+    assert (clean_labels(np.full((4, 5), 2, np.int32), 100) == 2).all(), "one component alone stays"
 
 
 @given(st.integers(0, 999), st.integers(2, 40), st.integers(2, 5))
 @settings(max_examples=50, deadline=None)
-def test_no_tiny_piece_is_left(seed: int, least: int, count: int) -> None:
+def test_no_tiny_component_is_left(seed: int, least: int, count: int) -> None:
     labels = np.random.default_rng(seed).integers(0, count, (23, 31)).astype(np.int32)
     labels[4:16, 5:20] = 1
     clean = clean_labels(labels, least)
-    assert np.bincount(np.asarray(number_pieces(clean, background=-1, connectivity=1)).ravel())[1:].min() >= least
+    assert np.bincount(np.asarray(number_components(clean, background=-1, connectivity=1)).ravel())[1:].min() >= least
     assert (clean[4:16, 5:20] == 1).all() and set(np.unique(clean)) <= set(np.unique(labels))
 
 

@@ -1,5 +1,6 @@
 """The benchmarks' downloads, each in its own layout and encoding; what is wrong in them is named."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,13 @@ from helpers.benchmark_files import (
     write_voc,
 )  # fmt: skip
 
-from segclip.evaluate.datasets.benchmarks import SETS, SetName, open_benchmark
-from segclip.evaluate.datasets.class_names import ADE150, CITYSCAPES19, COCO_STUFF, COCO_THINGS, SCLIP_WORDS
+from segclip.cli import main
+from segclip.evaluate.datasets import DATASETS, open_benchmark
+from segclip.evaluate.datasets.ade20k import ADE150
+from segclip.evaluate.datasets.benchmark import Benchmark, MaskError, class_values, match_stems, png_reader
+from segclip.evaluate.datasets.cityscapes import CITYSCAPES19
+from segclip.evaluate.datasets.coco_stuff import COCO_STUFF, COCO_THINGS
 from segclip.evaluate.evaluator import words_of
-from segclip.evaluate.masks import MaskError
 from segclip.text.labels import check_labels
 
 
@@ -44,7 +48,7 @@ from segclip.text.labels import check_labels
     ],
 )
 def test_sets_in_their_own_layout(
-    tmp_path: Path, name: SetName, write: Callable[[Path], None], classes: int, expected: list[str | None]
+    tmp_path: Path, name: str, write: Callable[[Path], None], classes: int, expected: list[str | None]
 ) -> None:
     """Stripes of values, as the download has them, mean these classes."""
     write(tmp_path)
@@ -87,8 +91,8 @@ def test_a_set_that_is_not_there_says_what_was_expected(tmp_path: Path) -> None:
         "cityscapes": "gtFine/val",
         "folder": r"classes\.json",
     }
-    assert hints.keys() == set(SETS)
-    for name in SETS:
+    assert hints.keys() == set(DATASETS)
+    for name in DATASETS:
         with pytest.raises(ValueError, match=f"expected .*{hints[name]}"):
             open_benchmark(name, tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
@@ -167,13 +171,34 @@ def test_names_are_what_a_model_can_be_asked_for() -> None:
         assert check_labels(names) == names
 
 
-@pytest.mark.parametrize("name", SCLIP_WORDS)
-def test_sclips_words(tmp_path: Path, name: SetName) -> None:
+@pytest.mark.parametrize("name", ["voc2012", "coco-object"])
+def test_sclips_words(tmp_path: Path, name: str) -> None:
     {"voc2012": write_voc, "coco-object": write_coco_maps}[name](tmp_path)
     benchmark = open_benchmark(name, tmp_path)
     own, words = words_of(benchmark), words_of(benchmark, "sclip")
     assert len(words) == len(own) == len(benchmark.names) and own[0] == () and len(words[0]) >= 25
     assert "person in shirt" in words[benchmark.names.index("person")]
     check_labels([word for own in words for word in own])
-    with pytest.raises(ValueError, match="no second list of names for 'folder'"):
+    with pytest.raises(ValueError, match=r"'folder'.* the set's own names"):
         words_of(open_benchmark("folder", write_folder(tmp_path / "own", (0,))), "sclip")
+
+
+def test_a_benchmark_of_someone_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One function and one line in the table: the command and the Python API know it."""
+
+    def open_mine(root: Path, split: str) -> Benchmark:
+        pairs = match_stems(root / "images", root / "masks")
+        return Benchmark("mine", split, ("sky", "sea"), pairs, png_reader(class_values(2)))
+
+    monkeypatch.setitem(DATASETS, "mine", open_mine)
+    root, result = write_folder(tmp_path, (0, 1), (1,)), tmp_path / "result.json"
+    assert open_benchmark("mine", root).names == ("sky", "sea")
+    assert main(["evaluate", "mine", "--root", str(root), "--json", str(result)]) == 0
+    found = json.loads(result.read_text())
+    assert (found["set"], found["photos"], list(found["per_class"])) == ("mine", 2, ["sky", "sea"])
+
+
+def test_an_unknown_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "voc2013", "--root", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "'voc2013'" in error and all(name in error for name in DATASETS)

@@ -21,13 +21,16 @@ from PIL import Image
 from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.data.scenes import write_scenes
-from segclip.evaluate.datasets.benchmarks import open_folder
-from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
+from segclip.evaluate.datasets import open_benchmark
+from segclip.evaluate.datasets.folder import open_folder
+from segclip.evaluate.diagnosis import Diagnosis
+from segclip.evaluate.evaluator import Evaluator, PhotoCounts, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion, count_pairs
-from segclip.evaluate.records import CountFiles
+from segclip.evaluate.records import Records
 from segclip.segment.protocols.paper import PaperProtocol
 from segclip.segment.protocols.settings import settings_of
 from segclip.segment.segmenter import Segmentation, Segmenter
+from segclip.utils.failures import Failed
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +102,11 @@ def test_the_result_tells_how_to_repeat_it(tmp_path: Path, weights: Path) -> Non
 
 def test_labels_become_the_classes_they_stand_for(tmp_path: Path) -> None:
     write_voc(tmp_path)
-    from segclip.evaluate.datasets.benchmarks import open_benchmark
-
     benchmark = open_benchmark("voc2012", tmp_path)
     evaluator = Evaluator(Segmenter(small_model(), "paper"), benchmark, words_of(benchmark, "sclip"))
     assert not evaluator.threshold
-    (block,) = evaluator.encode(cut_blocks(benchmark.pairs))
-    ((_, encoded, truth),) = block
+    (batch,) = evaluator.encode(cut_batches(benchmark.pairs))
+    ((_, encoded, truth),) = batch
     labels = evaluator.segmenter.label(encoded, evaluator.labels, background=None).labels
     classes = evaluator.label(encoded)
     for label, found in {(int(a), int(b)) for a, b in zip(labels.flat, classes.flat, strict=True)}:
@@ -164,7 +165,7 @@ def test_processes_need_a_file_to_share(
     assert "several processes: give --json FILE" in capsys.readouterr().err
 
 
-def test_places_that_cannot_be_written(tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_cannot_be_written(tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     for options, why in (
         (("--json", str(tmp_path)), "is a folder; --json names the file of the result"),
@@ -186,11 +187,11 @@ def test_bad_photos_are_left_out_and_named(tmp_path: Path, weights: Path, capsys
     assert list(result["left_out"]) == ["1"] and "values 7" in result["left_out"]["1"]
     assert np.sum(result["confusion"]) == 4 * 40 * 60
     assert "left out: 1: " in capsys.readouterr().err
-    for name in "0123":  # a whole block of them
+    for name in "0123":  # a whole batch of them
         (root / f"masks/{name}.png").rename(root / f"masks/{name}.kept")
-    command[-1] = str(tmp_path / "block.json")
+    command[-1] = str(tmp_path / "batch.json")
     assert main([*command, "--skip-bad"]) == 1
-    assert list(json.loads((tmp_path / "block.json").read_text())["left_out"]) == ["0", "1", "2", "3"]
+    assert list(json.loads((tmp_path / "batch.json").read_text())["left_out"]) == ["0", "1", "2", "3"]
     for name in "0123":
         (root / f"masks/{name}.kept").rename(root / f"masks/{name}.png")
     command[-1] = str(tmp_path / "r.json")
@@ -241,7 +242,7 @@ def test_regions_are_judged_without_names(tmp_path: Path) -> None:
     (root / "classes.json").write_text(json.dumps({"classes": {"0": "sky", "1": "cat", "2": "dog"}}))
     benchmark = open_folder(root)
     evaluator = Evaluator(Segmenter(small_model(), "paper"), benchmark, words_of(benchmark))
-    (((key, encoded, mask),),) = evaluator.encode(cut_blocks(benchmark.pairs))
+    (((key, encoded, mask),),) = evaluator.encode(cut_batches(benchmark.pairs))
     (output,) = encoded.outputs
     output.soft[:] = 0
     output.soft.unflatten(-1, (4, 4))[:, 0, :, :2] = 1
@@ -252,6 +253,20 @@ def test_regions_are_judged_without_names(tmp_path: Path) -> None:
     found.add_counts(counts.found)
     np.testing.assert_array_equal(count_pairs(mask, evaluator.label(encoded), 3), counts.found)
     assert found.miou() < 0.5
+
+
+def test_a_diagnosis_counts_things_told_named_and_grouped(tmp_path: Path) -> None:
+    """A photo of one thing and background: told its only label, a model is always right."""
+    benchmark = open_folder(write_folder(tmp_path, (0, 1), (0,)))
+    evaluator = Evaluator(Segmenter(small_model(), "paper"), benchmark, words_of(benchmark))
+    diagnosis = Diagnosis(evaluator)
+    for batch in evaluator.encode(cut_batches(benchmark.pairs)):
+        for _, encoded, truth in batch:
+            diagnosis.add(encoded, truth)
+    assert diagnosis.told.pixels.tolist() == [[0, 0, 0], [0, 40 * 30, 0], [0, 0, 0]]
+    named = diagnosis.named.pixels
+    assert named[1, 1:].sum() == named.sum() == 40 * 30
+    assert not diagnosis.regions.pixels[2].any() and diagnosis.regions.pixels[:2].any(axis=1).all()
 
 
 def test_the_page(tmp_path: Path, weights: Path, scenes: Path) -> None:
@@ -266,19 +281,17 @@ def test_the_page(tmp_path: Path, weights: Path, scenes: Path) -> None:
 
 
 def test_counts_are_merged_whatever_wrote_them(tmp_path: Path) -> None:
-    from segclip.evaluate.evaluator import PhotoCounts
-
     def counts(key: str, pixels: int) -> PhotoCounts:
         return PhotoCounts(key, np.array([[0, 1, pixels]]), np.zeros((0, 3), np.int64))
 
-    first, second = (CountFiles(tmp_path / "r.json", {"set": "a"}, rank) for rank in (0, 1))
+    first, second = (Records(tmp_path / "r.json", {"set": "a"}, rank) for rank in (0, 1))
     assert first.start() == second.start() == set()
     first.add([counts("b", 1), counts("c", 2)])
-    second.add_bad({"a": "broken", "c": "broken"})
+    second.add_failed([Failed("a", "broken"), Failed("c", "broken")])
     second.add([counts("d", 3), counts("b", 4)])
-    assert CountFiles(tmp_path / "r.json", {"set": "a"}, 0).start() == {"b", "c", "d"}
+    assert Records(tmp_path / "r.json", {"set": "a"}, 0).start() == {"b", "c", "d"}
     first.merge()
-    assert [photo.key for photo in first.photos()] == ["b", "c", "d"] and first.bad() == {"a": "broken"}
+    assert [photo.key for photo in first.photos()] == ["b", "c", "d"] and first.failed() == [Failed("a", "broken")]
     assert [path.name for path in tmp_path.iterdir()] == ["r.photos.jsonl"]
     with pytest.raises(ValueError, match=r"of another evaluation \(other set\)"):
-        CountFiles(tmp_path / "r.json", {"set": "b"}, 0).start()
+        Records(tmp_path / "r.json", {"set": "b"}, 0).start()

@@ -48,12 +48,32 @@ def test_the_interval_covers_what_photos_like_these_give() -> None:
     photos = []
     for right in generator.random(400) < 0.7:
         photos.append(np.array([[0, 0 if right else 1, 10]]))
-    low, high = interval(iter(photos), len(photos), 1 + 1)
+    low, high = interval(iter(photos), classes=2)
     share = np.mean([photo[0, 1] == 0 for photo in photos])
     # Class 1 is only ever found wrongly, so that the mIoU is half of the share.
     assert low == pytest.approx((share - 1.96 * 0.0229) / 2, abs=0.003)
     assert high == pytest.approx((share + 1.96 * 0.0229) / 2, abs=0.003)
-    assert interval(iter(photos), len(photos), 2) == (low, high)
+    assert interval(iter(photos), classes=2) == (low, high)
+
+
+def test_the_interval_is_that_of_photos_drawn_with_replacement() -> None:
+    """Against the bootstrap as the textbook has it, over photos of very unequal size and few classes each."""
+    generator = np.random.default_rng(2)
+    photos = [
+        np.array([[a, b, generator.integers(1, 1000)] for a, b in generator.integers(0, 5, (4, 2))]) for _ in range(40)
+    ]
+    draws = []
+    for _ in range(4000):
+        confusion = Confusion(5)
+        for i in generator.integers(0, len(photos), len(photos)):
+            confusion.add_counts(photos[i])
+        draws.append(confusion.miou())
+    low, high = np.quantile(draws, (0.025, 0.975))
+    assert interval(photos, classes=5) == pytest.approx((low, high), abs=0.006)
+
+
+def test_the_interval_of_no_photo() -> None:
+    assert interval([], classes=2) == (0, 0)
 
 
 def test_counts_are_rows_of_what_occurs() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from segclip.evaluate.datasets.class_names import CONTEXT60, CONTEXT_LABELS
+from segclip.evaluate.datasets.context import CONTEXT60, CONTEXT_LABELS
 
 SIZE = (40, 60)  # height and width of every photo
 

@@ -1,13 +1,16 @@
 """Exports small models; a process of its own, as torch cannot trace through the type checks of the tests."""
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 
 from helpers.small_model import CLIP, SENTENCE, small_model
+from segclip.checkpoints.native import save_model
+from segclip.cli import main
 from segclip.config import ModelConfig
-from segclip.export import export
+from segclip.export import EXPORTERS, Exported, export
 from segclip.model.segclip import SegCLIP
 
 LABELS = ["cat", "dog", "grass"]
@@ -23,6 +26,12 @@ def varied_model(config: ModelConfig) -> SegCLIP:
     return model
 
 
+def write_mine(exported: Exported, file: Path) -> None:
+    """A format of someone else's."""
+    inputs = [node.name for node in exported.program.graph.nodes if node.op == "placeholder"]
+    file.write_text(json.dumps({"input": inputs[-1], "outputs": exported.outputs, "patch": exported.about["patch"]}))
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for name, config in (("clip", CLIP), ("sentence", SENTENCE)):
@@ -31,3 +40,6 @@ if __name__ == "__main__":
         export(model, folder / f"{name}.pt2")
         export(model, folder / f"{name}-labels.onnx", LABELS)
         export(model, folder / f"{name}-background.onnx", LABELS, background=0.4)
+    EXPORTERS[".mine"] = write_mine
+    save_model(varied_model(CLIP), folder / "clip.safetensors")
+    sys.exit(main(["export", str(folder / "clip.mine"), "--model", str(folder / "clip.safetensors")]))

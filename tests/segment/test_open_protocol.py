@@ -92,7 +92,8 @@ class Embed:
     """Texts as directions of their own, but for those that are said to be near to another."""
 
     def __init__(self, near: dict[str, str] | None = None) -> None:
-        self.known, self.near = list(CONTRAST_WORDS), near or {}
+        self.known: list[str] = [*CONTRAST_WORDS]
+        self.near = near or {}
 
     def __call__(self, texts: Sequence[str], templates: tuple[str, ...]) -> torch.Tensor:
         self.known += [text for text in texts if text not in self.known]
@@ -104,7 +105,8 @@ class Embed:
 def dropped(names: tuple[str, ...], embed: Embed) -> set[str]:
     """The contrast words that do not compete with these labels."""
     contrast = OpenProtocol().embed_labels(names, embed).contrast
-    return set(CONTRAST_WORDS) - {embed.known[int(row.argmax())] for row in contrast}
+    words: set[str] = {*CONTRAST_WORDS}
+    return words - {embed.known[int(row.argmax())] for row in contrast}
 
 
 @pytest.mark.parametrize(

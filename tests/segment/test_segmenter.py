@@ -241,7 +241,7 @@ def test_a_pickled_segmenter_gives_the_same(model: SegCLIP, protocol: str, dtype
 def test_a_compiled_segmenter_can_be_pickled(model: SegCLIP) -> None:
     """The program is made anew where it is loaded, when the first photo comes."""
     segmenter = pickle.loads(pickle.dumps(Segmenter(model, dtype="int8", compile=True)))
-    assert (segmenter.encoder.dtype, segmenter.encoder.compile) == ("int8", True)
+    assert segmenter.encoder._made_of == (segmenter.model, "int8", True)
 
 
 class Maps(Dataset):

@@ -4,7 +4,9 @@ import inspect
 
 import pytest
 
-from segclip.evaluate.datasets.class_names import COCO81, CONTEXT60, VOC21
+from segclip.evaluate.datasets.coco_object import COCO81
+from segclip.evaluate.datasets.context import CONTEXT60
+from segclip.evaluate.datasets.voc2012 import VOC21
 from segclip.text.contrast_words import CONTRAST_WORDS
 from segclip.text.labels import check_labels
 from segclip.text.prompts import OPEN_TEMPLATES, PAPER_TEMPLATES

@@ -15,7 +15,7 @@ from segclip.cli import main
 from segclip.data.scenes import make_scene, write_scenes
 from segclip.data.shards import Shards
 from segclip.data.superpixels import find_superpixels, patch_superpixels
-from segclip.evaluate.datasets.benchmarks import open_folder
+from segclip.evaluate.datasets.folder import open_folder
 from segclip.model.segclip import SegCLIP, combine_parts
 from segclip.train.config import TrainConfig
 from segclip.train.recipes import debug

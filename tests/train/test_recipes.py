@@ -71,7 +71,10 @@ def test_a_lone_clip_leaves_the_decoder_free(tmp_path: Path) -> None:
     known = load(path).config
     deep = replace(known, centers=5, decoder_layers=1)
     assert resolve(TrainConfig(init_from=str(path), model=deep)).model == deep
-    with pytest.raises(ValueError, match=r"model\.embed 3; .* have 64, and over weights only centers, .*decoder_layers.* can be changed"):
+    with pytest.raises(
+        ValueError,
+        match=r"model\.embed 3; .* have 64, and over weights only centers, .*decoder_layers.* can be changed",
+    ):
         resolve(TrainConfig(init_from=str(path), model=replace(known, embed=3)))
 
 

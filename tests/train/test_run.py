@@ -72,7 +72,7 @@ def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Shards:
     folder = tmp_path_factory.mktemp("shards")
     with (source / "pairs.jsonl").open("a") as lines:
         lines.write('\n{"image": "0.png", "captions": ["nothing"]}')
-    prepare(open_source(source), folder, FAST, map_blocks=map_serially)
+    prepare(open_source(source), folder, FAST, map_chunks=map_serially)
     shards = Shards(folder)
     start = int(shards.table(0)[-2, 0])
     tar = bytearray((folder / "pairs-000000.tar").read_bytes())
@@ -468,7 +468,8 @@ def test_train_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("segclip.cli.RECIPES", {"mini": lambda: replace(config, cache=replace(CACHE, crops=1))})
+    recipe = replace(config, cache=replace(CACHE, crops=1))
+    monkeypatch.setattr("segclip.commands.train.RECIPES", {"mini": lambda: recipe})
     argv = ["train", "mini", "--data", str(source), "--out", str(tmp_path / "run"), "--steps", "2"]
     assert main(argv) == 0
     assert len(metrics(tmp_path / "run")) == 2
@@ -498,7 +499,7 @@ def test_what_can_be_changed_over_weights_is_trained_and_all_else_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("segclip.cli.RECIPES", {"mini": lambda: config, "paper": lambda: PAIRS})
+    monkeypatch.setattr("segclip.commands.train.RECIPES", {"mini": lambda: config, "paper": lambda: PAIRS})
     place = ["--data", str(data.folder), "--steps", "2", "--out"]
     assert main(["train", "mini", "--model.centers", "12", *place, str(tmp_path / "run")]) == 0
     assert weights(tmp_path / "run")["image.grouping.centers"].shape == (12, 64)

@@ -1,20 +1,18 @@
-"""Photos -> what annotation files say of them.
+"""Photos -> what annotation files say of them, and their own files.
 
 Axes: H W pixels.
 """
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
-from numpy import ndarray
-from PIL import Image
 
-from segclip.annotate.formats.writers import PhotoRegions, Region, yolo_lines
+from segclip.annotate.formats import FORMATS
+from segclip.annotate.formats.format import Format
 from segclip.annotate.polygons import clean_labels, outlines
+from segclip.annotate.segments import PhotoSegments, Segment
 from segclip.segment import coco
 from segclip.segment.background import Background
 from segclip.segment.encoder import DType
@@ -24,11 +22,9 @@ from segclip.segment.segmenter import Segmenter
 from segclip.utils.failures import Failed
 
 Named = Sequence[tuple[Path, str]]  # photos, each with the stem of its own files
-Results = Iterator[tuple[Path, "Annotated | Failed"]]  # each photo, and what it gave or why it failed
+Results = Iterator[tuple[Path, "Annotated | Failed"]]  # each photo, and what became of it
 
 DIGITS = 4  # of scores: more would differ from machine to machine
-# A photo's own files, with its stem.
-MASK, PANOPTIC, YOLO = "masks/{}.png", "panoptic/{}.png", "yolo/labels/{}.txt"
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Drawing:
     """How a label map becomes shapes.
 
     Attributes:
-        clean: share (0-1) of the photo's area under which a connected piece, of a label or of the background, is
+        clean: share (0-1) of the photo's area under which a connected component, of a label or of the background, is
             given to its neighbour.
         tolerance: how far a polygon may lie from the pixels' edges, in pixels; 0: along them exactly.
     """
@@ -74,21 +70,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Annotated:
-    """What a photo gives: its regions, and its own files by their names."""
+    """What a photo gives: its segments, and its own files by their names."""
 
-    regions: PhotoRegions
+    segments: PhotoSegments
     files: dict[str, bytes]
 
 
 class Annotator:
     """Annotates photos; it has the model loaded.
 
+    Args:
+        request: what is asked for.
+        formats: whose files are made of each photo.
+
     Raises:
         ValueError: a model or device that cannot be used.
     """
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, formats: Mapping[str, Format] = FORMATS) -> None:
+        self.request, self.formats = request, formats
         self.segmenter = Segmenter(request.model, request.protocol, device=request.device, dtype=request.dtype)
 
     def __call__(self, named: Named) -> Results:
@@ -98,19 +98,22 @@ class Annotator:
 
     def _finish(self, result: Segmentation, path: Path, stem: str) -> Annotated | Failed:
         try:
-            return annotate(result, path.name, stem, self.request.drawing)
+            return annotate(result, path.name, stem, self.request.drawing, self.formats)
         except MemoryError:
             return Failed(str(path), "out of memory; scale the photo down")
 
 
-def annotate(result: Segmentation, photo: str, stem: str, drawing: Drawing) -> Annotated:
-    """Clean a segmentation, and make of it regions with run lengths and polygons, and the photo's own files.
+def annotate(
+    result: Segmentation, photo: str, stem: str, drawing: Drawing, formats: Mapping[str, Format] = FORMATS
+) -> Annotated:
+    """Clean a segmentation, and make of it segments with run lengths and polygons, and the photo's own files.
 
     Args:
         result: of the photo.
         photo: its file name.
         stem: of its own files.
         drawing: how.
+        formats: whose files are made.
 
     Raises:
         ValueError: pycocotools is not installed.
@@ -118,17 +121,13 @@ def annotate(result: Segmentation, photo: str, stem: str, drawing: Drawing) -> A
     height, width = result.labels.shape
     labels = clean_labels(result.labels, drawing.clean * result.labels.size)
     clean = replace(result, labels=labels)
-    regions = tuple(_region(clean, found, drawing.tolerance) for found in clean.found())
-    annotated = PhotoRegions(photo, stem, width, height, regions)
-    files = {
-        MASK: _png(clean.index_image()),
-        PANOPTIC: _png(Image.fromarray(_panoptic(labels))),
-        YOLO: yolo_lines(annotated).encode(),
-    }
-    return Annotated(annotated, {name.format(stem): data for name, data in files.items()})
+    segments = tuple(_segment(clean, found, drawing.tolerance) for found in clean.found())
+    described = PhotoSegments(photo, stem, width, height, segments)
+    makers = {name: make for one in formats.values() for name, make in one.photo_files.items()}
+    return Annotated(described, {name.format(stem): make(clean, described) for name, make in makers.items()})
 
 
-def _region(result: Segmentation, found: Found, tolerance: float) -> Region:
+def _segment(result: Segmentation, found: Found, tolerance: float) -> Segment:
     mask = result.labels == found.index
     counts, polygons = "", []
     if found.index:
@@ -137,15 +136,4 @@ def _region(result: Segmentation, found: Found, tolerance: float) -> Region:
         polygons = [(ring + np.array([left, top])).ravel().tolist() for ring in rings]
         counts = coco.encode_rle(mask)["counts"]
     score, share = round(found.score, DIGITS), round(found.share, DIGITS + 2)
-    return Region(found.index, found.label, int(mask.sum()), share, score, found.box, counts, polygons)
-
-
-def _panoptic(labels: Int[ndarray, "H W"]) -> UInt8[ndarray, "H W 3"]:
-    """COCO's colours: the label's index is red + 256 green."""
-    return np.stack([labels % 256, labels // 256 % 256, labels // 65536], axis=-1).astype(np.uint8)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return Segment(found.index, found.label, int(mask.sum()), share, score, found.box, counts, polygons)

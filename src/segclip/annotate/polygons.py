@@ -1,4 +1,4 @@
-"""The pieces of a label map: tiny ones cleaned away, and the outlines of the others as polygons.
+"""The connected components of a label map: tiny ones cleaned away, the others outlined as polygons.
 
 Axes: H W pixels.
 """
@@ -8,37 +8,37 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.spatial import KDTree
-from skimage.measure import label as number_pieces
+from skimage.measure import label as number_components
 
 Ring = Float[ndarray, "_ 2"]  # corners x, y in pixels; (0, 0) is the photo's upper left corner, (W, H) its lower right
 
 
 def clean_labels(labels: Int[ndarray, "H W"], least: float | int) -> Int[ndarray, "H W"]:
-    """Give every connected piece under `least` pixels to the neighbour it shares the longest border with.
+    """Give every connected component under `least` pixels to the neighbour it shares the longest border with.
 
-    Pieces of labels and of the background alike: small islands vanish, and small holes are filled.
+    Components of labels and of the background alike: small islands vanish, and small holes are filled.
     """
     while True:
-        pieces = np.asarray(number_pieces(labels, background=-1, connectivity=1)) - 1
-        areas = np.bincount(pieces.ravel())
+        components = np.asarray(number_components(labels, background=-1, connectivity=1)) - 1
+        areas = np.bincount(components.ravel())
         tiny = np.flatnonzero(areas < least)
         if not len(tiny) or len(areas) == 1:
             return labels
         own = np.zeros(len(areas), labels.dtype)
-        own[pieces] = labels
-        borders = _borders(pieces, tiny)
-        for piece in tiny[np.argsort(areas[tiny], kind="stable")]:
-            neighbours, lengths = borders[piece]
-            # The neighbour of the last of a round changes no more, so each round leaves fewer pieces, and they end.
-            shared = np.bincount(own[neighbours], lengths, minlength=int(own[piece]) + 1)
-            shared[own[piece]] = -1
-            own[piece] = shared.argmax()
-        labels = own[pieces]
+        own[components] = labels
+        borders = _borders(components, tiny)
+        for component in tiny[np.argsort(areas[tiny], kind="stable")]:
+            neighbours, lengths = borders[component]
+            # The neighbour of the last of a round changes no more, so each round leaves fewer components, and they end.
+            shared = np.bincount(own[neighbours], lengths, minlength=int(own[component]) + 1)
+            shared[own[component]] = -1
+            own[component] = shared.argmax()
+        labels = own[components]
 
 
-def _borders(pieces: Int[ndarray, "H W"], of: Int[ndarray, "_"]) -> dict[int, tuple[ndarray, ndarray]]:
-    """For each of some pieces: its neighbours, and how many pixel edges it shares with each."""
-    sides = [(pieces[:, 1:], pieces[:, :-1]), (pieces[1:], pieces[:-1])]
+def _borders(components: Int[ndarray, "H W"], of: Int[ndarray, "_"]) -> dict[int, tuple[ndarray, ndarray]]:
+    """For each of some components: its neighbours, and how many pixel edges it shares with each."""
+    sides = [(components[:, 1:], components[:, :-1]), (components[1:], components[:-1])]
     a, b = (np.concatenate([side[i][side[0] != side[1]] for side in sides]) for i in (0, 1))
     a, b = np.concatenate([a, b]), np.concatenate([b, a])
     keep = np.isin(a, of)
@@ -48,7 +48,7 @@ def _borders(pieces: Int[ndarray, "H W"], of: Int[ndarray, "_"]) -> dict[int, tu
 
 
 def outlines(mask: Bool[ndarray, "H W"], tolerance: float = 0.0) -> list[Ring]:
-    """A polygon for each connected piece of a mask (pixels that touch at a corner are connected).
+    """A polygon for each connected component of a mask (pixels that touch at a corner are connected).
 
     A polygon cannot have holes: each hole is joined to the outline by a cut of no width, which is walked there and
     back. Whoever fills the polygon, by the even-odd or the non-zero rule, gets the hole.
@@ -59,7 +59,7 @@ def outlines(mask: Bool[ndarray, "H W"], tolerance: float = 0.0) -> list[Ring]:
     """
     if not mask.any():
         return []
-    # In an image of twice the size, the outermost pixels of a piece tell on which side of them its edge lies.
+    # In an image of twice the size, the outermost pixels of a component tell on which side of them its edge lies.
     twice = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
     contours, tree = cv2.findContours(twice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rings = [_ring(contour.reshape(-1, 2), tolerance) for contour in contours]

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock
@@ -24,8 +24,15 @@ from segclip.utils.files import cache_folder
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Adapter(Protocol):
-    """A format of weights: a module with these two functions."""
+    """A format of weights: a module with these names.
+
+    Attributes:
+        MISSING: fields of ModelConfig that say how large parts are which the format does not hold.
+    """
+
+    MISSING: tuple[str, ...]
 
     def recognises(self, state: Mapping[str, Tensor], /) -> bool:
         """Whether tensors under these names are of this format."""
@@ -109,9 +116,14 @@ def read_file(path: Path) -> SegCLIP:
     if metadata.get("format") == FORMAT:
         return load_state(state, metadata, path)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of torch's DataParallel
+    return find_adapter(state, path).read(state, path)
+
+
+def find_adapter(state: Mapping[str, Tensor], path: Path) -> Adapter:
+    """Who reads tensors of these names. Raises CheckpointError where nobody does."""
     for adapter in ADAPTERS.values():
         if adapter.recognises(state):
-            return adapter.read(state, path)
+            return adapter
     raise CheckpointError(f"{path}: looks like weights of another model, tensors {listing(state)}; {EXPECTED}")
 
 

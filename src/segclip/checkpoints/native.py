@@ -28,6 +28,7 @@ EXPECTED = (
     "(OpenAI's archive or state dict, transformers' CLIPModel)"
 )
 LISTED = 5  # names that an error message lists before it only counts
+MISSING: tuple[str, ...] = ()
 
 
 class CheckpointError(ValueError):

@@ -28,6 +28,7 @@ RULES: Rules = (
     (r"\.layer_norm(\d)\.", r".norm\1."),
 )
 IGNORED = r"\.position_ids$"
+MISSING: tuple[str, ...] = ("decoder_layers", "decoder_heads")  # neither grouping nor masked branch
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

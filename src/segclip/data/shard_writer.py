@@ -36,10 +36,10 @@ CREATE TABLE IF NOT EXISTS report (item INTEGER, kind TEXT, name TEXT, why TEXT)
 
 @dataclass(frozen=True)
 class Packed:
-    """What became of an item: the bytes of its sample, or why it was left out.
+    """What became of a pair: the bytes of its sample, or why it was left out.
 
     Attributes:
-        name: what the report calls the item.
+        name: what the report calls the pair.
         data: as `pack_sample` gives them; empty when it was left out.
         captions: how many.
         digest: of the photo's file.

@@ -37,7 +37,11 @@ Table = Int64[np.ndarray, "N 2"]
 
 
 class SampleError(ValueError):
-    """A sample of a shard that cannot be used; the message names it and what is wrong."""
+    """A sample of a shard that cannot be used: which, and why."""
+
+    def __init__(self, sample: str, reason: str) -> None:
+        super().__init__(f"{sample}: {reason}")
+        self.sample, self.reason = sample, reason
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Sample:
         try:
             return decode_image(self.photo_file, self.key)
         except PhotoError as error:
-            raise SampleError(str(error)) from error
+            raise SampleError(self.key, str(error).removeprefix(f"{self.key}: ")) from error
 
     def photo(self) -> Photo:
         """The photo, RGB uint8 (H,W,3). Raises SampleError."""
@@ -128,7 +132,7 @@ class Sample:
             with Image.open(io.BytesIO(self.superpixel_file), formats=("PNG",)) as image:
                 return np.asarray(image).astype(np.int32)
         except Exception as error:  # damaged data makes Pillow raise nearly anything
-            raise SampleError(f"{self.key}: damaged superpixels ({error})") from error
+            raise SampleError(self.key, f"damaged superpixels ({error})") from error
 
 
 def pack_sample(key: str, files: dict[str, bytes]) -> bytes:
@@ -164,11 +168,11 @@ def unpack_sample(data: bytes, name: str) -> Sample:
             else:
                 photo = content
     except (tarfile.TarError, ValueError) as error:
-        raise SampleError(f"{name}: damaged ({error})") from error
+        raise SampleError(name, f"damaged ({error})") from error
     if not (isinstance(record, dict) and isinstance(record.get("captions"), list)):
         record = None
     if photo is None or record is None:
-        raise SampleError(f"{name}: no {'photo' if photo is None else 'captions'} in it")
+        raise SampleError(name, f"no {'photo' if photo is None else 'captions'} in it")
     return Sample(key, photo, record, superpixels)
 
 
@@ -222,7 +226,7 @@ class Shards:
         start = int(ends[number - 1]) if number else 0
         sample = unpack_sample(_read_at(self.local(shard, ".tar"), start, int(ends[number]) - start), name)
         if sample.superpixel_file is None and self.index.superpixels:
-            raise SampleError(f"{name}: no superpixels in it")
+            raise SampleError(name, "no superpixels in it")
         return sample
 
     def __len__(self) -> int:

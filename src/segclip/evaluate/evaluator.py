@@ -12,16 +12,15 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
-from segclip.evaluate.datasets.benchmarks import Benchmark, Pair
-from segclip.evaluate.datasets.class_names import SCLIP_WORDS
-from segclip.evaluate.masks import Mask
+from segclip.evaluate.datasets.benchmark import Benchmark, Mask, Pair
 from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.protocols.paper import region_owner
 from segclip.segment.segmenter import Segmenter
+from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
 
-BLOCK = 4  # photos whose windows are encoded together
+BATCH = 4  # photos whose windows are encoded together
 
 Words = tuple[tuple[str, ...], ...]  # of each class: what a model is asked for
 
@@ -52,17 +51,15 @@ def words_of(benchmark: Benchmark, names: Literal["own", "sclip"] = "own") -> Wo
     if benchmark.background:
         own[0] = ()
     if names == "sclip":
-        if benchmark.name not in SCLIP_WORDS:
-            raise ValueError(
-                f"no second list of names for {benchmark.name!r}; there is one for {', '.join(SCLIP_WORDS)}"
-            )
-        own |= SCLIP_WORDS[benchmark.name]
+        if not benchmark.sclip_names:
+            raise ValueError(f"no second list of names for {benchmark.name!r}; ask for the set's own names")
+        own |= benchmark.sclip_names
     return tuple(own[i] for i in range(len(own)))
 
 
-def cut_blocks(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
-    """Pairs in blocks, each of which is encoded together, so that it gives the same figures in any process."""
-    return [pairs[i : i + BLOCK] for i in range(0, len(pairs), BLOCK)]
+def cut_batches(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+    """Pairs in batches, each of which is encoded together, so that it gives the same figures in any process."""
+    return [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
 
 
 class Evaluator:
@@ -86,6 +83,12 @@ class Evaluator:
         background = ("auto" if threshold is None else threshold) if self.threshold else None
         return self._classes[self.segmenter.label(encoded, self.labels, background=background).labels]
 
+    def label_among(self, encoded: EncodedPhoto, classes: Sequence[int]) -> Mask:
+        """The best of these classes for each pixel, asked for by their own names; the background is none of them."""
+        names = [self.benchmark.names[i] for i in classes]
+        found = self.segmenter.label(encoded, names, background=None).labels
+        return np.array([0, *classes], np.uint8)[found]
+
     def count(self, key: str, encoded: EncodedPhoto, truth: Mask) -> PhotoCounts:
         """Compare a photo's label map, and its regions, with the truth."""
         found = count_pairs(truth, self.label(encoded), len(self.benchmark.names))
@@ -103,41 +106,41 @@ class Evaluator:
         return np.concatenate(found)
 
     def encode(
-        self, blocks: Sequence[Sequence[Pair]], bad: dict[str, str] | None = None
+        self, batches: Sequence[Sequence[Pair]], failed: list[Failed] | None = None
     ) -> Iterator[list[tuple[str, EncodedPhoto, Mask]]]:
-        """Encode photos, block by block, while the next are read.
+        """Encode photos, batch by batch, while the next are read.
 
         Args:
-            blocks: from `cut_blocks`.
-            bad: takes the key of each photo or mask that cannot be read, and why; without it, they raise.
+            batches: from `cut_batches`.
+            failed: takes each photo or mask that cannot be read; without it, they raise.
 
         Raises:
             ValueError: a photo or mask that cannot be read.
         """
-        for read in prefetched(blocks, lambda block: self._read(block, bad)):
+        for read in prefetched(batches, lambda batch: self._read(batch, failed)):
             keys, photos, truths = zip(*read, strict=True) if read else ((), (), ())
             yield list(zip(keys, self.segmenter.encode(photos), truths, strict=True))
 
-    def _read(self, block: Sequence[Pair], bad: dict[str, str] | None) -> list[tuple[str, AnyPhoto, Mask]]:
+    def _read(self, batch: Sequence[Pair], failed: list[Failed] | None) -> list[tuple[str, AnyPhoto, Mask]]:
         found = []
-        for pair in block:
+        for pair in batch:
             try:
                 found.append((pair.key, *self.benchmark.load(pair)))
             except ValueError as error:
-                if bad is None:
+                if failed is None:
                     raise
-                bad[pair.key] = str(error)
+                failed.append(Failed(pair.key, str(error)))
         return found
 
 
 def calibrate(
-    evaluator: Evaluator, blocks: Sequence[Sequence[Pair]], thresholds: Sequence[float], bad: dict[str, str] | None
+    evaluator: Evaluator, batches: Sequence[Sequence[Pair]], thresholds: Sequence[float], failed: list[Failed] | None
 ) -> Iterator[tuple[int, list[Confusion]]]:
-    """What each background threshold would give: photos done and counts, after each block. A photo is encoded once."""
+    """What each background threshold would give: photos done and counts, after each batch. A photo is encoded once."""
     counts = [Confusion(len(evaluator.benchmark.names)) for _ in thresholds]
     done = 0
-    for pairs, block in zip(blocks, evaluator.encode(blocks, bad), strict=True):
-        for _, encoded, truth in block:
+    for pairs, batch in zip(batches, evaluator.encode(batches, failed), strict=True):
+        for _, encoded, truth in batch:
             for threshold, own in zip(thresholds, counts, strict=True):
                 own.add(truth, evaluator.label(encoded, threshold))
         done += len(pairs)

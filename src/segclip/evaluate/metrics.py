@@ -1,17 +1,17 @@
 """How well label maps match the truth: intersection over union, pooled over all photos.
 
-Axes: K classes, N kinds of pixel, R resamplings.
+Axes: K classes, N photos, or kinds of pixel.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float, Int, Int64, Integer
+from jaxtyping import Float, Int, Int64, Integer, Num
 from numpy import ndarray
 
-from segclip.evaluate.masks import IGNORED
+from segclip.evaluate.datasets.benchmark import IGNORED
 
-RESAMPLINGS = 1000  # of the photos, for an interval
+RESAMPLINGS, AT_ONCE = 1000, 100  # of the photos, for an interval; so many in memory together
 
 
 class Confusion:
@@ -72,28 +72,31 @@ def name_by_truth(
     return np.bincount(flat, minlength=size[0] * size[1]).reshape(size).argmax(axis=1)[regions]
 
 
-def interval(photos: Iterable[Integer[ndarray, "_ 3"]], count: int, classes: int) -> tuple[float, float]:
+def interval(photos: Iterable[Integer[ndarray, "_ 3"]], classes: int) -> tuple[float, float]:
     """The bootstrap's 95% interval of the mIoU: photos drawn with replacement, RESAMPLINGS times.
 
     Args:
-        photos: what `count_pairs` gave for each; read once, one after the other.
-        count: how many photos there are.
+        photos: what `count_pairs` gave for each.
         classes: how many there are.
     """
+    sums = [_overlap_of(counts, classes) for counts in photos]
+    if not sums:
+        return 0.0, 0.0
+    both, union = np.array(sums, np.float64).swapaxes(0, 1)  # (N,K) each; exact, and multiplied faster than integers
     generator = np.random.default_rng(0)
-    both, union = np.zeros((2, RESAMPLINGS, classes), np.int64)
-    times = np.full(RESAMPLINGS, count)
-    for i, counts in enumerate(photos):
-        # So many of the draws that are left fall on this photo: together, one multinomial draw.
-        drawn = generator.binomial(times, 1 / (count - i))
-        times = times - drawn
-        own = Confusion(classes)
-        own.add_counts(counts)
-        for total, part in zip((both, union), _overlap(own.pixels), strict=True):
-            there = part.nonzero()[0]
-            total[:, there] += drawn[:, None] * part[there]
-    low, high = np.quantile(_mean_iou(both, union), (0.025, 0.975))
+    values = []
+    for _ in range(RESAMPLINGS // AT_ONCE):
+        times = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), AT_ONCE)  # each photo is drawn
+        values.append(_mean_iou(times @ both, times @ union))
+    low, high = np.quantile(np.concatenate(values), (0.025, 0.975))
     return float(low), float(high)
+
+
+def _overlap_of(counts: Integer[ndarray, "_ 3"], classes: int) -> Int64[ndarray, "2 K"]:
+    """Intersection and union of each class in a photo."""
+    confusion = Confusion(classes)
+    confusion.add_counts(counts)
+    return np.stack(_overlap(confusion.pixels))  # a copy: thousands of them are kept
 
 
 def _overlap(pixels: Int64[ndarray, "K K"]) -> tuple[Int64[ndarray, "K"], Int64[ndarray, "K"]]:
@@ -102,7 +105,7 @@ def _overlap(pixels: Int64[ndarray, "K K"]) -> tuple[Int64[ndarray, "K"], Int64[
     return both, pixels.sum(axis=0) + pixels.sum(axis=1) - both
 
 
-def _mean_iou(both: Int64[ndarray, "... K"], union: Int64[ndarray, "... K"]) -> Float[ndarray, "..."]:
+def _mean_iou(both: Num[ndarray, "... K"], union: Num[ndarray, "... K"]) -> Float[ndarray, "..."]:
     """Mean over the classes with a union."""
     there = union > 0
     return np.asarray(np.where(there, both / np.maximum(union, 1), 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1))

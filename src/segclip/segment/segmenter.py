@@ -152,11 +152,11 @@ class Segmenter:
         Returns:
             (H,W): 0 the background, i the i-th class.
         """
-        background = check_background(background)
+        bar = check_background(background)
         protocol = PaperProtocol() if self.protocol.needs_names else self.protocol
         (encoded,) = self._encode([open_photo(photo)], protocol)
         embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self.encoder.device)
-        return self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), background, protocol)[0]
+        return self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), bar, protocol)[0]
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], protocol: Protocol) -> list[EncodedPhoto]:

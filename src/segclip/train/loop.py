@@ -71,10 +71,6 @@ class Stream(Protocol):
         ...
 
 
-class Stopped(Exception):
-    """The run was asked to stop (SIGTERM), and has saved its state."""
-
-
 @dataclass
 class Counts:
     """What went wrong so far, and what went best.

@@ -14,7 +14,6 @@ from segclip.train.config import TrainConfig
 
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
 OVER_OURS = ("centers", "grouping", "tau", "center_blocks", "mask_ratio")
-OVER_CLIP = (*OVER_OURS, "decoder_layers", "decoder_heads")  # a CLIP has neither grouping nor masked branch
 LARGEST_HEADER = 1 << 27  # bytes
 
 
@@ -69,12 +68,12 @@ def read_start(name: str) -> Start:
 
 @lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
 def _read_foreign(path: Path, changed: int) -> Start:
-    from segclip.checkpoints.loading import read_file
+    from segclip.checkpoints.loading import find_adapter, read_file
     from segclip.checkpoints.tensors import read_tensors
 
-    names = [name.removeprefix("module.") for name in read_tensors(path)[0]]
-    complete = any(name.startswith(("clip.visual.", "image.")) for name in names)
-    return Start(read_file(path).config, OVER_OURS if complete else OVER_CLIP)
+    state = {name.removeprefix("module."): tensor for name, tensor in read_tensors(path)[0].items()}
+    adapter = find_adapter(state, path)
+    return Start(read_file(path).config, (*OVER_OURS, *adapter.MISSING))
 
 
 def _read_header(path: Path) -> ModelConfig | None:

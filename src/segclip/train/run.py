@@ -17,15 +17,16 @@ from segclip.train.caption_words import find_words
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import check_agreement
 from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
-from segclip.train.feature_cache import cache_features
+from segclip.train.feature_cache import FeatureSettings, cache_features
 from segclip.train.initialization import check_names, start_model
-from segclip.train.loop import Run, Stopped, Stream, batches, on_sigterm
+from segclip.train.loop import Run, Stream, batches, on_sigterm
 from segclip.train.metrics import check_trackers, record_metrics
 from segclip.train.optim import freeze
 from segclip.train.photo_batches import PairStream
 from segclip.train.resolve import resolve
 from segclip.train.run_files import MODEL, keep_recipe
 from segclip.train.validation import Validation
+from segclip.utils.failures import Stopped
 from segclip.utils.processes import Processes, alone
 
 
@@ -108,12 +109,9 @@ def build_stream(config: TrainConfig, shards: Shards, out: Path, processes: Proc
             config.init_from,
             shards,
             folder,
+            FeatureSettings(config.reduction, config.crop_scale, config.model.mask_ratio, config.cache.seed),
             crops=config.cache.crops,
-            small=config.cache.half_size_prob > 0,
-            crop_scale=config.crop_scale,
-            mask_ratio=config.model.mask_ratio,
-            reduction=config.reduction,
-            seed=config.cache.seed,
+            half_size=config.cache.half_size_prob > 0,
         )
         embedded = embed_captions(load(config.init_from, "cpu"), [*captions, *words], folder / "captions.pt")
     return CachedStream(crops, captions, words, embedded, config, count_regions(config.model), **where)

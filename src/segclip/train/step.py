@@ -123,7 +123,7 @@ def _pair_gradients(
     return found, (by_image.to(image.dtype), by_text.to(text.dtype), by_scale)
 
 
-def _own_gradients(gradients: Gradients | None, rows: slice, parts: Parts) -> Gradients:
+def _own_gradients(gradients: tuple[Tensor, Tensor, Tensor] | None, rows: slice, parts: Parts) -> Gradients:
     """Those of a micro-batch; 0 where nothing compares pairs, so that every process still averages every gradient."""
     if gradients is None:
         return torch.zeros_like(parts.image), torch.zeros_like(parts.text), torch.zeros_like(parts.scale)

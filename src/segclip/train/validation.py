@@ -12,8 +12,9 @@ from skimage.segmentation import mark_boundaries
 
 from segclip.data.crops import Box, crop_photo
 from segclip.data.shards import SampleError, Shards
-from segclip.evaluate.datasets.benchmarks import Benchmark, open_folder
-from segclip.evaluate.evaluator import Evaluator, cut_blocks, words_of
+from segclip.evaluate.datasets.benchmark import Benchmark
+from segclip.evaluate.datasets.folder import open_folder
+from segclip.evaluate.evaluator import Evaluator, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion
 from segclip.model.segclip import SegCLIP
 from segclip.segment.segmenter import Segmenter
@@ -99,7 +100,7 @@ def validate(model: SegCLIP, benchmark: Benchmark) -> float:
     """mIoU of the paper's protocol with its default background threshold, or without where the set has none."""
     evaluator = Evaluator(Segmenter(model, "paper"), benchmark, words_of(benchmark))
     confusion = Confusion(len(benchmark.names))
-    for block in evaluator.encode(cut_blocks(benchmark.pairs)):
+    for block in evaluator.encode(cut_batches(benchmark.pairs)):
         for _, encoded, truth in block:
             confusion.add(truth, evaluator.label(encoded))
     return confusion.miou()

@@ -63,6 +63,11 @@ class Processes:
             self.wait()
 
 
+def world_size() -> int:
+    """How many processes torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def alone(device: str = "auto") -> Processes:
     """This process by itself."""
     return Processes(0, 1, pick_device(device))
@@ -75,13 +80,12 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
     Args:
         device: what each computes on; auto, of several GPUs: each its own.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
+    if world_size() == 1:
         yield alone(device)
         return
     if device == "auto":
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
-    processes = Processes(rank, world, pick_device(device))
+    processes = Processes(int(os.environ["RANK"]), world_size(), pick_device(device))
     on_cuda = processes.device.type == "cuda"
     if on_cuda:
         torch.cuda.set_device(processes.device)
