@@ -102,7 +102,9 @@ def test_the_papers_groups() -> None:
     assert frozen == {name for name in names.values() if name.startswith(INPUTS)} and len(frozen) == 7
     assert found.keys() == set(names.values()) - frozen
     for name, (peak, decay) in found.items():
-        slow = name.startswith(("image.tower.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale"))
+        slow = name.startswith(
+            ("image.tower.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale")
+        )
         assert peak == (4e-6 if slow else 4e-3), name
         assert decay == (0.0 if name.endswith(".bias") else 0.05), name
     assert optimiser.param_groups[0]["betas"] == (0.9, 0.98) and optimiser.param_groups[0]["eps"] == 1e-6
