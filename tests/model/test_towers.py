@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
 from segclip.config import ImageConfig, ModelConfig, TextConfig
 from segclip.model.layers import LayerScale
 from segclip.model.segclip import SegCLIP
+
+transformers = pytest.importorskip("transformers")  # make test-lowest has none
 
 CONFIG = ModelConfig(
     image=ImageConfig("dinov2", width=128, trunk_layers=3, region_layers=1, patch=14, side=56, position_grid=4),
@@ -52,8 +53,8 @@ def model() -> SegCLIP:
 
 def test_dinov2_tower(model: SegCLIP) -> None:
     image = CONFIG.image
-    theirs = Dinov2Model(
-        Dinov2Config(
+    theirs = transformers.Dinov2Model(
+        transformers.Dinov2Config(
             hidden_size=image.width,
             num_hidden_layers=image.trunk_layers,
             num_attention_heads=model.image.tower.heads,
@@ -86,8 +87,8 @@ def test_dinov2_tower(model: SegCLIP) -> None:
 
 def test_sentence_tower_is_the_mean_of_berts_tokens(model: SegCLIP) -> None:
     text = CONFIG.text
-    theirs = BertModel(
-        BertConfig(
+    theirs = transformers.BertModel(
+        transformers.BertConfig(
             vocab_size=text.vocabulary,
             hidden_size=text.width,
             num_hidden_layers=text.layers,

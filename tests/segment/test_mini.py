@@ -25,16 +25,19 @@ def test_chelsea_is_a_cat(mini: SegCLIP) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_cats_face_is_cat_and_its_name_alone_is_enough(mini: SegCLIP) -> None:
     labels = Segmenter(mini).segment(skimage.data.chelsea(), ["cat"]).labels
     assert (labels[80:220, 130:300] == 1).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_background(mini: SegCLIP) -> None:
     labels = Segmenter(mini).segment(skimage.data.chelsea(), ["airplane", "pizza"]).labels
     assert (labels == 0).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_several_centers_gather_patches(mini: SegCLIP) -> None:
     segmenter = Segmenter(mini)
     used = [

@@ -107,6 +107,7 @@ def test_remembered_embeddings_are_those_of_each_label(model: SegCLIP) -> None:
     torch.testing.assert_close(first[7], torch.nn.functional.normalize(alone, dim=-1)[0].detach(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_rivals_of_a_label_set_are_found_once_and_do_not_depend_on_what_came_before(
     model: SegCLIP, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Adapter(Protocol):
-    """A format of weights: a module with these names.
+    """A format of weights: a module with these.
 
     Attributes:
-        MISSING: fields of ModelConfig that say how large parts are which the format does not hold.
+        COMPLETE: whether a file holds a whole SegCLIP; else CLIP's towers alone.
     """
 
-    MISSING: tuple[str, ...]
+    COMPLETE: bool
 
     def recognises(self, state: Mapping[str, Tensor], /) -> bool:
         """Whether tensors under these names are of this format."""
@@ -115,15 +115,20 @@ def read_file(path: Path) -> SegCLIP:
     state, metadata = read_tensors(path)
     if metadata.get("format") == FORMAT:
         return load_state(state, metadata, path)
+    adapter, state = find_adapter(state, path)
+    return adapter.read(state, path)
+
+
+def find_adapter(state: Mapping[str, Tensor], path: Path) -> tuple[Adapter, dict[str, Tensor]]:
+    """The adapter that recognises the tensors of a file, and the tensors as it takes them.
+
+    Raises:
+        CheckpointError: none does.
+    """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of torch's DataParallel
-    return find_adapter(state, path).read(state, path)
-
-
-def find_adapter(state: Mapping[str, Tensor], path: Path) -> Adapter:
-    """Who reads tensors of these names. Raises CheckpointError where nobody does."""
     for adapter in ADAPTERS.values():
         if adapter.recognises(state):
-            return adapter
+            return adapter, state
     raise CheckpointError(f"{path}: looks like weights of another model, tensors {listing(state)}; {EXPECTED}")
 
 

@@ -28,7 +28,7 @@ RULES: Rules = (
     (r"\.layer_norm(\d)\.", r".norm\1."),
 )
 IGNORED = r"\.position_ids$"
-MISSING: tuple[str, ...] = ("decoder_layers", "decoder_heads")  # neither grouping nor masked branch
+COMPLETE = False  # CLIP's towers alone: grouping and masked branch are new
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

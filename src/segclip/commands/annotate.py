@@ -107,10 +107,9 @@ def _annotate(request: Request, store: Store, named: Named, total: int, ray: boo
     if not named:
         return failures
     if ray:
+        make_annotator = partial(Annotator, request, dict(FORMATS))  # the formats that were added too
         gpus = request.device in ("auto", "cuda")
-        results = map_over_ray(
-            partial(Annotator, request, dict(FORMATS)), named, batch=BATCH, ahead=PHOTOS_AHEAD, gpus=gpus
-        )
+        results = map_over_ray(make_annotator, named, batch=BATCH, ahead=PHOTOS_AHEAD, gpus=gpus)
     else:
         results = Annotator(request)(named)
     with Progress(console=console, transient=True) as progress:

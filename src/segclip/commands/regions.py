@@ -55,7 +55,7 @@ def regions(
                 if isinstance(sheet, Failed):
                     failures.append(sheet)
                     continue
-                with atomic(out / SHEET.format(stem)) as file:
-                    sheet.save(file, "PNG")
+                with atomic(out / SHEET.format(stem)) as temporary:
+                    sheet.save(temporary, "PNG")
                 done += 1
     return report(done, failures, out)

@@ -29,7 +29,7 @@ RIDGE = 0.03  # of the least squares, in units of the regions' mean variance
 
 
 def check_recipe(config: TrainConfig) -> None:
-    """Raise ValueError, before anything is computed, where a resolved recipe names what is in no table, or sees nothing."""
+    """Raise ValueError where a resolved recipe names what is in no table, or hides all patches."""
     assert config.model
     losses, model = weighted_losses(config.losses), config.model
     with torch.device("meta"):

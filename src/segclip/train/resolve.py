@@ -14,6 +14,7 @@ from segclip.train.config import TrainConfig
 
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
 OVER_OURS = ("centers", "grouping", "tau", "center_blocks", "mask_ratio")
+OVER_CLIP = (*OVER_OURS, "decoder_layers", "decoder_heads")  # a CLIP has neither grouping nor masked branch
 LARGEST_HEADER = 1 << 27  # bytes
 
 
@@ -68,12 +69,11 @@ def read_start(name: str) -> Start:
 
 @lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
 def _read_foreign(path: Path, changed: int) -> Start:
-    from segclip.checkpoints.loading import find_adapter, read_file
+    from segclip.checkpoints.loading import find_adapter
     from segclip.checkpoints.tensors import read_tensors
 
-    state = {name.removeprefix("module."): tensor for name, tensor in read_tensors(path)[0].items()}
-    adapter = find_adapter(state, path)
-    return Start(read_file(path).config, (*OVER_OURS, *adapter.MISSING))
+    adapter, state = find_adapter(read_tensors(path)[0], path)
+    return Start(adapter.read(state, path).config, OVER_OURS if adapter.COMPLETE else OVER_CLIP)
 
 
 def _read_header(path: Path) -> ModelConfig | None:
