@@ -86,7 +86,7 @@ class OtherGrouping(CenterGrouping):
 
 
 def trunk(model: SegCLIP) -> list[Block]:
-    return [block for block in model.image.tower.tower.trunk if isinstance(block, Block)]
+    return [block for block in model.image.tower.trunk if isinstance(block, Block)]
 
 
 def agree(model: SegCLIP, dtype: DType) -> None:

@@ -120,8 +120,8 @@ def test_minis_groups() -> None:
     assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (2e-3, 0.05)
     assert found["image.grouping.centers"] == found["image.grouping.key.weight"] == (2e-4, 0.05)
     assert found["image.grouping.norm_key.bias"] == (2e-4, 0)
-    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.trunks'"):
-        freeze(model, replace(CACHED, frozen=("image.trunks",)))
+    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.tower\.trunks'"):
+        freeze(model, replace(CACHED, frozen=("image.tower.trunks",)))
 
 
 def test_what_no_loss_reaches_is_not_trained() -> None:

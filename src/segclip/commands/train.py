@@ -15,6 +15,7 @@ from segclip.commands.terminal import say
 from segclip.data.shards import Shards
 from segclip.train.config import TrainConfig, Weights
 from segclip.train.debug_data import make_data
+from segclip.train.initialization import check_recipe
 from segclip.train.recipes import RECIPES
 from segclip.train.resolve import resolve
 from segclip.train.run import train as train_run
@@ -128,7 +129,8 @@ def _with_losses(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
 
 
 def _train(run: NewRun) -> int:
-    config = resolve(run.config)  # what cannot be trained is refused before data is made
+    config = resolve(run.config)
+    check_recipe(config)  # what cannot be trained is refused before data is made
     with join_processes() as processes:
         with processes.main_first():  # it makes what is missing, the others find it there
             if run.data is None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from segclip.checkpoints.loading import load
 from segclip.losses import weighted_losses
 from segclip.model.grouping import count_regions
+from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
 
@@ -27,12 +28,15 @@ CHUNK = 64  # photos grouped at once
 RIDGE = 0.03  # of the least squares, in units of the regions' mean variance
 
 
-def check_names(config: TrainConfig) -> None:
-    """Raise ValueError where a resolved recipe names what is in no table, before anything is computed."""
+def check_recipe(config: TrainConfig) -> None:
+    """Raise ValueError where a resolved recipe names what is in no table, or hides all patches."""
     assert config.model
-    weighted_losses(config.losses)
+    losses, model = weighted_losses(config.losses), config.model
     with torch.device("meta"):
-        SegCLIP(config.model)
+        SegCLIP(model)
+    patches = (model.image.side // model.image.patch) ** 2
+    if any(loss.masked for loss in losses.values()) and visible_count(patches, model.mask_ratio) < 1:
+        raise ValueError(f"mask_ratio {model.mask_ratio} leaves none of {patches} patches visible; lower it")
 
 
 def start_model(config: TrainConfig) -> SegCLIP:

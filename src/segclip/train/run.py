@@ -18,7 +18,7 @@ from segclip.train.config import TrainConfig
 from segclip.train.distributed import check_agreement
 from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
 from segclip.train.feature_cache import FeatureSettings, cache_features
-from segclip.train.initialization import check_names, start_model
+from segclip.train.initialization import check_recipe, start_model
 from segclip.train.loop import Run, Stream, batches, on_sigterm
 from segclip.train.metrics import check_trackers, record_metrics
 from segclip.train.optim import freeze
@@ -50,7 +50,7 @@ def train(config: TrainConfig, shards: Shards, out: Path, processes: Processes |
     """
     config, processes = resolve(config), processes or alone()
     check_trackers(config.trackers)
-    check_names(config)
+    check_recipe(config)
     data = [shard.sha256 for shard in shards.index.shards]
     check_agreement(processes, config.to_json() + repr(data))
     keep_recipe(out, config, shards.address, data, write=processes.is_main)
