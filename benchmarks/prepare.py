@@ -32,7 +32,7 @@ from segclip.data.photos import decode_photo
 from segclip.data.prepare import Settings, map_locally, prepare
 from segclip.data.reader import Reader, ReaderConfig
 from segclip.data.shards import Shards
-from segclip.data.sources.open import open_source, read_photo
+from segclip.data.sources.open import open_source
 from segclip.data.superpixels import Method, crop_superpixels, find_superpixels, patch_superpixels
 
 CORES = 2
@@ -99,7 +99,7 @@ def prepare_rows(source: Path, made: Path) -> Iterator[tuple[str, str]]:
                 open_source(source),
                 out,
                 Settings(superpixels=method),
-                map_blocks=partial(map_locally, workers=CORES),
+                map_chunks=partial(map_locally, workers=CORES),
                 watch=lambda _, count, seen=seen: seen.append((time.perf_counter(), count)),
             )
             (start, first), (end, last) = seen[0], seen[-1]
@@ -215,7 +215,7 @@ def memory_rows(made: Path) -> Iterator[tuple[str, str]]:
 
 def peak_memory(source: Path, out: Path) -> None:
     prepare(
-        open_source(source), out, Settings(superpixels=None, shard_mb=4), map_blocks=partial(map_locally, workers=1)
+        open_source(source), out, Settings(superpixels=None, shard_mb=4), map_chunks=partial(map_locally, workers=1)
     )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     reader = Reader(Shards(out), ReaderConfig(batch=20, superpixels="opencv"))
@@ -232,18 +232,18 @@ def clock(times: list[float]) -> Iterator[None]:
 
 
 def photo_files(source: Path) -> Iterator[bytes]:
-    for item in open_source(source).items():
-        if item.photo is not None:
-            yield read_photo(item.photo)
+    for pair in open_source(source).pairs():
+        if pair.photo is not None:
+            yield pair.photo.read_bytes()
 
 
 def copy_some(source: Path, folder: Path) -> None:
     """PHOTOS photos of a source, evenly spread, as they will be stored, so that only the work itself is compared."""
     folder.mkdir()
-    places = [item.photo for item in open_source(source).items() if item.photo is not None and item.captions]
+    photos = [pair.photo for pair in open_source(source).pairs() if pair.photo is not None and pair.captions]
     lines = []
-    for number, place in enumerate(places[:: max(1, len(places) // PHOTOS)][:PHOTOS]):
-        (folder / f"{number}.jpg").write_bytes(read_photo(place))
+    for number, photo in enumerate(photos[:: max(1, len(photos) // PHOTOS)][:PHOTOS]):
+        (folder / f"{number}.jpg").write_bytes(photo.read_bytes())
         lines.append(json.dumps({"image": f"{number}.jpg", "captions": ["a photo"] * CAPTIONS}))
     (folder / "pairs.jsonl").write_text("\n".join(lines))
 

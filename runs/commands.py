@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segclip.cli import COMMANDS, main
 from segclip.train.recipes import RECIPES
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 
 WIDTH = 100  # letters in a line
 INTRODUCTION = """# Commands
@@ -43,4 +43,5 @@ def page() -> str:
 
 if __name__ == "__main__":
     os.environ["COLUMNS"] = str(WIDTH)
-    write_aside(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/commands.md"), lambda aside: aside.write_text(page()))
+    with atomic(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/commands.md")) as file:
+        file.write_text(page())

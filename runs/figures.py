@@ -26,7 +26,7 @@ from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.segment.protocols.paper import region_owner, region_scores
 from segclip.text.prompts import OPEN_TEMPLATES
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.visualize import palette
 
 NAMES = ("chelsea", "coffee", "astronaut", "rocket")
@@ -57,7 +57,8 @@ def pictures(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
 
 def save(figure: Figure, file: Path) -> None:
     options = {"format": "jpeg", "dpi": 110, "pil_kwargs": {"quality": 88, "optimize": True}}
-    write_aside(file, lambda aside: figure.savefig(aside, **options))
+    with atomic(file) as temporary:
+        figure.savefig(temporary, **options)
     plt.close(figure)
 
 

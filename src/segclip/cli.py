@@ -21,6 +21,7 @@ from rich.markup import escape
 from segclip.train.config import TrainConfig, Weights
 from segclip.train.recipes import RECIPES
 from segclip.train.resolve import resolve
+from segclip.utils.optional import require
 
 OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
@@ -387,7 +388,7 @@ def _choice(name: str, options: Sequence[str] | None) -> object:
 
         Args:
             out: Folder of the run; the same command again goes on with a broken run.
-            data: Shards that segclip prepare made: a folder, or an address (https://, gs://, hf://, pipe:). What
+            data: Shards that segclip prepare made: a folder, or an address (https://, s3://, gs://, hf://). What
                 prepare takes is prepared first, into OUT/shards. The recipe debug makes its own.
             config: The recipe; any field can be given.
         """
@@ -420,10 +421,7 @@ def _resume(run: Path, workers: int | None) -> int:
 
 
 def _train(config: TrainConfig, data: str | None, out: Path) -> int:
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ValueError('accelerate is not installed; pip install "segclip[train]"') from error
+    PartialState = require("accelerate", extra="train").PartialState
     from segclip.commands.prepare import open_or_prepare
     from segclip.train.debug_data import make_data
     from segclip.train.distributed import only_cpu

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 CLIP_VOCABULARY = 49408  # CLIP's byte-pair encoding, start and end tokens included
 BERT_VOCABULARY = 30522  # bert-base-uncased, which MiniLM sentence encoders use
@@ -92,16 +92,14 @@ class ModelConfig:
     def from_json(cls, text: str) -> "ModelConfig":
         """Inverse of `to_json`. Raises ValueError for unknown or missing fields."""
         try:
-            raw = json.loads(text)
-            return cls(**{**raw, "image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])})
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
             raise ValueError(f"not a segclip model configuration: {error}") from error
 
-
-# Names of 0.1.
-_FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
-_FORMER_CACHE = {
-    "reconstructed": "reconstruction_fraction",
-    "small": "half_size_prob",
-    "words": "caption_words",
-}
+    @classmethod
+    def from_dict(cls, raw: Any) -> "ModelConfig":
+        """Inverse of `dataclasses.asdict`. Raises ValueError for unknown or missing fields."""
+        try:
+            return cls(**{**raw, "image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a segclip model configuration: {error}") from error

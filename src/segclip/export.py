@@ -22,7 +22,8 @@ from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_scores
 from segclip.text.labels import check_labels
 from segclip.text.prompts import PAPER_TEMPLATES
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
+from segclip.utils.optional import require
 
 MAX_PATCHES = 128  # in a side: 2,048 pixels for a ViT-B/16
 
@@ -119,7 +120,8 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
         "labels": labels, "background": background,
     }  # fmt: skip
     exported = Exported(program, module.outputs, about)
-    write_aside(file, lambda aside: EXPORTERS[file.suffix](exported, aside))
+    with atomic(file) as temporary:
+        EXPORTERS[file.suffix](exported, temporary)
 
 
 def write_pt2(exported: Exported, file: Path) -> None:
@@ -130,11 +132,8 @@ def write_pt2(exported: Exported, file: Path) -> None:
 
 def write_onnx(exported: Exported, file: Path) -> None:
     """ONNX, with `about` in its metadata, each value as JSON. Raises ValueError where the extra is not installed."""
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  # torch's exporter needs it
-    except ImportError as error:
-        raise ValueError(f'{error.name} is not installed; pip install "segclip[export]"') from error
+    onnx = require("onnx", extra="export")
+    require("onnxscript", extra="export")  # torch's exporter needs it
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

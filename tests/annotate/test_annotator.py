@@ -26,7 +26,7 @@ from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
-from segclip.utils.locks import claim
+from segclip.utils.locks import only_one_run
 
 Run = Callable[..., tuple[int, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -266,7 +266,7 @@ def test_bad_folders(run: Run, tmp_path: Path) -> None:
 
 
 def test_without_pycocotools(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     code, err = run()
     assert code == 2 and 'pip install "segclip[annotate]"' in err and err.count("\n") == 1
 
@@ -302,6 +302,6 @@ def test_a_ray_cluster_gives_the_same_files(run: Run, photos: Path, tmp_path: Pa
 
 
 def test_two_runs_in_one_folder(run: Run, tmp_path: Path) -> None:
-    with claim(tmp_path / "out"):
+    with only_one_run(tmp_path / "out"):
         code, err = run()
     assert code == 2 and "another run is writing to this folder" in err and err.count("\n") == 1

@@ -1,11 +1,8 @@
-"""The authors' file is downloaded once and resumed where it broke; hub models come through huggingface-hub."""
+"""The authors' file is downloaded once and resumed where it broke."""
 
 import http.server
-import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from segclip.checkpoints import download
 from segclip.checkpoints import loading as checkpoints
@@ -246,105 +242,3 @@ def test_two_at_a_time_download_once(server: Server, cache: Path) -> None:
         thread.join()
     assert len(server.seen) == 1
     assert (cache / "vit-b16.safetensors").exists()
-
-
-def test_saved_folders_load_again(tiny: SegCLIP, tmp_path: Path) -> None:
-    tiny.save_pretrained(tmp_path / "model")
-    assert sorted(os.listdir(tmp_path / "model")) == ["config.json", "model.safetensors"]
-    for model in (SegCLIP.from_pretrained(tmp_path / "model"), load(tmp_path / "model", "cpu")):
-        assert model.config == tiny.config
-        found = model.state_dict()
-        assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())
-    with pytest.raises(CheckpointError, match="nothing here"):
-        SegCLIP.from_pretrained(tmp_path / "nothing here")
-
-
-def test_push_to_hub(tiny: SegCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    calls = []
-
-    def create_repo(self: Any, repo_id: str, **options: Any) -> huggingface_hub.RepoUrl:
-        calls.append((self.token, repo_id, options))
-        return huggingface_hub.RepoUrl(f"https://huggingface.co/somebody/{repo_id}")
-
-    def upload_folder(self: Any, *, repo_id: str, folder_path: str, commit_message: str) -> str:
-        calls.append((repo_id, commit_message))
-        shutil.copytree(folder_path, tmp_path / "pushed")
-        return "https://huggingface.co/somebody/model/commit/1"
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
-    address = tiny.push_to_hub("model", private=True, token="hf_secret", commit_message="First")
-    assert address.endswith("/commit/1")
-    assert calls == [("hf_secret", "model", {"private": True, "exist_ok": True}), ("somebody/model", "First")]
-    assert SegCLIP.from_pretrained(tmp_path / "pushed").config == tiny.config
-
-
-class HubHandler(http.server.SimpleHTTPRequestHandler):
-    """The hub's `resolve` endpoint over a folder ORG/NAME/FILE."""
-
-    def send_head(self) -> Any:
-        found = re.fullmatch(r"/(\w+/\w+)/resolve/main/([\w.]+)", self.path)
-        path = Path(self.directory, *found.groups()) if found else Path("nothing")
-        if not path.is_file():
-            known = path.parent.is_dir() and found
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return None
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", f'"{found[2] if found else ""}"')
-        self.send_header("Content-Length", str(path.stat().st_size))
-        self.end_headers()
-        return path.open("rb")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-HUB_PROGRAM = """
-from segclip.checkpoints import load
-from segclip.model.segclip import SegCLIP
-print(load("org/ours").config == SegCLIP.from_pretrained("org/ours").config)
-print(load("org/theirs").config.image.width)
-for name in ("org/empty", "org/missing"):
-    try:
-        load(name)
-    except ValueError as error:
-        print(error)
-"""
-
-
-def test_hub_models(tiny: SegCLIP, tiny_bin: Path, tmp_path: Path) -> None:
-    hub = tmp_path / "hub" / "org"
-    (hub / "theirs").mkdir(parents=True)
-    (hub / "empty").mkdir()
-    save_file({"unused": torch.zeros(1)}, hub / "empty" / "other.safetensors")
-    tiny.save_pretrained(hub / "ours")
-    shutil.copy(tiny_bin, hub / "theirs" / "pytorch_model.bin")
-
-    def handler(*arguments: Any) -> HubHandler:
-        return HubHandler(*arguments, directory=str(tmp_path / "hub"))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        # huggingface-hub reads its settings when it is imported: a process of its own
-        environment = os.environ | {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "home"),
-            "no_proxy": "127.0.0.1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_OFFLINE"):
-            environment.pop(name, None)
-        run = subprocess.run([sys.executable, "-c", HUB_PROGRAM], env=environment, capture_output=True, text=True)
-        server.shutdown()
-    assert run.returncode == 0, run.stderr
-    same, width, empty, missing = run.stdout.splitlines()
-    assert same == "True"
-    assert width == "128"
-    assert "org/empty: model.safetensors or pytorch_model.bin cannot be fetched" in empty
-    assert "org/missing: model.safetensors" in missing and "RepositoryNotFound" in missing

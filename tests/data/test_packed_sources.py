@@ -12,8 +12,10 @@ import pytest
 from helpers.source_files import Members, captions, jpeg, peak, read, sample, write, write_json, write_tar
 
 from segclip.data.photos import PHOTO_SUFFIXES
-from segclip.data.sources.items import Item, Row, TarMember
-from segclip.data.sources.open import open_source, read_photo
+from segclip.data.sources.huggingface import Row
+from segclip.data.sources.open import open_source
+from segclip.data.sources.pairs import Pair
+from segclip.data.sources.tars import TarMember
 
 # img2dataset
 
@@ -24,18 +26,18 @@ def test_tars_give_photos_without_reading_them(tmp_path: Path) -> None:
     write(tmp_path / "00000.parquet", b"")
     write_json(tmp_path / "00000_stats.json", {"successes": 2})
     source = open_source(tmp_path)
-    items = list(source.items())
+    pairs = list(source.pairs())
     assert source.format == "img2dataset"
-    assert [item.name for item in items] == [
+    assert [pair.name for pair in pairs] == [
         "00000.tar/a.b/000000.jpg",
         "00000.tar/a.b/000001.jpg",
         "00001.tar/000010.jpg",
     ]
-    assert captions(items) == [("a cat",), ("a pet",), ("a dog",)]
-    assert items[2].meta == {"url": "https://example.org/000010"}
-    assert [item.photo and read_photo(item.photo) for item in items] == [jpeg(0), jpeg(1), jpeg(2)]
-    assert 0 < items[0].read < items[1].read < 0.5 < items[2].read <= 1.0
-    assert read(tmp_path / "00001.tar")[0].name == items[2].name
+    assert captions(pairs) == [("a cat",), ("a pet",), ("a dog",)]
+    assert pairs[2].meta == {"url": "https://example.org/000010"}
+    assert [pair.photo and pair.photo.read_bytes() for pair in pairs] == [jpeg(0), jpeg(1), jpeg(2)]
+    assert 0 < pairs[0].read < pairs[1].read < 0.5 < pairs[2].read <= 1.0
+    assert read(tmp_path / "00001.tar")[0].name == pairs[2].name
 
 
 def test_tars_agree_with_webdataset(tmp_path: Path) -> None:
@@ -45,16 +47,16 @@ def test_tars_agree_with_webdataset(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", members)
     theirs = [s for s in webdataset.WebDataset(str(path), shardshuffle=False) if "._" not in s["__key__"]]
     ours = read(path)
-    assert [item.name.split("/", 1)[1].split(".")[0] for item in ours] == [s["__key__"] for s in theirs]
+    assert [pair.name.split("/", 1)[1].split(".")[0] for pair in ours] == [s["__key__"] for s in theirs]
     assert captions(ours) == [(s["txt"].decode(),) if "txt" in s else () for s in theirs]
-    assert [item.photo and read_photo(item.photo) for item in ours] == [s.get("jpg") for s in theirs]
+    assert [pair.photo and pair.photo.read_bytes() for pair in ours] == [s.get("jpg") for s in theirs]
 
 
 def test_a_tar_takes_every_photo_suffix_and_the_caption_of_json(tmp_path: Path) -> None:
     members = [(f"{i}{suffix}", b"photo") for i, suffix in enumerate([*PHOTO_SUFFIXES, ".JPG"])]
-    items = read(write_tar(tmp_path / "0.tar", [*members, ("x.jpg", b"photo"), ("x.json", b'{"caption": " a cat "}')]))
-    assert all(item.photo for item in items) and len(items) == len(PHOTO_SUFFIXES) + 2
-    assert captions(items)[-2:] == [(), ("a cat",)] and items[-1].meta == {}
+    pairs = read(write_tar(tmp_path / "0.tar", [*members, ("x.jpg", b"photo"), ("x.json", b'{"caption": " a cat "}')]))
+    assert all(pair.photo for pair in pairs) and len(pairs) == len(PHOTO_SUFFIXES) + 2
+    assert captions(pairs)[-2:] == [(), ("a cat",)] and pairs[-1].meta == {}
 
 
 def test_unpaired_members_are_items_without_photo_or_caption(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_cut_tar_is_told_before_the_first_item(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "00000.tar", sample("000000", "a cat"))
     write(tmp_path / "00001.tar", whole.read_bytes()[:1024])
     with pytest.raises(ValueError, match=r"00001\.tar: cut off"):
-        next(open_source(tmp_path).items())
+        next(open_source(tmp_path).pairs())
 
 
 def test_a_member_that_ends_after_its_tar_is_damage(tmp_path: Path) -> None:
@@ -142,9 +144,9 @@ def test_a_member_that_ends_after_its_tar_is_damage(tmp_path: Path) -> None:
 
 def test_a_photo_of_a_tar_that_shrank_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="ends inside a photo"):
-        read_photo(TarMember(write(tmp_path / "0.tar", b"abc"), 1, 10))
+        TarMember(write(tmp_path / "0.tar", b"abc"), 1, 10).read_bytes()
     with pytest.raises(FileNotFoundError):
-        read_photo(tmp_path / "no.jpg")
+        (tmp_path / "no.jpg").read_bytes()
 
 
 def test_photo_bytes_stay_where_they_are(tmp_path: Path) -> None:
@@ -168,21 +170,21 @@ def rows(seeds: list[int]) -> Any:
     return datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
 
 
-def check_rows(items: list[Item], seeds: list[int]) -> None:
-    assert [item.name for item in items] == [f"row {i}" for i in range(len(seeds))]
-    assert captions(items) == [(f"a cat {seed}",) for seed in seeds]
-    assert items[0].meta == {"url": f"https://example.org/{seeds[0]}", "score": 0.5} and items[-1].read == 1.0
-    assert items[1].meta["score"] is None
-    assert [item.photo and read_photo(item.photo) for item in items] == [jpeg(seed) for seed in seeds]
+def check_rows(pairs: list[Pair], seeds: list[int]) -> None:
+    assert [pair.name for pair in pairs] == [f"row {i}" for i in range(len(seeds))]
+    assert captions(pairs) == [(f"a cat {seed}",) for seed in seeds]
+    assert pairs[0].meta == {"url": f"https://example.org/{seeds[0]}", "score": 0.5} and pairs[-1].read == 1.0
+    assert pairs[1].meta["score"] is None
+    assert [pair.photo and pair.photo.read_bytes() for pair in pairs] == [jpeg(seed) for seed in seeds]
 
 
 def test_a_saved_dataset(tmp_path: Path) -> None:
     rows([0, 1, 2]).with_format("numpy").save_to_disk(str(tmp_path / "data"))
     source = open_source(tmp_path / "data")
     assert source.format == "huggingface"
-    items = list(source.items())
-    check_rows(items, [0, 1, 2])
-    assert pickle.loads(pickle.dumps(items)) == items
+    pairs = list(source.pairs())
+    check_rows(pairs, [0, 1, 2])
+    assert pickle.loads(pickle.dumps(pairs)) == pairs
 
 
 def test_a_saved_dataset_with_splits(tmp_path: Path) -> None:
@@ -214,10 +216,10 @@ def test_a_dataset_may_name_photo_files(tmp_path: Path) -> None:
     data = datasets.Dataset.from_dict(table, features=features)
     data.cast_column("image", datasets.Image(decode=False)).save_to_disk(str(tmp_path / "data"))
     first, second = read(tmp_path / "data")
-    assert first.photo and read_photo(first.photo) == jpeg() and first.captions == ("a cat",)
+    assert first.photo and first.photo.read_bytes() == jpeg() and first.captions == ("a cat",)
     assert isinstance(second.photo, Row) and second.captions == ()
     with pytest.raises(FileNotFoundError, match="row 1: has no photo"):
-        read_photo(second.photo)
+        second.photo.read_bytes()
 
 
 def test_a_dataset_of_other_columns_shows_them(tmp_path: Path) -> None:
@@ -236,5 +238,5 @@ def test_a_damaged_dataset_and_a_missing_library_are_told(tmp_path: Path, monkey
         read(tmp_path / "a")
     monkeypatch.setitem(sys.modules, "datasets", None)
     write(tmp_path / "b/state.json", "{}")
-    with pytest.raises(ValueError, match=r'needs its library; install "segclip\[train\]"'):
+    with pytest.raises(ValueError, match=r'datasets is not installed; pip install "segclip\[train\]"'):
         read(tmp_path / "b")

@@ -29,8 +29,7 @@ from webdataset.compat import WebDataset
 from segclip.cli import main
 from segclip.data import prepare as prepare_module
 from segclip.data import shard_writer
-from segclip.data.cluster import map_over_ray
-from segclip.data.prepare import Settings, map_locally, prepare
+from segclip.data.prepare import Settings, map_locally, map_over_cluster, prepare
 from segclip.data.shard_writer import ShardWriter
 from segclip.data.shards import Index, Shards
 from segclip.data.sources.open import open_source
@@ -40,7 +39,7 @@ SMALL = replace(FAST, shard_mb=0.05)  # several shards
 
 
 def run(source: Path, out: Path, settings: Settings = FAST, **options: Any) -> Index:
-    options.setdefault("map_blocks", map_serially)
+    options.setdefault("map_chunks", map_serially)
     return prepare(open_source(source), out, settings, **options)
 
 
@@ -101,7 +100,7 @@ def test_the_bytes_do_not_depend_on_the_workers(
         source,
         tmp_path,
         SMALL,
-        map_blocks=lambda work, blocks: map_locally(work, blocks, workers),
+        map_chunks=lambda work, chunks: map_locally(work, chunks, workers),
         watch=lambda read, seen: shares.append((read, seen)),
     )
     assert contents(tmp_path) == whole
@@ -116,18 +115,18 @@ def test_a_second_run_changes_nothing(source: Path, tmp_path: Path) -> None:
 
 
 class Break(BaseException):
-    """What a kill is, for a test that wants it at a certain place."""
+    """What a kill is, for a test that wants it at a certain moment."""
 
 
-@pytest.mark.parametrize("place", ["replace", "commit", "write"])
+@pytest.mark.parametrize("moment", ["replace", "commit", "write"])
 def test_broken_at_any_place_it_ends_with_the_same_bytes(
-    source: Path, whole: dict[str, bytes], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, whole: dict[str, bytes], moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break at the first call of what changes the disk, go on and break at the second, and so on to the end."""
     monkeypatch.setattr(shard_writer, "SAVE_EVERY", 0)
-    monkeypatch.setattr(prepare_module, "BLOCK", 8)
+    monkeypatch.setattr(prepare_module, "CHUNK", 8)
     owner, name = {"replace": (os, "replace"), "commit": (ShardWriter, "_commit"), "write": (shard_writer, "_write")}[
-        place
+        moment
     ]
     real = getattr(owner, name)
     left, after = [0], [False]
@@ -219,7 +218,7 @@ def test_what_is_bad_is_left_out_by_kind_and_duplicates_are_kept(tmp_path: Path)
     assert "decompression bomb" in found["bomb.png"][2]
     assert found["silent.jpg"][1] == "captionless"
     kept = [Shards(tmp_path / "out")[number] for number in range(5)]
-    assert [sample.key for sample in kept] == [f"{item:09d}" for item in (0, 1, 2, 3, 7)]
+    assert [sample.key for sample in kept] == [f"{pair:09d}" for pair in (0, 1, 2, 3, 7)]
 
 
 def test_a_source_that_is_bad_all_along_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,12 +289,12 @@ def test_another_source_or_setting_into_the_same_folder(source: Path, tmp_path: 
     with pytest.raises(ValueError, match="another source or other settings; give another folder"):
         run(source, tmp_path / "done", FAST)
 
-    def breaking(work, blocks):
-        yield next(map_serially(work, blocks))
+    def breaking(work, chunks):
+        yield next(map_serially(work, chunks))
         raise Break
 
     with pytest.raises(Break):
-        run(source, tmp_path / "broken", SMALL, map_blocks=breaking)
+        run(source, tmp_path / "broken", SMALL, map_chunks=breaking)
     with pytest.raises(ValueError, match="was broken off here; give another folder"):
         run(source, tmp_path / "broken", FAST)
 
@@ -343,7 +342,7 @@ def test_a_ray_cluster_gives_the_same_bytes(
     monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        run(source, tmp_path, SMALL, map_blocks=map_over_ray)
+        run(source, tmp_path, SMALL, map_chunks=map_over_cluster)
     finally:
         ray.shutdown()
     assert contents(tmp_path) == whole

@@ -2,9 +2,11 @@
 
 import http.server
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +71,7 @@ def test_the_batches_do_not_depend_on_the_workers_and_can_go_on_at_any_step(shar
 
 def test_going_on_reads_nothing_of_what_was(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     real, read = Shards.read, []
-    monkeypatch.setattr(Shards, "read", lambda self, *place: read.append(place) or real(self, *place))
+    monkeypatch.setattr(Shards, "read", lambda self, *number: read.append(number) or real(self, *number))
     list(Reader(shards, CONFIG).epoch(0, start=7))
     assert len(read) == COUNT - 7 * CONFIG.batch
 
@@ -113,22 +115,22 @@ def test_one_caption_drawn_or_each_a_sample(shards: Shards) -> None:
 @pytest.mark.parametrize("reduction", ["majority", "reference"])
 def test_photo_and_superpixels_are_cut_alike(shards: Shards, reduction) -> None:
     reader = Reader(shards, replace(CONFIG, reduction=reduction))
-    samples = {sample.key: (sample, place) for place, sample in _placed(shards)}
+    samples = {sample.key: (sample, number) for number, sample in _numbered(shards)}
     for batch in reader.epoch(3):
         for key, pixels, ids in zip(batch.keys, batch.pixels, batch.superpixels, strict=True):
-            sample, place = samples[key]
+            sample, number = samples[key]
             photo, whole = sample.photo(), sample.superpixels()
-            box = draw_crop(photo.shape[0], photo.shape[1], np.random.default_rng((0, 3, *place, 0)))
+            box = draw_crop(photo.shape[0], photo.shape[1], np.random.default_rng((0, 3, *number, 0)))
             np.testing.assert_array_equal(pixels, crop_photo(photo, box, 64))
             cut = crop_superpixels(whole, (box.top, box.left, box.height, box.width), 64)
             for row in range(4):
                 for column in range(4):
-                    block = cut[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].ravel()
-                    majority = np.bincount(block).argmax()
-                    assert ids[row, column] == (majority if reduction == "majority" else block.sum() // 256)
+                    chunk = cut[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].ravel()
+                    majority = np.bincount(chunk).argmax()
+                    assert ids[row, column] == (majority if reduction == "majority" else chunk.sum() // 256)
 
 
-def _placed(shards: Shards) -> Iterator:
+def _numbered(shards: Shards) -> Iterator:
     for shard, info in enumerate(shards.index.shards):
         for number in range(info.samples):
             yield (shard, number), shards.read(shard, number)
@@ -147,10 +149,10 @@ def test_superpixels_on_the_fly_are_those_that_would_be_stored(shards: Shards, t
     one = Reader(none, replace(config, batch=COUNT))
     (batch,) = one.epoch(0)
     for key, ids in zip(batch.keys, batch.superpixels, strict=True):
-        places = {sample.key: (place, sample) for place, sample in _placed(none)}
-        place, sample = places[key]
+        numbers = {sample.key: (number, sample) for number, sample in _numbered(none)}
+        number, sample = numbers[key]
         photo = sample.photo()
-        box = draw_crop(photo.shape[0], photo.shape[1], np.random.default_rng((0, 0, *place, 0)))
+        box = draw_crop(photo.shape[0], photo.shape[1], np.random.default_rng((0, 0, *number, 0)))
         whole = shards[int(key)].superpixels()
         assert whole is not None
         cut = crop_superpixels(whole, (box.top, box.left, box.height, box.width), 64)
@@ -167,7 +169,7 @@ def test_bad_samples_are_counted_and_left_out(copied: Path, caplog: pytest.LogCa
     for workers in (0, 2):
         caplog.clear()
         batches = list(Reader(shards, CONFIG, workers=workers).epoch(0))
-        bad = [reason for batch in batches for reason in batch.bad]
+        bad = [f"{failed.item}: {failed.reason}" for batch in batches for failed in batch.bad]
         assert len(bad) == 2 and sum(len(batch.keys) for batch in batches) == COUNT - 2
         assert any("000000000: " in reason for reason in bad)
         assert any("pairs-000000.tar, sample 1: damaged" in reason for reason in bad)
@@ -204,7 +206,7 @@ def test_a_missing_superpixel_member_is_a_bad_sample(shards: Shards, tmp_path: P
     said = replace(none.index, superpixels="opencv")
     (none.folder / "index.json").write_text(said.to_json())
     (batch,) = Reader(Shards(none.folder), CONFIG).epoch(0)
-    assert len(batch.bad) == 3 and all("no superpixels in it" in reason for reason in batch.bad)
+    assert len(batch.bad) == 3 and all("no superpixels in it" in failed.reason for failed in batch.bad)
 
 
 @pytest.fixture
@@ -221,10 +223,11 @@ def test_shards_from_elsewhere(
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     local = list(Reader(shards, CONFIG).epoch(0))
-    for place in (server, f"{server}/", f"pipe:cat {copied}/{{}}"):
-        remote = Reader(Shards(place, cache), CONFIG, workers=2)
+    for address in (server, f"{server}/", copied.as_uri()):
+        remote = Reader(Shards(address, cache), CONFIG, workers=2)
         assert all(map(same, local, remote.epoch(0)))
-    assert len(list(cache.glob("*/*.tar"))) == 3 * len(shards.index.shards)
+    assert len(list(cache.glob("*/*.tar"))) == 2 * len(shards.index.shards)
+    assert not list(cache.rglob("*.part"))
     for path in copied.glob("pairs-*"):
         path.unlink()
     assert all(map(same, local, Reader(Shards(server, cache), CONFIG).epoch(0)))  # kept
@@ -246,7 +249,7 @@ def test_a_shard_that_is_not_what_the_index_says(
     path.write_bytes(path.read_bytes()[:-512] + b"x" * 512)
     with pytest.raises(ValueError, match=r"pairs-000000\.tar is not the file that index\.json names"):
         Shards(server, cache)[0]
-    assert not list(cache.glob("*/*.tar*part"))
+    assert not list(cache.rglob("*.tar")) and not list(cache.rglob("*.part"))
     with pytest.raises(ValueError, match=r"nothing/index\.json: cannot be fetched"):
         Shards(f"{server}/nothing", cache)
 
@@ -269,6 +272,27 @@ def test_folders_that_are_no_shards(shards: Shards, copied: Path, tmp_path_facto
     tar.unlink()
     with pytest.raises(ValueError, match=r"pairs-000001\.tar: is missing"):
         Shards(copied)
+
+
+@pytest.mark.parametrize("name", ["../pairs", "/etc/pairs", ".hidden", "a\\b", "C:pairs", ""])
+def test_an_index_names_no_file_elsewhere(shards: Shards, name: str) -> None:
+    index = replace(shards.index, shards=(replace(shards.index.shards[0], file=name),))
+    with pytest.raises(ValueError, match="not a plain file name"):
+        Index.from_json(index.to_json(), "index.json")
+
+
+def test_addresses_that_nothing_opens() -> None:
+    for address in ("nonsense://bucket/shards", "http://127.0.0.1:1/shards"):
+        with pytest.raises(ValueError, match=f"{address}/index.json: cannot be fetched"):
+            Shards(address)
+
+
+def test_reading_where_pread_is_missing(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    photos = [shards[number].photo_file for number in range(len(shards))]
+    monkeypatch.delattr(os, "pread")
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda number: shards[number].photo_file, range(len(shards)))) == photos
 
 
 def test_an_index_survives_its_json(shards: Shards) -> None:
@@ -302,7 +326,7 @@ def test_photos_turned_by_exif_fit_their_superpixels(tmp_path: Path) -> None:
     from segclip.data.prepare import prepare
     from segclip.data.sources.open import open_source
 
-    prepare(open_source(source), tmp_path / "out", FAST, map_blocks=map_serially)
+    prepare(open_source(source), tmp_path / "out", FAST, map_chunks=map_serially)
     turned, upright = Shards(tmp_path / "out")[0], shards[0]
     assert turned.photo().shape == (upright.photo().shape[1], upright.photo().shape[0], 3)
     ids = turned.superpixels()

@@ -63,13 +63,13 @@ def test_every_class_comes_up(scenes: list[Scene]) -> None:
 
 def test_written_scenes_are_pairs_and_an_evaluation_set(tmp_path: Path) -> None:
     folder = write_scenes(tmp_path / "scenes", 5, seed=3)
-    items = list(open_source(folder).items())
-    assert len(items) == 5
-    for number, item in enumerate(items):
+    pairs = list(open_source(folder).pairs())
+    assert len(pairs) == 5
+    for number, pair in enumerate(pairs):
         scene = make_scene(3, number)
-        assert item.captions == scene.captions and isinstance(item.photo, Path)
-        np.testing.assert_array_equal(np.asarray(Image.open(item.photo)), scene.photo)
-        mask = Image.open(folder / "masks" / f"{item.photo.stem}.png")
+        assert pair.captions == scene.captions and isinstance(pair.photo, Path)
+        np.testing.assert_array_equal(np.asarray(Image.open(pair.photo)), scene.photo)
+        mask = Image.open(folder / "masks" / f"{pair.photo.stem}.png")
         assert mask.mode == "L"
         np.testing.assert_array_equal(np.asarray(mask), scene.mask)
     classes = json.loads((folder / "classes.json").read_text("utf-8"))["classes"]

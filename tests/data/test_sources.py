@@ -1,4 +1,4 @@
-"""What `segclip prepare` reads: every format to items, every bad input to an error that names it."""
+"""What `segclip prepare` reads: every format to pairs, every bad input to an error that names it."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers.source_files import captions, jpeg, peak, read, sample, write, write_json, write_lines, write_tar
 
-from segclip.data.sources.open import Format, open_source, read_photo
+from segclip.data.sources.open import Format, open_source
 
 # JSON lines and tables
 
@@ -26,10 +26,10 @@ def test_jsonl_takes_a_folder_and_keeps_other_fields(tmp_path: Path) -> None:
     )
     source = open_source(tmp_path)
     assert (source.format, source.path, source.photos) == ("jsonl", path, tmp_path)
-    first, *others = source.items()
+    first, *others = source.pairs()
     assert first.name == "images/1.jpg" and first.photo == tmp_path / "images/1.jpg"
     assert first.captions == ("a cat", "a pet") and first.meta == {"source": "me", "score": 0.5} and not first.why_bad
-    assert first.photo and read_photo(first.photo) == jpeg()
+    assert first.photo and first.photo.read_bytes() == jpeg()
     assert captions(others) == [("ein Hündchen",), (), ()]
     assert 0 < first.read < others[0].read < others[-1].read == 1.0
 
@@ -38,22 +38,22 @@ def test_jsonl_takes_a_folder_and_keeps_other_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize("caption", ["captions", "caption", "title", "text", "sentences", "sentence"])
 def test_jsonl_knows_the_usual_names(tmp_path: Path, photo: str, caption: str) -> None:
     path = write_lines(tmp_path / "a.ndjson", {photo: "1.jpg", caption: "a cat"})
-    (item,) = read(path)
-    assert item.name == "1.jpg" and item.captions == ("a cat",) and item.meta == {}
+    (pair,) = read(path)
+    assert pair.name == "1.jpg" and pair.captions == ("a cat",) and pair.meta == {}
 
 
 def test_jsonl_joins_consecutive_lines_of_a_photo_only(tmp_path: Path) -> None:
     lines = [{"image": name, "caption": text} for name, text in [("1", "a"), ("1", "b"), ("2", "c"), ("1", "d")]]
-    items = read(write_lines(tmp_path / "a.jsonl", *lines))
-    assert [item.name for item in items] == ["1", "2", "1"]
-    assert captions(items) == [("a", "b"), ("c",), ("d",)]
-    assert items[0].read == pytest.approx(0.5, abs=0.02)
+    pairs = read(write_lines(tmp_path / "a.jsonl", *lines))
+    assert [pair.name for pair in pairs] == ["1", "2", "1"]
+    assert captions(pairs) == [("a", "b"), ("c",), ("d",)]
+    assert pairs[0].read == pytest.approx(0.5, abs=0.02)
 
 
 def test_jsonl_takes_raw_sentences_a_byte_order_mark_blank_lines_and_nan(tmp_path: Path) -> None:
     text = '\ufeff{"image": "1.jpg", "sentences": [{"raw": "a cat", "tokens": []}], "score": NaN}\r\n\n  \n'
-    (item,) = read(write(tmp_path / "a.jsonl", text + "\n"))
-    assert item.captions == ("a cat",) and item.meta == {"score": None}
+    (pair,) = read(write(tmp_path / "a.jsonl", text + "\n"))
+    assert pair.captions == ("a cat",) and pair.meta == {"score": None}
 
 
 def test_photos_names_where_paths_start(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_table_joins_rows_of_a_photo(tmp_path: Path, suffix: str, delimiter: str
     ]
     path = write(tmp_path / f"a.{suffix}", "\ufeff" + "\r\n".join(map(delimiter.join, rows)))
     source = open_source(path)
-    first, second = source.items()
+    first, second = source.pairs()
     assert source.format == "table" and first.photo == tmp_path / "1.jpg"
     assert first.captions == ('a "red", old\ncat', "a pet") and first.meta == {"number": "0"}
     assert second.captions == () and second.read == 1.0
@@ -157,11 +157,11 @@ def test_coco_finds_its_photos_and_keeps_its_order(tmp_path: Path, photos: str) 
     path = write_json(tmp_path / "annotations/captions_val2017.json", coco("b.jpg", "a.jpg", "c.jpg"))
     source = open_source(tmp_path)
     assert (source.format, source.path, source.photos) == ("coco", path, tmp_path / photos)
-    items = list(source.items())
-    assert items == read(path) and [item.name for item in items] == ["b.jpg", "a.jpg", "c.jpg"]
-    assert captions(items) == [("a cat",), ("a dog", "a puppy"), ()]
-    assert [item.meta for item in items] == [{"id": 10}, {"id": 9}, {"id": 8}] and items[-1].read == 1.0
-    assert items[0].photo is not None and read_photo(items[0].photo) == jpeg()
+    pairs = list(source.pairs())
+    assert pairs == read(path) and [pair.name for pair in pairs] == ["b.jpg", "a.jpg", "c.jpg"]
+    assert captions(pairs) == [("a cat",), ("a dog", "a puppy"), ()]
+    assert [pair.meta for pair in pairs] == [{"id": 10}, {"id": 9}, {"id": 8}] and pairs[-1].read == 1.0
+    assert pairs[0].photo is not None and pairs[0].photo.read_bytes() == jpeg()
 
 
 def test_coco_tells_of_captions_without_an_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -232,7 +232,7 @@ def karpathy(**fields: Any) -> dict[str, Any]:
 def test_karpathy_reads_one_split(tmp_path: Path) -> None:
     path = write_json(tmp_path / "dataset_coco.json", karpathy())
     source = open_source(path)
-    (train,), (test,) = source.items(), read(path, split="test")
+    (train,), (test,) = source.pairs(), read(path, split="test")
     assert source.format == "karpathy" and train.name == "val2014/1.jpg" and train.photo == tmp_path / "val2014/1.jpg"
     assert train.captions == ("A cat.", "A pet.") and train.meta == {"id": 391895}
     assert test.name == "2.jpg" and test.captions == () and test.meta == {"id": 1}
@@ -305,7 +305,7 @@ def test_items_are_the_same_each_time_and_the_fingerprint_follows_the_files(tmp_
     tar = write_tar(tars / "0.tar", sample("0", "a cat"))
     for path, file in ((jsonl, jsonl), (tars, tar)):
         source = open_source(path)
-        assert list(source.items()) == list(source.items())
+        assert list(source.pairs()) == list(source.pairs())
         before = source.fingerprint()
         assert before == open_source(path).fingerprint() and len(bytes.fromhex(before)) == 32
         os.utime(file, ns=(1, file.stat().st_mtime_ns + 1))
@@ -329,7 +329,7 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     ]
     for path, expected in zip(paths, (count, count, count // 2), strict=True):
         found, memory = peak(path)
-        assert found == expected and memory < 4_000_000, path.name  # all items of any of them: over 7 MB
+        assert found == expected and memory < 4_000_000, path.name  # all pairs of any of them: over 7 MB
 
 
 def test_workers_wait_for_no_torch() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from segclip.data.prepare import Block, Settings, Work, prepare
+from segclip.data.prepare import Chunk, Settings, Work, prepare
 from segclip.data.shard_writer import Packed
 from segclip.data.shards import Shards
 from segclip.data.sources.open import open_source
@@ -32,15 +32,15 @@ def make_source(folder: Path, count: int, extra: Iterable[dict] = ()) -> Path:
     return folder
 
 
-def map_serially(work: Work, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Packed]]]:
+def map_serially(work: Work, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Packed]]]:
     """The work without processes, where a test is not about them."""
-    for block in blocks:
-        yield block, work(block)
+    for chunk in chunks:
+        yield chunk, work(chunk)
 
 
 def make_shards(folder: Path, count: int, settings: Settings = FAST, extra: Iterable[dict] = ()) -> Shards:
     prepare(
-        open_source(make_source(folder / "source", count, extra)), folder / "shards", settings, map_blocks=map_serially
+        open_source(make_source(folder / "source", count, extra)), folder / "shards", settings, map_chunks=map_serially
     )
     return Shards(folder / "shards")
 

@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 from skimage.data import chelsea
 
-from segclip.data.sources.items import Item
 from segclip.data.sources.open import Format, open_source
+from segclip.data.sources.pairs import Pair
 
 Members = list[tuple[str, bytes]]
 
@@ -53,12 +53,12 @@ def sample(key: str, caption: str, seed: int = 0) -> Members:
     return [(f"{key}.jpg", jpeg(seed)), (f"{key}.json", json.dumps(record).encode()), (f"{key}.txt", caption.encode())]
 
 
-def read(path: Path, format: Format = "auto", photos: Path | None = None, split: str = "train") -> list[Item]:
-    return list(open_source(path, format, photos, split).items())
+def read(path: Path, format: Format = "auto", photos: Path | None = None, split: str = "train") -> list[Pair]:
+    return list(open_source(path, format, photos, split).pairs())
 
 
-def captions(items: list[Item]) -> list[tuple[str, ...]]:
-    return [item.captions for item in items]
+def captions(pairs: list[Pair]) -> list[tuple[str, ...]]:
+    return [pair.captions for pair in pairs]
 
 
 PEAK = """
@@ -66,12 +66,12 @@ import sys, tracemalloc
 from pathlib import Path
 from segclip.data.sources.open import open_source
 tracemalloc.start()
-count = sum(1 for _ in open_source(Path(sys.argv[1])).items())
+count = sum(1 for _ in open_source(Path(sys.argv[1])).pairs())
 print(count, tracemalloc.get_traced_memory()[1])
 """
 
 
 def peak(path: Path) -> list[int]:
-    """Number of items, and bytes that reading them takes at most; in a process of its own, where no type is checked."""
+    """Number of pairs, and bytes that reading them takes at most; in a process of its own, where no type is checked."""
     done = subprocess.run([sys.executable, "-c", PEAK, str(path)], check=True, capture_output=True, text=True)
     return [int(number) for number in done.stdout.split()]

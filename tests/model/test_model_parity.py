@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segclip.checkpoints.foreign import AUTHORS_RULES, our_name
+from segclip.checkpoints import authors
+from segclip.checkpoints.clip_weights import our_name
 from segclip.checkpoints.loading import load
 from segclip.model.segclip import Noise, SegCLIP
 
@@ -49,7 +50,7 @@ def test_losses_and_gradients_equal_the_authors(
 
     losses.total.backward()
     parameters = dict(model.named_parameters())
-    norms = {our_name(name, AUTHORS_RULES): norm for name, norm in golden_losses["grad_norms"].items()}
+    norms = {our_name(name, authors.RULES): norm for name, norm in golden_losses["grad_norms"].items()}
     assert norms.keys() == parameters.keys()
     for name, norm in norms.items():
         gradient = parameters[name].grad

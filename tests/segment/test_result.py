@@ -79,7 +79,8 @@ def test_coco_reads_what_was_found(tmp_path: Path) -> None:
 def test_what_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, module: str, use: Callable[[Segmentation], object], remedy: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
+    for name in (module, f"{module}.mask"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=f"{module} is not installed; {re.escape(remedy)}"):
         use(quarters())
 

@@ -71,7 +71,7 @@ def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Shards:
     folder = tmp_path_factory.mktemp("shards")
     with (source / "pairs.jsonl").open("a") as lines:
         lines.write('\n{"image": "0.png", "captions": ["nothing"]}')
-    prepare(open_source(source), folder, FAST, map_blocks=map_serially)
+    prepare(open_source(source), folder, FAST, map_chunks=map_serially)
     shards = Shards(folder)
     start = int(shards.table(0)[-2, 0])
     tar = bytearray((folder / "pairs-000000.tar").read_bytes())

@@ -13,7 +13,7 @@ from typing import Any
 from segclip.annotate.annotator import Annotated, Named
 from segclip.annotate.formats import FORMATS
 from segclip.annotate.segments import PhotoSegments
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.utils.jsonl import append_lines, read_lines, start_lines
 
 PROGRESS = ".progress.jsonl"
@@ -70,7 +70,8 @@ class Store:
     def add(self, path: Path, annotated: Annotated) -> None:
         """Write a photo's own files, and then its line."""
         for name, data in annotated.files.items():
-            write_aside(self.out / name, lambda aside, data=data: aside.write_bytes(data))
+            with atomic(self.out / name) as temporary:
+                temporary.write_bytes(data)
         for name in photo_links():
             _link(path, self.out / name.format(annotated.segments.stem + path.suffix))
         self.offsets[path.name] = self.file.stat().st_size
@@ -98,12 +99,9 @@ def _stamp(photo: Path) -> list[int]:
 
 def _link(photo: Path, name: Path) -> None:
     """The photo where a format looks for it: a link, or a copy where links cannot be made."""
-
-    def link(aside: Path) -> None:
-        aside.unlink(missing_ok=True)
+    with atomic(name) as temporary:
+        temporary.unlink()
         try:
-            aside.symlink_to(os.path.relpath(photo.resolve(), name.parent.resolve()))
+            temporary.symlink_to(os.path.relpath(photo.resolve(), name.parent.resolve()))
         except (OSError, ValueError):  # on Windows: links are not allowed, or lead to another drive
-            shutil.copyfile(photo, aside)
-
-    write_aside(name, link)
+            shutil.copyfile(photo, temporary)

@@ -4,18 +4,52 @@ import difflib
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
+from filelock import FileLock
+from torch import Tensor
 
-from segclip.checkpoints.foreign import EXPECTED, read_foreign
-from segclip.checkpoints.hub import WEIGHTS_FILE, fetch
-from segclip.checkpoints.native import FORMAT, CheckpointError, load_state, save_model
+from segclip.checkpoints import authors, native, openai, transformers
+from segclip.checkpoints.download import download
+from segclip.checkpoints.hub import fetch_weights
+from segclip.checkpoints.native import EXPECTED, FORMAT, WEIGHTS_FILE, CheckpointError, listing, load_state, save_model
 from segclip.checkpoints.tensors import read_tensors
 from segclip.model.segclip import SegCLIP
 from segclip.utils.devices import pick_device
+from segclip.utils.files import cache_folder
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """A format of weights: a module with these.
+
+    Attributes:
+        COMPLETE: whether a file holds a whole SegCLIP; else CLIP's towers alone.
+    """
+
+    COMPLETE: bool
+
+    def recognises(self, state: Mapping[str, Tensor], /) -> bool:
+        """Whether tensors under these names are of this format."""
+        ...
+
+    def read(self, state: Mapping[str, Tensor], path: Path, /) -> SegCLIP:
+        """The model; the file's path is for errors, and for what lies beside it. Raises CheckpointError."""
+        ...
+
+
+# A new format is a module beside these, and a line here; the first that recognises the tensors reads them.
+ADAPTERS: dict[str, Adapter] = {
+    "segclip": native,
+    "authors": authors,
+    "openai": openai,
+    "transformers": transformers,
+}
 
 NAMES = ("mini", "vit-b16")
 AUTHORS_URL = "https://github.com/ArrowLuo/SegCLIP/releases/download/checkpoint_v0/segclip.bin"
@@ -54,7 +88,7 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     if name and path.exists():  # an empty name is not the current folder
         return _weights_in(path) if path.is_dir() else path
     if HUB_ID.fullmatch(name) and not name.endswith(FILE_SUFFIXES):
-        return _fetch_hub(name)
+        return fetch_weights(name, FOLDER_FILES)
     raise CheckpointError(_unknown(name))
 
 
@@ -81,16 +115,25 @@ def read_file(path: Path) -> SegCLIP:
     state, metadata = read_tensors(path)
     if metadata.get("format") == FORMAT:
         return load_state(state, metadata, path)
-    return read_foreign(state, path)
+    adapter, state = find_adapter(state, path)
+    return adapter.read(state, path)
+
+
+def find_adapter(state: Mapping[str, Tensor], path: Path) -> tuple[Adapter, dict[str, Tensor]]:
+    """The adapter that recognises the tensors of a file, and the tensors as it takes them.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of torch's DataParallel
+    for adapter in ADAPTERS.values():
+        if adapter.recognises(state):
+            return adapter, state
+    raise CheckpointError(f"{path}: looks like weights of another model, tensors {listing(state)}; {EXPECTED}")
 
 
 def _fetch_authors() -> Path:
     """The authors' weights in our format, from the cache folder or else from their release."""
-    from filelock import FileLock  # here: only who downloads waits for these imports
-
-    from segclip.checkpoints.download import download
-    from segclip.utils.files import cache_folder
-
     folder = cache_folder()
     ours, theirs = folder / "vit-b16.safetensors", folder / "segclip.bin"
     if ours.exists():
@@ -118,15 +161,6 @@ def _fetch_authors() -> Path:
         save_model(model, ours)
         theirs.unlink()
     return ours
-
-
-def _fetch_hub(repo_id: str) -> Path:
-    path = fetch(repo_id, FOLDER_FILES)
-    try:
-        fetch(repo_id, ("config.json",))  # beside the weights: `read_foreign` looks into transformers' configuration
-    except CheckpointError:
-        log.debug("%s has no config.json", repo_id)
-    return path
 
 
 def _weights_in(folder: Path) -> Path:

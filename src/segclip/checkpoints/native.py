@@ -5,7 +5,6 @@ under the name `NAME.scale`, and the rest as float16: small tensors, and matrice
 bits would lose. Loading gives float32 again.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +16,17 @@ from torch import Tensor
 
 from segclip.config import ModelConfig
 from segclip.model.segclip import SegCLIP
+from segclip.utils.files import atomic
 
 FORMAT, FORMAT_VERSION = "segclip", "1"
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
 ALONE = 4.0  # largest value of a row by the next; past it (near an identity) 8 bits lose the small values
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # in a folder that SegCLIP.save_pretrained wrote
+EXPECTED = (
+    "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
+    "(OpenAI's archive or state dict, transformers' CLIPModel)"
+)
+COMPLETE = True  # a whole SegCLIP
 LISTED = 5  # names that an error message lists before it only counts
 
 
@@ -29,7 +35,7 @@ class CheckpointError(ValueError):
 
 
 def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool = False) -> None:
-    """Write a model to one safetensors file, aside first and then renamed, so that no half file is ever seen.
+    """Write a model to one safetensors file, which is whole whenever it is seen.
 
     Args:
         model: on any device; stored in float32, or as `eight_bit` says.
@@ -47,16 +53,12 @@ def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool 
     if eight_bit:
         state = _quantise(state)
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "segclip_config": model.config.to_json()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, aside, metadata)
-        os.replace(aside, path)
+        with atomic(path) as file:
+            save_file(state, file, metadata)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); name another file") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
 
 
 def load_model(path: str | os.PathLike[str]) -> SegCLIP:
@@ -73,6 +75,32 @@ def load_model(path: str | os.PathLike[str]) -> SegCLIP:
             "expected a file written by segclip.save_model or `segclip convert`"
         )
     return load_state(state, metadata, path)
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are our own names: a file without our metadata, as `SegCLIP.save_pretrained` writes it."""
+    return "image.grouping.centers" in state
+
+
+def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
+    """The model of a file without our metadata, by the config.json beside it.
+
+    Raises:
+        CheckpointError: no config.json, or not ours, or the tensors do not fit it.
+    """
+    file = path.with_name(CONFIG_FILE)
+    try:
+        config = ModelConfig.from_json(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: weights of a SegCLIP without their configuration; put the {CONFIG_FILE} that was written with "
+            "them beside them"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: {error}; expected the {CONFIG_FILE} that SegCLIP.save_pretrained wrote"
+        ) from error
+    return build_model(config, state, path)
 
 
 def load_state(state: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> SegCLIP:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segclip.checkpoints.foreign import EXPECTED
-from segclip.checkpoints.native import CheckpointError, listing, read_safetensors
+from segclip.checkpoints.native import EXPECTED, CheckpointError, listing, read_safetensors
 from segclip.checkpoints.torchscript import read_torchscript
 
 # First bytes of what people take for weights by mistake.

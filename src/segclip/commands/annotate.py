@@ -16,22 +16,24 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segclip.annotate.annotator import Annotator, Drawing, Named, Request
-from segclip.annotate.cluster import map_over_ray
-from segclip.annotate.formats import write_all
+from segclip.annotate.formats import FORMATS, write_all
 from segclip.annotate.segments import Collection
 from segclip.annotate.store import Store, photo_files
 from segclip.checkpoints.loading import locate
 from segclip.commands.segment import Failure, check_writable, report, unused_stems
 from segclip.data.photos import list_photos
 from segclip.segment.coco import pycocotools_mask
+from segclip.segment.many_photos import BATCH
 from segclip.segment.protocols import find_protocol
 from segclip.text.labels import check_labels
 from segclip.utils.failures import Failed
 from segclip.utils.files import no_space
-from segclip.utils.locks import claim
+from segclip.utils.locks import only_one_run
+from segclip.utils.ray import map_over_ray
 
 # What XML or UTF-8 cannot hold, or would break lines.
 UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+PHOTOS_AHEAD = 2**14  # that a cluster gets at once
 NAME_REMEDY = "a file name that no annotation file can hold; rename the photo"
 
 
@@ -57,7 +59,7 @@ def annotate_folder(folder: Path, out: Path, request: Request, *, ray: bool = Fa
     with locate(request.model).open("rb") as weights:
         digest = file_digest(weights, "sha256").hexdigest()
     job = _describe(request, digest, os.path.relpath(folder.resolve(), out.resolve()))
-    with claim(out), no_space(out):
+    with only_one_run(out), no_space(out):
         named = list(zip(files, unused_stems(files, out, photo_files()), strict=True))
         store = Store(out, job)
         failures = _annotate(request, store, store.start(named), len(files), ray)
@@ -74,7 +76,12 @@ def _annotate(request: Request, store: Store, named: Named, total: int, ray: boo
     named = [(path, stem) for path, stem in named if not UNWRITABLE.search(path.name)]
     if not named:
         return failures
-    results = map_over_ray(request, named) if ray else Annotator(request)(named)
+    if ray:
+        make_annotator = partial(Annotator, request, dict(FORMATS))  # the formats that were added too
+        gpus = request.device in ("auto", "cuda")
+        results = map_over_ray(make_annotator, named, batch=BATCH, ahead=PHOTOS_AHEAD, gpus=gpus)
+    else:
+        results = Annotator(request)(named)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total, completed=total - len(named))
         for path, result in results:

@@ -38,7 +38,7 @@ from segclip.segment.protocols import find_protocol
 from segclip.segment.protocols.settings import change_settings, settings_of
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.failures import Failed
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.utils.prefetch import prefetched
 
 SHOWN = 6  # photos in the report that went best, and that went worst
@@ -265,7 +265,8 @@ def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
-    write_aside(file, lambda aside: aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8"))
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _tell_bad(bad: dict[str, str]) -> int:

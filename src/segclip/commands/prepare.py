@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from segclip.data.cluster import map_over_ray
-from segclip.data.prepare import Settings, map_locally, prepare
+from segclip.data.prepare import Settings, map_locally, map_over_cluster, prepare
+from segclip.data.remote import is_remote
 from segclip.data.shard_writer import REPORT
-from segclip.data.shards import INDEX, Index, Shards, is_remote
+from segclip.data.shards import INDEX, Index, Shards
 from segclip.data.sources.open import Format, open_source
 
 
@@ -39,10 +39,10 @@ def prepare_files(
         raise ValueError(f"workers {workers}; give at least 1, or leave the option out for all cores")
     if preview < 0:
         raise ValueError(f"preview of {preview} photos; give at least 1, or leave the option out for none")
-    map_blocks = map_over_ray if ray else partial(map_locally, workers=workers)
+    map_chunks = map_over_cluster if ray else partial(map_locally, workers=workers)
     found = open_source(source, form, photos, split)
     with _bar() as watch:
-        index = prepare(found, out, settings, max_bad=max_bad, map_blocks=map_blocks, watch=watch)
+        index = prepare(found, out, settings, max_bad=max_bad, map_chunks=map_chunks, watch=watch)
     if preview:
         from segclip.data.preview import write_preview
 
@@ -89,7 +89,7 @@ def _bar() -> Iterator[Callable[[float, int], None]]:
 
         def watch(read: float, seen: int) -> None:
             nonlocal start
-            start = start or (time.monotonic(), seen)  # from the first block on: workers start slowly
+            start = start or (time.monotonic(), seen)  # from the first chunk on: workers start slowly
             rate = (seen - start[1]) / max(time.monotonic() - start[0], 1e-9)
             progress.update(task, completed=read, description=f"{seen:,} photos, {rate:.0f}/s")
 

@@ -13,7 +13,7 @@ from segclip.segment.many_photos import attempt
 from segclip.segment.regions import draw_sheet, gather
 from segclip.text.labels import check_labels
 from segclip.utils.failures import Failed
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 
 SHEET = "{}.regions.png"  # of a photo, with its stem
 
@@ -45,7 +45,8 @@ def draw_regions(
                 if isinstance(sheet, Failed):
                     failures.append((sheet.item, sheet.reason))
                     continue
-                write_aside(out / SHEET.format(stem), lambda aside, sheet=sheet: sheet.save(aside, "PNG"))
+                with atomic(out / SHEET.format(stem)) as temporary:
+                    sheet.save(temporary, "PNG")
                 done += 1
     report(failures, done, out)
     return (1 if failures else 0) if done else 2

@@ -1,6 +1,6 @@
 """`segclip prepare`: photos and captions of any source into shards; killed at any moment, it goes on where it was.
 
-Photos are packed in blocks, by worker processes; the blocks are appended to the open shard in their order, so that
+Photos are packed in chunks, by worker processes; the chunks are appended to the open shard in their order, so that
 the bytes do not depend on the number of workers. What is done is kept in `progress.sqlite` beside the open shard until
 all is whole.
 """
@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -20,7 +20,6 @@ from functools import partial
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -28,19 +27,20 @@ from PIL import Image
 from segclip.data.photos import Photo, PhotoError, decode_photo, photo_suffix
 from segclip.data.shard_writer import Packed, ShardWriter
 from segclip.data.shards import INDEX, SUPERPIXELS, Index, pack_sample
-from segclip.data.sources.items import Item
-from segclip.data.sources.open import Source, read_photo
+from segclip.data.sources.open import Source
+from segclip.data.sources.pairs import Pair
 from segclip.data.superpixels import Method, find_superpixels
+from segclip.utils.batches import batched
 from segclip.utils.files import no_space
-from segclip.utils.locks import claim
+from segclip.utils.locks import only_one_run
+from segclip.utils.ray import map_over_ray
 
-BLOCK = 8  # photos that a worker packs at once
+CHUNK = 8  # photos that a worker packs at once
 SEEN = 1000  # photos after which too large a share of bad ones stops the run
 SMALLEST = 64  # short side, in pixels, of a photo worth training on
 QUALITY = 90  # of JPEG, for photos that are scaled down
+CHUNKS_AHEAD = 2**14  # that a cluster gets at once
 MOST_SUPERPIXELS = 2**16  # which a 16-bit PNG can number
-
-Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Consecutive items of a source, the first of them its item `start`."""
+class Chunk:
+    """Consecutive pairs of a source, the first of them its pair `start`."""
 
     start: int
-    items: tuple[Item, ...]
+    pairs: tuple[Pair, ...]
 
 
-Work = Callable[[Block], list[Packed]]
-MapBlocks = Callable[[Work, Iterable[Block]], Iterator[tuple[Block, list[Packed]]]]
+Work = Callable[[Chunk], list[Packed]]
+MapChunks = Callable[[Work, Iterable[Chunk]], Iterator[tuple[Chunk, list[Packed]]]]
 
 
 def prepare(
@@ -86,7 +86,7 @@ def prepare(
     settings: Settings | None = None,
     *,
     max_bad: float = 0.05,
-    map_blocks: MapBlocks | None = None,
+    map_chunks: MapChunks | None = None,
     watch: Callable[[float, int], None] | None = None,
 ) -> Index:
     """Write the shards of a source, or go on with a run that was broken; a folder that is whole stays as it is.
@@ -96,8 +96,8 @@ def prepare(
         out: folder to write to; made if missing. `report.jsonl` there lists what was left out, and duplicates.
         settings: the defaults if None.
         max_bad: share of left-out photos above which the run stops; it can go on with a larger one.
-        map_blocks: runs the work; None: `map_locally` on all cores.
-        watch: called after every block with the share (0-1) of the source that was read and the photos that were seen.
+        map_chunks: runs the work; None: `map_locally` on all cores.
+        watch: called after every chunk with the share (0-1) of the source that was read and the photos that were seen.
 
     Returns:
         The index, as written to `index.json`.
@@ -116,41 +116,34 @@ def prepare(
             raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
         return index
     limit = round(settings.shard_mb * 1e6)
-    with claim(out), no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
-        blocks = islice(cut_blocks(source.items()), -(-writer.seen // BLOCK), None)
-        for block, packed in (map_blocks or map_locally)(partial(pack_block, settings=settings), blocks):
+    with only_one_run(out), no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
+        chunks = islice(cut_chunks(source.pairs()), -(-writer.seen // CHUNK), None)
+        for chunk, packed in (map_chunks or map_locally)(partial(pack_chunk, settings=settings), chunks):
             writer.add(packed)
             if watch:
-                watch(block.items[-1].read, writer.seen)
+                watch(chunk.pairs[-1].read, writer.seen)
             if writer.seen >= SEEN:
                 _check_bad(writer, max_bad)
         _check_bad(writer, max_bad)
         return writer.finish(settings.superpixels, settings.side)
 
 
-def cut_blocks(items: Iterable[Item]) -> Iterator[Block]:
-    """Cut a stream of items into blocks."""
-    for number, some in enumerate(batched(items, BLOCK)):
-        yield Block(number * BLOCK, some)
-
-
-def batched(things: Iterable[Thing], size: int) -> Iterator[tuple[Thing, ...]]:
-    """itertools.batched, which Python 3.11 lacks."""
-    iterator = iter(things)
-    while some := tuple(islice(iterator, size)):
-        yield some
+def cut_chunks(pairs: Iterable[Pair]) -> Iterator[Chunk]:
+    """Cut a stream of pairs into chunks."""
+    for number, some in enumerate(batched(pairs, CHUNK)):
+        yield Chunk(number * CHUNK, some)
 
 
 def map_locally(
-    work: Work, blocks: Iterable[Block], workers: int | None = None
-) -> Iterator[tuple[Block, list[Packed]]]:
-    """Do the work of the blocks in processes of this machine; results come in the blocks' order."""
+    work: Work, chunks: Iterable[Chunk], workers: int | None = None
+) -> Iterator[tuple[Chunk, list[Packed]]]:
+    """Do the work of the chunks in processes of this machine; results come in the chunks' order."""
     workers = workers or os.cpu_count() or 1
     waiting: deque = deque()
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
         try:
-            for block in blocks:
-                waiting.append((block, pool.submit(work, block)))
+            for chunk in chunks:
+                waiting.append((chunk, pool.submit(work, chunk)))
                 if len(waiting) > 2 * workers:
                     done, future = waiting.popleft()
                     yield done, future.result()
@@ -165,9 +158,18 @@ def map_locally(
             pool.shutdown(cancel_futures=True)
 
 
-def pack_block(block: Block, settings: Settings) -> list[Packed]:
-    """Read, check and pack the items of a block; what cannot be used is left out, with its reason."""
-    return [_pack(item, f"{block.start + i:09d}", settings) for i, item in enumerate(block.items)]
+def map_over_cluster(work: Work, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Packed]]]:
+    """Do the work of the chunks over a Ray cluster, see `map_over_ray`; results come in the chunks' order."""
+    return map_over_ray(partial(_work_on_each, work), chunks, batch=1, ahead=CHUNKS_AHEAD)
+
+
+def pack_chunk(chunk: Chunk, settings: Settings) -> list[Packed]:
+    """Read, check and pack the pairs of a chunk; what cannot be used is left out, with its reason."""
+    return [_pack(pair, f"{chunk.start + i:09d}", settings) for i, pair in enumerate(chunk.pairs)]
+
+
+def _work_on_each(work: Work) -> Callable[[Sequence[Chunk]], list[tuple[Chunk, list[Packed]]]]:
+    return lambda chunks: [(chunk, work(chunk)) for chunk in chunks]
 
 
 def _start_worker() -> None:
@@ -183,38 +185,38 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _pack(item: Item, key: str, settings: Settings) -> Packed:
-    if item.why_bad:
-        return Packed(item.name, kind="corrupt", why=item.why_bad)
-    if item.photo is None:
-        return Packed(item.name, kind="missing", why="no photo for these captions")
-    if not item.captions:
-        return Packed(item.name, kind="captionless", why="no caption")
+def _pack(pair: Pair, key: str, settings: Settings) -> Packed:
+    if pair.why_bad:
+        return Packed(pair.name, kind="corrupt", why=pair.why_bad)
+    if pair.photo is None:
+        return Packed(pair.name, kind="missing", why="no photo for these captions")
+    if not pair.captions:
+        return Packed(pair.name, kind="captionless", why="no caption")
     try:
-        data = read_photo(item.photo)
-        photo = decode_photo(data, item.name)
+        data = pair.photo.read_bytes()
+        photo = decode_photo(data, pair.name)
         if min(photo.shape[:2]) < SMALLEST:
             size = f"{photo.shape[1]}x{photo.shape[0]}"
-            return Packed(item.name, kind="tiny", why=f"{size} px; the short side must have {SMALLEST}")
-        files = _files(data, photo, item, settings)
+            return Packed(pair.name, kind="tiny", why=f"{size} px; the short side must have {SMALLEST}")
+        files = _files(data, photo, pair, settings)
     except FileNotFoundError:
-        return Packed(item.name, kind="missing", why="no such file")
+        return Packed(pair.name, kind="missing", why="no such file")
     except PhotoError as error:
-        return Packed(item.name, kind="corrupt", why=str(error).removeprefix(f"{item.name}: "))
+        return Packed(pair.name, kind="corrupt", why=str(error).removeprefix(f"{pair.name}: "))
     except OSError as error:
-        return Packed(item.name, kind="corrupt", why=f"cannot be read ({error.strerror or error})")
+        return Packed(pair.name, kind="corrupt", why=f"cannot be read ({error.strerror or error})")
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return Packed(item.name, pack_sample(key, files), len(item.captions), digest)
+    return Packed(pair.name, pack_sample(key, files), len(pair.captions), digest)
 
 
-def _files(data: bytes, photo: Photo, item: Item, settings: Settings) -> dict[str, bytes]:
+def _files(data: bytes, photo: Photo, pair: Pair, settings: Settings) -> dict[str, bytes]:
     """The members of a sample; superpixels are those of the photo as stored."""
     if min(photo.shape[:2]) > settings.side:
         suffix, data = "jpg", _scaled_down(photo, settings.side)
-        photo = decode_photo(data, item.name)
+        photo = decode_photo(data, pair.name)
     else:
-        suffix = photo_suffix(data, item.name)
-    record = {"captions": item.captions, "photo": item.name, **({"meta": item.meta} if item.meta else {})}
+        suffix = photo_suffix(data, pair.name)
+    record = {"captions": pair.captions, "photo": pair.name, **({"meta": pair.meta} if pair.meta else {})}
     files = {suffix: data, "json": json.dumps(record, ensure_ascii=False).encode()}
     if settings.superpixels:
         ids = find_superpixels(photo, settings.superpixels)

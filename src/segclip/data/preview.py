@@ -1,6 +1,5 @@
 """A sheet to look at before training: what the model will see of some samples."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from skimage.segmentation import mark_boundaries
 from segclip.data.crops import Box, crop_photo
 from segclip.data.shards import Sample, Shards
 from segclip.data.superpixels import crop_superpixels, find_superpixels, patch_superpixels
+from segclip.utils.files import atomic
 
 SIDE, PATCH = 224, 16  # of the paper's model
 GAP, TEXT = 12, 13  # pixels between pictures; height of letters
@@ -38,9 +38,8 @@ def write_preview(shards: Shards, count: int, file: Path) -> None:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    aside = file.with_suffix(".part")
-    sheet.save(aside, "PNG")
-    os.replace(aside, file)
+    with atomic(file) as temporary:
+        sheet.save(temporary, "PNG")
 
 
 def _row(sample: Sample) -> Image.Image:

@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from segclip.data.crops import CROP_SCALE, crop_image, draw_crop
 from segclip.data.shards import Sample, SampleError, Shards
 from segclip.data.superpixels import Method, Reduction, crop_superpixels, find_superpixels, patch_superpixels
+from segclip.utils.failures import Failed
 
 MIXED = 8  # shards whose samples are shuffled together
 log = logging.getLogger(__name__)
-Place = tuple[int, int, int]  # shard, sample in it, caption of it (-1: draw one)
+Draw = tuple[int, int, int]  # shard, sample in it, caption of it (-1: a random one)
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class Batch:
             and at a quarter of the traffic.
         captions: one of each photo.
         superpixels: (B,rows,columns), an id per patch.
-        bad: samples that could not be read and are not in the batch, and why.
+        bad: samples that could not be read and are not in the batch.
     """
 
     keys: list[str]
     pixels: UInt8[Tensor, "B S S 3"]
     captions: list[str]
     superpixels: Int32[Tensor, "B rows columns"]
-    bad: list[str]
+    bad: list[Failed]
 
     def pin_memory(self) -> "Batch":
         """For copies to a GPU that do not wait; torch's DataLoader calls it."""
@@ -112,7 +113,7 @@ class Reader:
         if config.drop_last and sum(self.sizes) < config.batch:
             what = "photos" if config.captions == "one" else "captions"
             raise ValueError(
-                f"{shards.place}: {sum(self.sizes)} {what} are less than one batch of {config.batch}; lower the batch"
+                f"{shards.address}: {sum(self.sizes)} {what} are less than one batch of {config.batch}; lower the batch"
             )
 
     @property
@@ -134,42 +135,42 @@ class Reader:
             pin_memory=torch.cuda.is_available(),
         )
         for batch in loader:
-            for reason in batch.bad:
-                log.warning("left out: %s", reason)
+            for failed in batch.bad:
+                log.warning("left out: %s: %s", failed.item, failed.reason)
             yield batch
 
-    def _plan(self, epoch: int, start: int) -> Iterator[list[Place]]:
-        """The places of each of this process's batches."""
+    def _plan(self, epoch: int, start: int) -> Iterator[list[Draw]]:
+        """What each of this process's batches is made of."""
         batch = self.config.batch
         waiting = np.zeros((0, 3), np.int64)
         skip = start * batch
-        for window in self._windows(epoch):
-            size = sum(self.sizes[shard] for shard in window)
+        for group in self._groups(epoch):
+            size = sum(self.sizes[shard] for shard in group)
             if skip >= size:
                 skip -= size
                 continue
-            waiting = np.concatenate([waiting, self._shuffled(window, epoch)[skip:]])
+            waiting = np.concatenate([waiting, self._shuffled(group, epoch)[skip:]])
             skip = 0
             whole = len(waiting) // batch * batch
-            for places in waiting[:whole].reshape(-1, batch, 3):
-                yield self._own(places)
+            for draws in waiting[:whole].reshape(-1, batch, 3):
+                yield self._own(draws)
             waiting = waiting[whole:]
         if len(waiting) and not self.config.drop_last:
             yield self._own(waiting)
 
-    def _own(self, places: np.ndarray) -> list[Place]:
-        return [tuple(place) for place in np.array_split(places, self.world)[self.rank].tolist()]
+    def _own(self, draws: np.ndarray) -> list[Draw]:
+        return [tuple(draw) for draw in np.array_split(draws, self.world)[self.rank].tolist()]
 
-    def _windows(self, epoch: int) -> Iterator[list[int]]:
+    def _groups(self, epoch: int) -> Iterator[list[int]]:
         order = np.random.default_rng((self.config.seed, epoch)).permutation(len(self.sizes)).tolist()
         for start in range(0, len(order), MIXED):
             yield order[start : start + MIXED]
 
-    def _shuffled(self, window: Sequence[int], epoch: int) -> np.ndarray:
-        places = np.concatenate([self._places(shard) for shard in window])
-        return np.random.default_rng((self.config.seed, epoch, 1 + window[0])).permutation(places)
+    def _shuffled(self, group: Sequence[int], epoch: int) -> np.ndarray:
+        draws = np.concatenate([self._draws(shard) for shard in group])
+        return np.random.default_rng((self.config.seed, epoch, 1 + group[0])).permutation(draws)
 
-    def _places(self, shard: int) -> np.ndarray:
+    def _draws(self, shard: int) -> np.ndarray:
         count = self.shards.index.shards[shard].samples
         if self.config.captions == "one":
             sample, caption = np.arange(count), np.full(count, -1)
@@ -188,33 +189,33 @@ def cut_sample(
     box = draw_crop(photo.height, photo.width, generator, config.crop_scale)
     ids = find_superpixels(np.asarray(photo), config.superpixels) if ids is None else ids
     if ids.shape != (photo.height, photo.width):
-        raise SampleError(f"{sample.key}: superpixels of {ids.shape}, a photo of {(photo.height, photo.width)}")
+        raise SampleError(sample.key, f"superpixels of {ids.shape}, a photo of {(photo.height, photo.width)}")
     cut = crop_superpixels(ids, (box.top, box.left, box.height, box.width), config.side)
     return crop_image(photo, box, config.side), patch_superpixels(cut, config.patch, config.reduction)
 
 
 class _Samples(Dataset):
-    """What the workers do: places -> samples, cut."""
+    """What the workers do: read samples and cut them."""
 
     def __init__(self, shards: Shards, config: ReaderConfig, epoch: int) -> None:
         self.shards, self.config, self.epoch = shards, config, epoch
 
-    def __getitems__(self, places: list[Place]) -> list["_Cut | str"]:
+    def __getitems__(self, draws: list[Draw]) -> list["_Cut | Failed"]:
         """The samples of a batch, for torch's DataLoader; of a bad one, what is wrong with it."""
         read = []
-        for place in places:
+        for draw in draws:
             try:
-                read.append(self._read(place))
+                read.append(self._read(draw))
             except SampleError as error:
-                read.append(str(error))
+                read.append(Failed(error.sample, error.reason))
         return read
 
-    def _read(self, place: Place) -> "_Cut":
-        """Read and cut a sample; all its random draws follow from its place."""
-        sample = self.shards.read(*place[:2])
-        generator = np.random.default_rng((self.config.seed, self.epoch, *place[:2], 1 + place[2]))
+    def _read(self, draw: Draw) -> "_Cut":
+        """Read and cut a sample; all that is random about it follows from these numbers and the seed."""
+        sample = self.shards.read(*draw[:2])
+        generator = np.random.default_rng((self.config.seed, self.epoch, *draw[:2], 1 + draw[2]))
         pixels, superpixels = cut_sample(sample, self.config, generator)
-        return _Cut(sample.key, pixels, _caption(sample, place[2], generator), superpixels)
+        return _Cut(sample.key, pixels, _caption(sample, draw[2], generator), superpixels)
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class _Cut:
     superpixels: np.ndarray
 
 
-def _collate(read: list[_Cut | str], config: ReaderConfig) -> Batch:
+def _collate(read: list[_Cut | Failed], config: ReaderConfig) -> Batch:
     good = [cut for cut in read if isinstance(cut, _Cut)]
     rows = config.side // config.patch
     pixels, superpixels = torch.empty(0, config.side, config.side, 3).byte(), torch.empty(0, rows, rows).int()
@@ -238,12 +239,12 @@ def _collate(read: list[_Cut | str], config: ReaderConfig) -> Batch:
         pixels=pixels,
         captions=[cut.caption for cut in good],
         superpixels=superpixels,
-        bad=[reason for reason in read if isinstance(reason, str)],
+        bad=[failed for failed in read if isinstance(failed, Failed)],
     )
 
 
 def _caption(sample: Sample, number: int, generator: np.random.Generator) -> str:
     captions = sample.captions
     if number >= len(captions) or not captions:
-        raise SampleError(f"{sample.key}: {len(captions)} captions; its table says otherwise")
+        raise SampleError(sample.key, f"{len(captions)} captions; its table says otherwise")
     return captions[int(generator.integers(len(captions))) if number < 0 else number]

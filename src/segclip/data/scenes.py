@@ -15,7 +15,7 @@ from numpy import ndarray
 from PIL import Image
 
 SIDE = 64  # the least that `segclip prepare` takes
-TRIES = 50  # places tried for a further thing before the scene goes without it
+TRIES = 50  # positions tried for a further thing before the scene goes without it
 GAP = 2  # pixels between two things, at least
 SMALLEST, LARGEST = 0.2, (0.36, 0.29, 0.24)  # radius of one, two, three things, in sides of the scene
 CONTRAST, LIGHT, NOISE = 22.0, 15.0, 8.0  # grey levels: of textures, of whole things, of every pixel (deviation)
@@ -62,7 +62,7 @@ THINGS: dict[str, tuple[tuple[int, int, int], Texture, Shape]] = {
     "orange hexagon": ((240, 130, 30), lambda x, y: np.sign(np.sin(y)), _polygon(6, 0.87)),
     "pink star": ((240, 140, 190), _plain, _star),
 }
-CLASSES = (*GROUNDS, *THINGS)  # a class's place here is its index in the masks
+CLASSES = (*GROUNDS, *THINGS)  # a class's position here is its index in the masks
 TEMPLATES = (
     "a photo of {things} on {ground}.",
     "{things} on {ground}",
@@ -97,7 +97,7 @@ def make_scene(seed: int, number: int) -> Scene:
     things, count = [], generator.integers(1, len(LARGEST) + 1)
     for thing in generator.permutation(list(THINGS))[:count]:
         colour, texture, shape = THINGS[thing]
-        where = _place(shape, x, y, LARGEST[count - 1], mask >= len(GROUNDS), generator)
+        where = _draw_mask(shape, x, y, LARGEST[count - 1], mask >= len(GROUNDS), generator)
         if where is not None:
             photo[where] = _paint(colour, texture, x, y, generator)[where]
             mask[where] = CLASSES.index(thing)
@@ -138,7 +138,7 @@ def _paint(
     return np.array(colour) + wave[..., None]
 
 
-def _place(
+def _draw_mask(
     shape: Shape, x: Plane, y: Plane, largest: float, taken: Bool[ndarray, "S S"], generator: np.random.Generator
 ) -> Bool[ndarray, "S S"] | None:
     """Where a thing is: turned at random, wholly inside, apart from what is there; None where there was no room."""

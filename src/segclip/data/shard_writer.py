@@ -17,6 +17,7 @@ import numpy as np
 
 from segclip.data.shards import INDEX, Index, ShardInfo
 from segclip.data.superpixels import Method
+from segclip.utils.files import atomic
 
 BadKind = Literal["missing", "corrupt", "tiny", "captionless"]
 DATABASE = "progress.sqlite"
@@ -35,10 +36,10 @@ CREATE TABLE IF NOT EXISTS report (item INTEGER, kind TEXT, name TEXT, why TEXT)
 
 @dataclass(frozen=True)
 class Packed:
-    """What became of an item: the bytes of its sample, or why it was left out.
+    """What became of a pair: the bytes of its sample, or why it was left out.
 
     Attributes:
-        name: what the report calls the item.
+        name: what the report calls the pair.
         data: as `pack_sample` gives them; empty when it was left out.
         captions: how many.
         digest: of the photo's file.
@@ -129,12 +130,10 @@ class ShardWriter:
     def write_report(self) -> Path:
         """Write a line for each photo that was left out, and for each duplicate."""
         path = self.out / REPORT
-        aside = path.with_suffix(".part")
-        with aside.open("w", encoding="utf-8") as file:
+        with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for item, kind, name, why in self.database.execute("SELECT * FROM report ORDER BY item"):
                 line = {"item": item, "kind": kind, "photo": name, "why": why}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        os.replace(aside, path)
         return path
 
     def finish(self, superpixels: Method | None, side: int) -> Index:
@@ -157,9 +156,8 @@ class ShardWriter:
             duplicates=self.reported[DUPLICATE],
             made_from=self.made_from,
         )
-        aside = self.out / f"{INDEX}.part"
-        aside.write_text(index.to_json(), "utf-8")
-        os.replace(aside, self.out / INDEX)
+        with atomic(self.out / INDEX) as temporary:
+            temporary.write_text(index.to_json(), "utf-8")
         (self.out / DATABASE).unlink()
         return index
 
@@ -209,10 +207,8 @@ class ShardWriter:
         sha256 = hashlib.file_digest(self.file, "sha256").hexdigest()
         rows = self.database.execute("SELECT end, captions FROM open_sample ORDER BY rowid").fetchall()
         table = np.array(rows, dtype=np.int64)
-        aside = self._path(".npy.part")
-        with aside.open("wb") as file:
+        with atomic(self._path(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, table, allow_pickle=False)
-        os.replace(aside, self._path(".npy"))
         self.file.close()
         os.replace(self._path(".tar.part"), self._path(".tar"))
         info = (f"{self.name}-{self.shard:06d}", len(rows), int(table[:, 1].sum()), self.end + len(END), sha256)

@@ -10,8 +10,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,18 +24,24 @@ from jaxtyping import Int32, Int64
 from PIL import Image
 
 from segclip.data.photos import Photo, PhotoError, decode_image
+from segclip.data.remote import is_remote, make_room, read_remote
 from segclip.data.superpixels import Method
-from segclip.utils.files import cache_folder
+from segclip.utils.files import atomic, cache_folder
 
 INDEX = "index.json"
 SUPERPIXELS = "superpixels.png"
 VERSION = 1  # of the layout
 HEADER = tarfile.BLOCKSIZE  # of a member in a tar; its content is padded to multiples of it
+PLAIN_NAME = re.compile(r"[^./\\:\0][^/\\:\0]*")  # of a shard: an index from elsewhere must name no other folder
 Table = Int64[np.ndarray, "N 2"]
 
 
 class SampleError(ValueError):
-    """A sample of a shard that cannot be used; the message names it and what is wrong."""
+    """A sample of a shard that cannot be used: which, and why."""
+
+    def __init__(self, sample: str, reason: str) -> None:
+        super().__init__(f"{sample}: {reason}")
+        self.sample, self.reason = sample, reason
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,10 @@ class Index:
             fields = json.loads(text)
             if fields.get("version") != VERSION:
                 raise ValueError(f"its version is {fields.get('version')!r}, not {VERSION}")
-            return cls(**{**fields, "shards": tuple(ShardInfo(**shard) for shard in fields["shards"])})
+            shards = tuple(ShardInfo(**shard) for shard in fields["shards"])
+            if odd := [shard.file for shard in shards if not PLAIN_NAME.fullmatch(shard.file)]:
+                raise ValueError(f"the shard {odd[0]!r} is not a plain file name")
+            return cls(**{**fields, "shards": shards})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{name}: no index of shards ({error}); make them anew by segclip prepare") from error
 
@@ -108,7 +118,7 @@ class Sample:
         try:
             return decode_image(self.photo_file, self.key)
         except PhotoError as error:
-            raise SampleError(str(error)) from error
+            raise SampleError(self.key, str(error).removeprefix(f"{self.key}: ")) from error
 
     def photo(self) -> Photo:
         """The photo, RGB uint8 (H,W,3). Raises SampleError."""
@@ -122,7 +132,7 @@ class Sample:
             with Image.open(io.BytesIO(self.superpixel_file), formats=("PNG",)) as image:
                 return np.asarray(image).astype(np.int32)
         except Exception as error:  # damaged data makes Pillow raise nearly anything
-            raise SampleError(f"{self.key}: damaged superpixels ({error})") from error
+            raise SampleError(self.key, f"damaged superpixels ({error})") from error
 
 
 def pack_sample(key: str, files: dict[str, bytes]) -> bytes:
@@ -158,48 +168,48 @@ def unpack_sample(data: bytes, name: str) -> Sample:
             else:
                 photo = content
     except (tarfile.TarError, ValueError) as error:
-        raise SampleError(f"{name}: damaged ({error})") from error
+        raise SampleError(name, f"damaged ({error})") from error
     if not (isinstance(record, dict) and isinstance(record.get("captions"), list)):
         record = None
     if photo is None or record is None:
-        raise SampleError(f"{name}: no {'photo' if photo is None else 'captions'} in it")
+        raise SampleError(name, f"no {'photo' if photo is None else 'captions'} in it")
     return Sample(key, photo, record, superpixels)
 
 
 class Shards:
     """A folder of shards, here or elsewhere.
 
-    What is elsewhere is fetched shard by shard through webdataset, when it is first needed, checked against the index,
-    and kept in a folder here, from which the processes of a machine all read.
+    What is elsewhere is fetched shard by shard, when it is first needed, checked against the index, and kept in a
+    folder here, from which the processes of a machine all read.
     """
 
     def __init__(
-        self, place: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, cache_gb: float = 100.0
+        self, address: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, cache_gb: float = 100.0
     ) -> None:
         """Open the index.
 
         Args:
-            place: a folder; or an address that webdataset opens, to which `/FILE` is appended: http://, https://,
-                gs://, hf:// ...; or a command with {} for the file: "pipe:aws s3 cp s3://bucket/shards/{} -".
+            address: a folder; or an address that fsspec opens, to which `/FILE` is appended: https://, s3://, gs://,
+                hf:// ...
             cache: where shards from elsewhere are kept; by default `shards` in `cache_folder()`.
             cache_gb: above this size the oldest ones there are deleted, to be fetched again when they are needed.
 
         Raises:
             ValueError: no index there, or shards that are not as it says.
         """
-        self.place = str(place)
+        self.address = str(address).rstrip("/") if is_remote(str(address)) else str(address)
         self.cache_bytes = round(cache_gb * 1e9)
-        self.remote = is_remote(self.place)
+        self.remote = is_remote(self.address)
         if self.remote:
             root = Path(cache) if cache else cache_folder() / "shards"
-            self.folder = root / hashlib.sha256(self.place.encode()).hexdigest()[:16]
-            text = _fetch(self.place, INDEX)
+            self.folder = root / hashlib.sha256(self.address.encode()).hexdigest()[:16]
+            text = b"".join(read_remote(f"{self.address}/{INDEX}"))
         else:
-            self.folder = Path(self.place)
+            self.folder = Path(self.address)
             text = self._read_index()
-        self.index = Index.from_json(text, f"{self.place}: {INDEX}")
+        self.index = Index.from_json(text, f"{self.address}: {INDEX}")
         if not self.index.samples:
-            raise ValueError(f"{self.place}: the shards hold no sample; see {INDEX} for what was left out")
+            raise ValueError(f"{self.address}: the shards hold no sample; see {INDEX} for what was left out")
         if not self.remote:
             for shard in self.index.shards:
                 self._check_files(shard)
@@ -214,11 +224,9 @@ class Shards:
         name = f"{self.index.shards[shard].file}.tar, sample {number}"
         ends = self.table(shard)[:, 0]
         start = int(ends[number - 1]) if number else 0
-        sample = unpack_sample(
-            os.pread(_open(self.local(shard, ".tar")).fileno(), int(ends[number]) - start, start), name
-        )
+        sample = unpack_sample(_read_at(self.local(shard, ".tar"), start, int(ends[number]) - start), name)
         if sample.superpixel_file is None and self.index.superpixels:
-            raise SampleError(f"{name}: no superpixels in it")
+            raise SampleError(name, "no superpixels in it")
         return sample
 
     def __len__(self) -> int:
@@ -244,9 +252,21 @@ class Shards:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not path.exists():
-                    _make_room(self.folder, self.cache_bytes - info.bytes)
-                    _fetch_shard(self.place, info, path)
+                    make_room(self.folder, self.cache_bytes - info.bytes)
+                    self._fetch(info, path)
         return path
+
+    def _fetch(self, shard: ShardInfo, path: Path) -> None:
+        digest = hashlib.sha256()
+        with atomic(path) as temporary:
+            with temporary.open("wb") as file:
+                for chunk in read_remote(f"{self.address}/{path.name}"):
+                    file.write(chunk)
+                    digest.update(chunk)
+            if path.suffix == ".tar" and digest.hexdigest() != shard.sha256:
+                raise ValueError(
+                    f"{self.address}: {path.name} is not the file that {INDEX} names; copy the shards again"
+                )
 
     def _read_index(self) -> str:
         path = self.folder / INDEX
@@ -265,11 +285,6 @@ class Shards:
                 raise ValueError(f"{path}: {state}; copy it again, or make the shards anew by segclip prepare")
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is an address or a command, and no folder."""
-    return "://" in place or place.startswith("pipe:")
-
-
 @lru_cache(maxsize=64)
 def _load_table(path: Path, samples: int) -> Table:
     try:
@@ -281,43 +296,19 @@ def _load_table(path: Path, samples: int) -> Table:
     return table
 
 
+_moving = threading.Lock()
+
+
 @lru_cache(maxsize=64)
 def _open(path: Path) -> io.FileIO:
     return io.FileIO(path)
 
 
-def _fetch(place: str, file: str) -> bytes:
-    return b"".join(_stream(place, file))
-
-
-def _stream(place: str, file: str) -> Iterator[bytes]:
-    try:
-        from webdataset.gopen import gopen
-    except ImportError as error:
-        raise ValueError(f'{place}: webdataset is not installed; pip install "segclip[train]"') from error
-    address = place.replace("{}", file) if place.startswith("pipe:") else f"{place.rstrip('/')}/{file}"
-    try:
-        with gopen(address) as stream:
-            while data := stream.read(1 << 20):
-                yield data
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{address}: cannot be fetched ({error}); check the address and the network") from error
-
-
-def _make_room(folder: Path, size: int) -> None:
-    """Delete the oldest shards of a cache until the rest fits; who has one open can read it to its end."""
-    from webdataset.cache import LRUCleanup
-
-    LRUCleanup(str(folder), size, interval=None).cleanup()
-
-
-def _fetch_shard(place: str, info: ShardInfo, path: Path) -> None:
-    aside, digest = path.with_suffix(path.suffix + ".part"), hashlib.sha256()
-    with aside.open("wb") as file:
-        for data in _stream(place, path.name):
-            file.write(data)
-            digest.update(data)
-    if path.suffix == ".tar" and digest.hexdigest() != info.sha256:
-        aside.unlink()
-        raise ValueError(f"{place}: {path.name} is not the file that {INDEX} names; copy the shards again")
-    os.replace(aside, path)
+def _read_at(path: Path, start: int, size: int) -> bytes:
+    """Bytes of a file that threads and forked processes have open together: none of them may move the others."""
+    file = _open(path)
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, start)
+    with _moving:  # on Windows, where no process is forked
+        file.seek(start)
+        return file.read(size)

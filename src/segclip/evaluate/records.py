@@ -14,7 +14,7 @@ import numpy as np
 from segclip.evaluate.evaluator import PhotoCounts
 from segclip.evaluate.metrics import Confusion
 from segclip.utils.failures import Failed
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.utils.jsonl import append_lines, encode_line, read_lines, start_lines
 
 
@@ -60,7 +60,8 @@ class Records:
             for line in self._lines(file):
                 (failed if "bad" in line else counted)[line["photo"]] = encode_line(line)
         lines = [encode_line({"job": self.job}), *(line for _, line in sorted((failed | counted).items()))]
-        write_aside(self.main, lambda aside: aside.write_bytes(b"".join(lines)))
+        with atomic(self.main) as temporary:
+            temporary.write_bytes(b"".join(lines))
         for file in files:
             if file != self.main:
                 file.unlink()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from segclip.evaluate.datasets.benchmark import IGNORED, Mask
 from segclip.evaluate.evaluator import Evaluator
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.visualize import draw_overlay
 
 SIDE = 420  # of a picture, in pixels
@@ -65,7 +65,8 @@ def write_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    write_aside(page, lambda aside: aside.write_text(text, "utf-8"))
+    with atomic(page) as temporary:
+        temporary.write_text(text, "utf-8")
     return page
 
 

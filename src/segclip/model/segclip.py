@@ -4,13 +4,15 @@ Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E e
 """
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from jaxtyping import Float, Int
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
@@ -22,6 +24,7 @@ from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.text import text_tower
 from segclip.text.tokenizers import tokenizer_for
+from segclip.utils.files import atomic
 
 __all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts", "gather_regions"]
 
@@ -52,8 +55,18 @@ def gather_regions(tower: ImageTower, patches: Float[Tensor, "B P D"]) -> ImageO
     return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
 
 
-class SegCLIP(nn.Module):
-    """The model. `SegCLIP(ModelConfig())` is the paper's ViT-B/16, untrained."""
+class SegCLIP(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="segclip",
+    pipeline_tag="image-segmentation",
+    paper_url="https://arxiv.org/abs/2211.14813",
+):
+    """The model. `SegCLIP(ModelConfig())` is the paper's ViT-B/16, untrained.
+
+    `save_pretrained`, `from_pretrained` and `push_to_hub` are those of `huggingface_hub.PyTorchModelHubMixin`: a folder
+    or a hub repository with model.safetensors, config.json and a model card. `segclip.load` reads these and more.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -221,39 +234,19 @@ class SegCLIP(nn.Module):
             gumbel_visible=sample_gumbel((batch, centers, visible_count(patches)), like=pixels),
         )
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        with atomic(save_directory / SAFETENSORS_SINGLE_FILE) as file:
+            save_model(self, str(file))
+
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> "SegCLIP":
-        """A model saved by `save_pretrained`, in evaluation mode. `segclip.load` takes more formats.
+    def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> "SegCLIP":
+        """The mixin's own way would leave weights that the file lacks as they were drawn, and say nothing."""
+        return super()._from_pretrained(strict=strict, **options)
 
-        Args:
-            name_or_folder: a folder, or a Hugging Face hub id "org/name".
-            options: revision, token, cache_dir, local_files_only ... of `huggingface_hub.hf_hub_download`.
-
-        Raises:
-            ValueError: it cannot be fetched, or is no such model.
-        """
-        from segclip.checkpoints import hub  # which needs this class
-
-        return hub.from_pretrained(name_or_folder, **options)
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `model.safetensors` and a readable `config.json` into a folder."""
-        from segclip.checkpoints import hub
-
-        hub.save_folder(self, Path(folder))
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Upload a SegCLIP model",
-    ) -> str:
-        """Upload the model to the Hugging Face hub, made there if need be; gives the commit's address."""
-        from segclip.checkpoints import hub
-
-        return hub.push(self, repo_id, private=private, token=token, commit_message=commit_message)
+    @classmethod
+    def _decode_arg(cls, expected_type: Any, value: Any) -> ModelConfig:
+        """The content of config.json; the mixin's own way decodes no dataclass inside another, coders or not."""
+        return ModelConfig.from_dict(value)
 
 
 def combine_parts(parts: Parts, soft_target_scale: float | None = None) -> Losses:

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
+from segclip.utils.optional import require
+
 Record = dict[str, Any]
 
 
@@ -34,11 +36,7 @@ def pycocotools_mask() -> Any:
     Raises:
         ValueError: it is not installed.
     """
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ValueError('pycocotools is not installed; pip install "segclip[annotate]"') from error
-    return mask
+    return require("pycocotools.mask", extra="annotate")
 
 
 def image(number: int, file_name: str, size: tuple[int, int]) -> Record:

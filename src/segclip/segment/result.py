@@ -6,12 +6,9 @@ Axes: H W pixels, K labels.
 import io
 import json
 import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -21,6 +18,8 @@ from PIL import Image
 from segclip.segment import coco
 from segclip.segment.background import Background
 from segclip.text.labels import BACKGROUND
+from segclip.utils.files import atomic
+from segclip.utils.optional import require
 from segclip.visualize import draw_overlay, palette
 
 SHOWN = 8  # labels in the one line that stands for a result
@@ -169,10 +168,7 @@ class Segmentation:
         Raises:
             ValueError: supervision is not installed.
         """
-        try:
-            supervision = import_module("supervision")  # which no extra of ours brings
-        except ImportError as error:  # versions before 0.31 bring an OpenCV that overwrites ours
-            raise ValueError('supervision is not installed; pip install "supervision>=0.31"') from error
+        supervision = require("supervision", package="supervision>=0.31")  # older ones overwrite our OpenCV
         found = [f for f in self.found() if f.index]
         return supervision.Detections(
             xyxy=np.array([f.box for f in found], np.float32).reshape(-1, 4),
@@ -201,9 +197,12 @@ class Segmentation:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
         paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
-        _write(paths[0], lambda file: self.overlay().save(file, "PNG", compress_level=3))
-        _write(paths[1], lambda file: mask.save(file, "PNG"))
-        _write(paths[2], lambda file: file.write(text.encode()))
+        with atomic(paths[0]) as file:
+            self.overlay().save(file, "PNG", compress_level=3)
+        with atomic(paths[1]) as file:
+            mask.save(file, "PNG")
+        with atomic(paths[2]) as file:
+            file.write_bytes(text.encode())
         return paths
 
     def __repr__(self) -> str:
@@ -249,18 +248,3 @@ def _boxes(labels: Int[ndarray, "H W"], count: int) -> list[tuple[int, int, int,
     (left, right), (top, bottom) = ends
     boxes = zip(left, top, right, bottom, strict=True)
     return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in boxes]
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write aside, then rename: nobody sees half a file."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

@@ -183,6 +183,15 @@ class TrainConfig:
             raise ValueError(f"not a training recipe of segclip: {error}") from error
 
 
+# Names of 0.1.
+_FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
+_FORMER_CACHE = {
+    "reconstructed": "reconstruction_fraction",
+    "small": "half_size_prob",
+    "words": "caption_words",
+}
+
+
 def _translate(raw: dict[str, Any]) -> dict[str, Any]:
     """A recipe's JSON in today's names. 0.1 wrote the paper's model even where weights said what was trained."""
     former: dict[str, Any] = {"model": None} if raw.get("start") else {}

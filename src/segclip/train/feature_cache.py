@@ -31,6 +31,7 @@ from segclip.data.superpixels import Reduction
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
+from segclip.utils.files import atomic
 
 BLOCK = 64  # photos in a block
 SMALL = "small.npy"  # file of a block that is added when asked for
@@ -204,10 +205,8 @@ def _write_small(path: Path) -> None:
     )
     grid = side // patch
     patches = patches.unflatten(1, (2, grid, 2, grid)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
-    aside = path / f"{SMALL}.part"
-    with aside.open("wb") as file:
+    with atomic(path / SMALL) as temporary, temporary.open("wb") as file:
         np.save(file, patches[: len(crops)].half().numpy())
-    aside.rename(path / SMALL)
 
 
 def _prepare_photos(

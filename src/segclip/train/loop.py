@@ -6,7 +6,6 @@ A run's folder: `recipe.json`, `metrics.jsonl` (a line a step), `checkpoints/`, 
 
 import json
 import math
-import resource
 import signal
 import sys
 import threading
@@ -43,6 +42,11 @@ from segclip.train.optim import make_optimiser, set_learning_rate
 from segclip.train.run_files import BEST, METRICS, MODEL, cut_metrics, last_checkpoint, save_checkpoint
 from segclip.train.step import backward
 from segclip.train.validation import fixed_photos, validate, write_sheet
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss, before the run stops
 
@@ -294,14 +298,20 @@ class Run:
 
 
 def _line(record: dict[str, Any]) -> str:
-    if torch.cuda.is_available():
-        memory = torch.cuda.max_memory_allocated() / 1e9
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
     parts = " ".join(f"{name} {record[name]:.3f}" for name in ("contrastive", "superpixel", "reconstruction"))
     seen = f" mIoU {record['miou']:.3f}" if "miou" in record else ""
-    speed = f"{record['samples_per_s']:.0f} samples/s {memory:.1f} GB"
+    speed = f"{record['samples_per_s']:.0f} samples/s{_memory()}"
     return f"loss {record['loss']:.3f} ({parts}) lr {record['lr']:.1e}{seen} {speed}"
+
+
+def _memory() -> str:
+    """The most that was in use, where it is known."""
+    if torch.cuda.is_available():
+        return f" {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+    if resource is None:
+        return ""
+    unit = 1e6 if sys.platform == "linux" else 1e9
+    return f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GB"
 
 
 @contextmanager

@@ -68,11 +68,11 @@ def read_start(name: str) -> Start:
 
 @lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
 def _read_foreign(path: Path, changed: int) -> Start:
-    from segclip.checkpoints.foreign import is_plain_clip, read_foreign
+    from segclip.checkpoints.loading import find_adapter
     from segclip.checkpoints.tensors import read_tensors
 
-    state, _ = read_tensors(path)
-    return Start(read_foreign(state, path).config, OVER_CLIP if is_plain_clip(state) else OVER_OURS)
+    adapter, state = find_adapter(read_tensors(path)[0], path)
+    return Start(adapter.read(state, path).config, OVER_OURS if adapter.COMPLETE else OVER_CLIP)
 
 
 def _read_header(path: Path) -> ModelConfig | None:

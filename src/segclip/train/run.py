@@ -23,7 +23,7 @@ from segclip.train.optim import freeze
 from segclip.train.photo_batches import CHUNK, PairLearner, PairStream
 from segclip.train.resolve import resolve
 from segclip.train.run_files import RECIPE, changes
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 
 FREE = ("workers", "save_every", "keep_checkpoints", "trackers")  # fields that may change when a run goes on
 
@@ -54,7 +54,7 @@ def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
     data = [shard.sha256 for shard in shards.index.shards]
     out.mkdir(parents=True, exist_ok=True)
     check_agreement(accelerator, config.to_json() + repr(data))
-    _claim(out / RECIPE, config, shards.place, data, accelerator.is_main_process)
+    _claim(out / RECIPE, config, shards.address, data, accelerator.is_main_process)
     torch.manual_seed(config.seed)
     learner, model, stream = (
         _cached(config, shards, out, accelerator) if config.cache else _pairs(config, shards, accelerator)
@@ -152,4 +152,5 @@ def _claim(file: Path, config: TrainConfig, place: str, data: list[str], main: b
                 f"segclip train --resume {file.parent}, or give another folder"
             )
     if main and not (found and found.model):
-        write_aside(file, lambda aside: aside.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8"))
+        with atomic(file) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")

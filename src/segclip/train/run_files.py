@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic, remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,8 @@ CHECKPOINTS = "checkpoints"
 
 
 def save_tensors(value: object, file: Path) -> None:
-    write_aside(file, lambda aside: torch.save(value, aside))
+    with atomic(file) as temporary:
+        torch.save(value, temporary)
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> None:
@@ -27,6 +28,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> N
     folder = run / CHECKPOINTS
     try:
         folder.mkdir(exist_ok=True)
+        remove_unfinished(folder)
         save_tensors({**state, "step": step}, folder / f"{step:08d}.pt")
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where a write fails
         log.error("no checkpoint at step %d: %s; the run goes on, the last one is kept. Free some space", step, error)
@@ -45,7 +47,8 @@ def cut_metrics(file: Path, step: int) -> None:
     """Drop the lines of steps after `step`, which a broken run did after its last checkpoint."""
     lines = file.read_text("utf-8").splitlines(keepends=True) if file.exists() else []
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    write_aside(file, lambda aside: aside.write_text("".join(kept), "utf-8"))
+    with atomic(file) as temporary:
+        temporary.write_text("".join(kept), "utf-8")
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

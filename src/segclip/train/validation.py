@@ -18,7 +18,7 @@ from segclip.evaluate.evaluator import Evaluator, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion
 from segclip.model.segclip import SegCLIP
 from segclip.segment.segmenter import Segmenter
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.visualize import palette
 
 PHOTOS, GAP = 6, 6  # rows of a sheet; pixels between pictures
@@ -40,7 +40,7 @@ def fixed_photos(shards: Shards, side: int) -> tuple[UInt8[np.ndarray, "N S S 3"
         if len(photos) == PHOTOS:
             break
     if not photos:
-        raise ValueError(f"{shards.place}: no photo can be read of the first {4 * PHOTOS}; make the shards anew")
+        raise ValueError(f"{shards.address}: no photo can be read of the first {4 * PHOTOS}; make the shards anew")
     return np.stack(photos), captions
 
 
@@ -63,7 +63,8 @@ def write_sheet(model: SegCLIP, photos: UInt8[np.ndarray, "N S S 3"], captions: 
         regions = center.view(side, side).numpy().repeat(scale, 0).repeat(scale, 1)
         regions = np.pad(regions, [(0, n - m) for n, m in zip(photo.shape, regions.shape, strict=False)], mode="edge")
         rows.append(_row(photo, regions, fits.numpy()[regions]))
-    write_aside(file, lambda aside: Image.fromarray(np.concatenate(rows)).save(aside, "PNG"))
+    with atomic(file) as temporary:
+        Image.fromarray(np.concatenate(rows)).save(temporary, "PNG")
 
 
 def _row(photo: UInt8[np.ndarray, "S S 3"], regions: Int[np.ndarray, "S S"], own: np.ndarray) -> np.ndarray:

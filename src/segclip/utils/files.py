@@ -2,8 +2,9 @@
 
 import errno
 import os
+import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,15 +16,33 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "segclip"
 
 
-def write_aside(file: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make a file beside `file`, then give it its name; if it fails, what was there stays."""
-    aside = file.with_name(f"{file.name}.part")
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write a file so that under its name there is the whole of it, or what was there before.
+
+    The block writes to the path that it is given, an empty file beside `path`. When the block ends, its content is
+    safe on the disk and the file gets its name; when it raises, the file is removed. What a process leaves that is
+    killed meanwhile, `remove_unfinished` deletes.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # short: the name may be as long as a name can be
     try:
-        write(aside)
-        os.replace(aside, file)
+        with temporary.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode  # as the umask has it; some libraries make files of their own mode
+        yield temporary
+        if not temporary.is_symlink():
+            temporary.chmod(mode)
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed runs left of files that `atomic` was to write; only for who alone writes to the folder."""
+    for path in folder.rglob(".*.part"):
+        path.unlink()
 
 
 @contextmanager

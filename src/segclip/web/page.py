@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import skimage.data
 from PIL import Image
 
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 from segclip.web.render import error_html, photo_html, result_html, thumbnails_html, words_html
 from segclip.web.service import MAX_BYTES, PLACES, PROTOCOLS, BusyError, Desk, read_photo
 
@@ -136,7 +136,8 @@ def _example(name: str, uploads: Path) -> Callable[[], tuple[str, str]]:
     def put() -> tuple[str, str]:
         file.parent.mkdir(exist_ok=True)
         if not file.exists():
-            write_aside(file, lambda aside: Image.fromarray(photo()).save(aside, "JPEG", quality=95))
+            with atomic(file) as temporary:
+                Image.fromarray(photo()).save(temporary, "JPEG", quality=95)
         return str(file), words
 
     return put

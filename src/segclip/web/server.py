@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from segclip.utils.optional import require
 from segclip.web.api import make_endpoint
 from segclip.web.middleware import SEGMENT, Guard
 from segclip.web.page import HEAD, build_page
@@ -30,11 +31,8 @@ def serve(port: int, host: str, models: Sequence[str], device: str = "auto") -> 
     Raises:
         ValueError: a port, a host, a model or a device that cannot be used; the extra is not installed.
     """
-    try:
-        import gradio  # noqa: F401  # asked for here, so that a model is not loaded for nothing
-        import uvicorn
-    except ImportError as error:
-        raise ValueError('gradio is not installed; pip install "segclip[web]"') from error
+    require("gradio", extra="web")  # asked for here, so that a model is not loaded for nothing
+    uvicorn = require("uvicorn", extra="web")
     console = Console(stderr=True)
     listener = _listen(host, port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # as an exception, so that uploads are removed

@@ -15,7 +15,7 @@ from segclip.annotate.formats.panoptic import PANOPTIC
 from segclip.annotate.formats.review import REVIEW
 from segclip.annotate.formats.yolo import YOLO
 from segclip.annotate.segments import Collection
-from segclip.utils.files import write_aside
+from segclip.utils.files import atomic
 
 FORMATS: dict[str, Format] = {
     "masks": INDEX_PNG,
@@ -32,10 +32,6 @@ FORMATS: dict[str, Format] = {
 def write_all(out: Path, found: Collection) -> None:
     """Write every format's files about all photos; each is whole, old or new, at every moment."""
     for name, write in ((name, write) for one in FORMATS.values() for name, write in one.files.items()):
-
-        def fill(aside: Path, write=write) -> None:
-            with aside.open("w", encoding="utf-8", newline="\n") as file:
-                write(file, found)
-
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_aside(out / name, fill)
+        with atomic(out / name) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            write(file, found)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segclip.data.sources.items import Item, decode_text, located, shorten, to_captions, to_path
+from segclip.data.sources.pairs import Pair, decode_text, located, shorten, to_captions, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -95,21 +95,21 @@ def find_coco_photos(path: Path) -> Path:
     raise ValueError(f"{path}: its folder of photos is not there (looked for {looked}); name it by --photos")
 
 
-def read_coco(path: Path, photos: Path) -> Iterator[Item]:
-    """Items of COCO's captions, in the order of its images; `meta` has the image's `id`.
+def read_coco(path: Path, photos: Path) -> Iterator[Pair]:
+    """Pairs of COCO's captions, in the order of its images; `meta` has the image's `id`.
 
     Raises:
         ValueError: another JSON document, or a photo's path that leaves `photos`; it names file and entry.
     """
     images, captions = _reduce_coco(path)
     for index, (key, name) in enumerate(images):
-        yield Item(name, photos / name, tuple(captions.pop(key, ())), {"id": key}, read=(index + 1) / len(images))
+        yield Pair(name, photos / name, tuple(captions.pop(key, ())), {"id": key}, read=(index + 1) / len(images))
     if captions:
         logger.warning("%s: %d image ids have captions but are not among its images", path, len(captions))
 
 
-def read_karpathy(path: Path, photos: Path, split: str) -> Iterator[Item]:
-    """Items of one split of Karpathy's file; `meta` has COCO's image id where the file has it.
+def read_karpathy(path: Path, photos: Path, split: str) -> Iterator[Pair]:
+    """Pairs of one split of Karpathy's file; `meta` has COCO's image id where the file has it.
 
     Raises:
         ValueError: another JSON document, no such split, or a photo's path that leaves `photos`.
@@ -117,7 +117,7 @@ def read_karpathy(path: Path, photos: Path, split: str) -> Iterator[Item]:
     images = _reduce_karpathy(path, split)
     for index, (key, name, captions) in enumerate(images):
         meta = {} if key is None else {"id": key}
-        yield Item(name, photos / name, captions, meta, read=(index + 1) / len(images))
+        yield Pair(name, photos / name, captions, meta, read=(index + 1) / len(images))
 
 
 def _reduce_coco(path: Path) -> tuple[list[tuple[Any, str]], dict[Any, list[str]]]:

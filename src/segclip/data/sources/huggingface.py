@@ -1,16 +1,42 @@
 """Hugging Face datasets on disk: `save_to_disk` folders and parquet files, memory-mapped. No torch."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segclip.data.sources.items import Item, Row, find_captions, located, to_captions, to_meta
+from segclip.data.sources.pairs import Pair, find_captions, located, to_captions, to_meta
+from segclip.utils.optional import require
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 PARQUET = ("*.parquet", "data/*.parquet")  # as the Hub lays them out
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photo in a Hugging Face dataset on disk."""
+
+    dataset: Path
+    split: str
+    index: int
+    column: str
+
+    def read_bytes(self) -> bytes:
+        """The photo's bytes; those of the file that the row names, where the dataset has no bytes.
+
+        Raises:
+            FileNotFoundError: neither is there.
+        """
+        found: dict[str, Any] = _photos(self.dataset, self.split, self.column)[self.index]
+        value = found[self.column] or {}
+        if value.get("bytes") is not None:
+            return value["bytes"]
+        if not value.get("path"):
+            raise FileNotFoundError(f"{self.dataset}, row {self.index}: has no photo")
+        return (self.dataset / value["path"]).read_bytes()
 
 
 def is_dataset(path: Path) -> bool:
@@ -29,8 +55,8 @@ def list_files(path: Path, split: str) -> list[Path]:
     return sorted(_saved_folder(path, split).glob("*.arrow"))
 
 
-def read_dataset(path: Path, split: str) -> Iterator[Item]:
-    """Items of a dataset with one column of images and one of captions; `meta` has its plain columns.
+def read_dataset(path: Path, split: str) -> Iterator[Pair]:
+    """Pairs of a dataset with one column of images and one of captions; `meta` has its plain columns.
 
     Raises:
         ValueError: the library is missing, there is no such split, or the columns are others.
@@ -43,38 +69,19 @@ def read_dataset(path: Path, split: str) -> Iterator[Item]:
         with located(f"{path}, row {index}"):
             captions = to_captions(row[caption])
         meta = {name: to_meta(row[name]) for name in plain}
-        place = Row(path, split, index, photo)
-        yield Item(f"row {index}", place, captions, meta, read=(index + 1) / len(rows))
-
-
-def read_row(row: Row) -> bytes:
-    """The bytes of a row's photo; of the file that it names, where the dataset has no bytes.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    found: dict[str, Any] = _photos(row.dataset, row.split, row.column)[row.index]
-    value = found[row.column] or {}
-    if value.get("bytes") is not None:
-        return value["bytes"]
-    if not value.get("path"):
-        raise FileNotFoundError(f"{row.dataset}, row {row.index}: has no photo")
-    return (row.dataset / value["path"]).read_bytes()
+        yield Pair(f"row {index}", Row(path, split, index, photo), captions, meta, read=(index + 1) / len(rows))
 
 
 @lru_cache(maxsize=4)
-def _photos(path: Path, split: str | None, column: str) -> "Dataset":
+def _photos(path: Path, split: str, column: str) -> "Dataset":
     from datasets import Image
 
-    return _open(path, split or "train").select_columns([column]).cast_column(column, Image(decode=False))
+    return _open(path, split).select_columns([column]).cast_column(column, Image(decode=False))
 
 
 @lru_cache(maxsize=4)  # a worker process opens a dataset once
 def _open(path: Path, split: str) -> "Dataset":
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(f'{path}: a Hugging Face dataset needs its library; install "segclip[train]"') from None
+    datasets = require("datasets", extra="train")
     folder = _saved_folder(path, split) if is_saved(path) else None
     try:
         rows = datasets.load_from_disk(str(folder)) if folder else datasets.load_dataset(str(path), split=split)

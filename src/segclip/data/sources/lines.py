@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from segclip.data.sources.items import (
+from segclip.data.sources.pairs import (
     CAPTION_FIELDS,
-    Item,
+    Pair,
     decode_text,
     find_captions,
     find_photo,
@@ -25,34 +25,34 @@ JSONL_SUFFIXES = (".jsonl", ".ndjson")
 EXAMPLE = '{"image": "a/1.jpg", "captions": ["a cat", "a pet"]}'
 
 
-def read_jsonl(path: Path, photos: Path) -> Iterator[Item]:
-    """Items of a JSON-lines file: a line an object with a photo's path and its captions.
+def read_jsonl(path: Path, photos: Path) -> Iterator[Pair]:
+    """Pairs of a JSON-lines file: a line an object with a photo's path and its captions.
 
-    Consecutive lines of one photo are one item, with all their captions and the first one's further fields.
+    Consecutive lines of one photo are one pair, with all their captions and the first one's further fields.
 
     Raises:
         ValueError: a line is not such an object, or its path leaves `photos`; it names file and line.
     """
-    return _join(_jsonl_items(path, photos))
+    return _join(_jsonl_pairs(path, photos))
 
 
-def read_table(path: Path, photos: Path) -> Iterator[Item]:
-    """Items of a table with a header row; consecutive rows of one photo are one item, as in `read_jsonl`.
+def read_table(path: Path, photos: Path) -> Iterator[Pair]:
+    """Pairs of a table with a header row; consecutive rows of one photo are one pair, as in `read_jsonl`.
 
     Raises:
         ValueError: the header names no photo or no captions, or a row does not fit it; it names file and line.
     """
-    return _join(_table_items(path, photos))
+    return _join(_table_pairs(path, photos))
 
 
-def _join(items: Iterator[Item]) -> Iterator[Item]:
-    for _, same in groupby(items, key=lambda item: item.name):
+def _join(pairs: Iterator[Pair]) -> Iterator[Pair]:
+    for _, same in groupby(pairs, key=lambda pair: pair.name):
         first, *rest = same
-        captions = first.captions + tuple(caption for item in rest for caption in item.captions)
+        captions = first.captions + tuple(caption for pair in rest for caption in pair.captions)
         yield replace(first, captions=captions, read=rest[-1].read) if rest else first
 
 
-def _jsonl_items(path: Path, photos: Path) -> Iterator[Item]:
+def _jsonl_pairs(path: Path, photos: Path) -> Iterator[Pair]:
     size, first = path.stat().st_size, True
     for number, end, text in _lines(path):
         if not text.strip():
@@ -61,8 +61,8 @@ def _jsonl_items(path: Path, photos: Path) -> Iterator[Item]:
             record = _parse_object(text)
             if first:  # a file of other names is told at once; later lines may lack captions
                 _check_names(list(record))
-            item = _to_item(record, photos, min(1.0, end / size))
-        yield item
+            pair = _to_pair(record, photos, min(1.0, end / size))
+        yield pair
         first = False
 
 
@@ -81,13 +81,13 @@ def _check_names(names: Sequence[str]) -> None:
     find_captions(names)
 
 
-def _to_item(record: dict[str, Any], photos: Path, read: float) -> Item:
+def _to_pair(record: dict[str, Any], photos: Path, read: float) -> Pair:
     name = to_path(record.pop(find_photo(list(record))))
     captions = next((to_captions(record.pop(field)) for field in CAPTION_FIELDS if field in record), ())
-    return Item(name, photos / name, captions, {key: to_meta(value) for key, value in record.items()}, read=read)
+    return Pair(name, photos / name, captions, {key: to_meta(value) for key, value in record.items()}, read=read)
 
 
-def _table_items(path: Path, photos: Path) -> Iterator[Item]:
+def _table_pairs(path: Path, photos: Path) -> Iterator[Pair]:
     size, position = path.stat().st_size, 0
 
     def texts() -> Iterator[str]:
@@ -105,8 +105,8 @@ def _table_items(path: Path, photos: Path) -> Iterator[Item]:
             if header is None:
                 header = _check_header(cells)
                 continue
-            item = _to_item(_fit(header, cells), photos, min(1.0, position / size))
-        yield item
+            pair = _to_pair(_fit(header, cells), photos, min(1.0, position / size))
+        yield pair
 
 
 def _next_row(rows: Any, path: Path) -> list[str] | None:

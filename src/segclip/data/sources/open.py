@@ -1,4 +1,4 @@
-"""What `segclip prepare` reads: photos and captions as people have them, to a stream of items in a fixed order.
+"""What `segclip prepare` reads: photos and captions as people have them, to a stream of pairs in a fixed order.
 
 A format is told from the content, or named. Nothing is collected over all samples where the format allows it, and no
 photo is read or looked for. No torch: worker processes import this module.
@@ -19,9 +19,9 @@ from segclip.data.sources.coco import (
     read_coco,
     read_karpathy,
 )
-from segclip.data.sources.huggingface import is_dataset, list_files, read_dataset, read_row
-from segclip.data.sources.items import Item, Place, Row
+from segclip.data.sources.huggingface import is_dataset, list_files, read_dataset
 from segclip.data.sources.lines import DELIMITERS, JSONL_SUFFIXES, read_jsonl, read_table
+from segclip.data.sources.pairs import Pair
 from segclip.data.sources.tars import list_tars, read_tars
 
 Format = Literal["auto", "jsonl", "table", "coco", "karpathy", "img2dataset", "huggingface"]
@@ -38,7 +38,7 @@ Name one by --format."""
 
 @dataclass(frozen=True)
 class Source:
-    """Photos and captions of one place; `open_source` makes it.
+    """Where photos and captions are read from; `open_source` makes it.
 
     Attributes:
         format: the format found, never "auto".
@@ -52,16 +52,16 @@ class Source:
     photos: Path
     split: str
 
-    def items(self) -> Iterator[Item]:
-        """The items, always in the same order; photos are neither read nor looked for.
+    def pairs(self) -> Iterator[Pair]:
+        """The pairs, always in the same order; photos are neither read nor looked for.
 
         Raises:
             ValueError: the source is broken, unsafe, or empty; it names the file and line, member or entry.
         """
         found = False
-        for item in self._read():
+        for pair in self._read():
             found = True
-            yield item
+            yield pair
         if not found:
             raise ValueError(f"{self.path}: no samples in it; expected at least one photo with a caption")
 
@@ -79,7 +79,7 @@ class Source:
                     digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()
 
-    def _read(self) -> Iterator[Item]:
+    def _read(self) -> Iterator[Pair]:
         match self.format:
             case "jsonl":
                 return read_jsonl(self.path, self.photos)
@@ -127,24 +127,6 @@ def open_source(path: Path, format: Format = "auto", photos: Path | None = None,
     if not photos.is_dir():
         raise ValueError(f"{photos}: no such folder; --photos names the folder that photo paths start from")
     return Source(found, file, photos, split)
-
-
-def read_photo(place: Place) -> bytes:
-    """The bytes of a photo's file, wherever it lies.
-
-    Raises:
-        OSError: it is missing or cannot be read.
-    """
-    if isinstance(place, Row):
-        return read_row(place)
-    if isinstance(place, Path):
-        return place.read_bytes()
-    with place.tar.open("rb") as file:
-        file.seek(place.offset)
-        photo = file.read(place.size)
-    if len(photo) < place.size:
-        raise OSError(f"{place.tar}: ends inside a photo; it was changed while it was read")
-    return photo
 
 
 def _detect(path: Path) -> Format:

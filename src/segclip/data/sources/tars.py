@@ -4,20 +4,38 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from segclip.data.photos import PHOTO_SUFFIXES
-from segclip.data.sources.items import Item, TarMember, decode_text, is_unsafe, shorten, to_captions, to_meta
+from segclip.data.sources.pairs import Pair, decode_text, is_unsafe, shorten, to_captions, to_meta
 
 MAX_TEXT = 1 << 20  # bytes; a caption or its record that is larger is none
 MAX_PADDING = 1 << 20  # bytes of zeros at a tar's end: tar pads to 10 KiB, a cut download may be all zeros
-BLOCK = 512
 
 # Webdataset's rule: the key ends at the first dot of the last path component. Names without a dot, or that begin with
 # one, belong to no sample.
 _KEY = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A photo inside a tar: its bytes are [offset, offset + size)."""
+
+    tar: Path
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        """The photo's file. Raises OSError where it cannot be read."""
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            photo = file.read(self.size)
+        if len(photo) < self.size:
+            raise OSError(f"{self.tar}: ends inside a photo; it was changed while it was read")
+        return photo
 
 
 def list_tars(path: Path) -> list[Path]:
@@ -32,8 +50,8 @@ def list_tars(path: Path) -> list[Path]:
     return tars
 
 
-def read_tars(tars: list[Path]) -> Iterator[Item]:
-    """Items of tars, in their order; all tars are checked for being cut before the first item.
+def read_tars(tars: list[Path]) -> Iterator[Pair]:
+    """Pairs of tars, in their order; all tars are checked for being cut before the first pair.
 
     A sample is consecutive members of one key: a photo, `.txt` with its caption, or `.json` with `caption`.
     `meta` has the `url` of the `.json`.
@@ -46,21 +64,22 @@ def read_tars(tars: list[Path]) -> Iterator[Item]:
     sizes = [tar.stat().st_size for tar in tars]
     before = 0
     for tar, size in zip(tars, sizes, strict=True):
-        for end, item in _read_tar(tar):
-            yield Item(*item, read=(before + min(end, size)) / sum(sizes))
+        for end, pair in _read_tar(tar):
+            yield Pair(*pair, read=(before + min(end, size)) / sum(sizes))
         before += size
 
 
-_Parts = tuple[str, TarMember | None, tuple[str, ...], dict[str, Any], str]  # an Item's fields but `read`
+_Parts = tuple[str, TarMember | None, tuple[str, ...], dict[str, Any], str]  # a Pair's fields but `read`
 
 
 def _check_whole(tar: Path) -> None:
     size = tar.stat().st_size
-    if size == 0 or size % BLOCK:
-        raise _damaged(tar, "empty" if not size else f"its size, {size} bytes, is no multiple of {BLOCK}", 0)
+    if size == 0 or size % tarfile.BLOCKSIZE:
+        why = f"its size, {size} bytes, is no multiple of {tarfile.BLOCKSIZE}" if size else "empty"
+        raise _damaged(tar, why, 0)
     with tar.open("rb") as file:
-        file.seek(max(0, size - 2 * BLOCK))
-        if any(file.read()) or size < 2 * BLOCK:
+        file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
+        if any(file.read()) or size < 2 * tarfile.BLOCKSIZE:
             raise _damaged(tar, "its end mark is missing", 0)
 
 
@@ -71,7 +90,7 @@ def _read_tar(tar: Path) -> Iterator[tuple[int, _Parts]]:
             for key, members in groupby(_members(file, tar), key=lambda found: found[0]):
                 parts = list(members)
                 samples += 1
-                yield parts[-1][2].offset_data + parts[-1][2].size, _to_item(file, tar, key, parts)
+                yield parts[-1][2].offset_data + parts[-1][2].size, _to_pair(file, tar, key, parts)
     except tarfile.TarError as error:
         raise _damaged(tar, str(error), samples) from None
 
@@ -116,17 +135,17 @@ def _damaged(tar: Path, why: str, samples: int) -> ValueError:
     return ValueError(f"{tar}: cut off or damaged ({why}) after {samples} samples; fetch it again or move it away")
 
 
-def _to_item(file: BinaryIO, tar: Path, key: str, parts: list[tuple[str, str, tarfile.TarInfo]]) -> _Parts:
+def _to_pair(file: BinaryIO, tar: Path, key: str, parts: list[tuple[str, str, tarfile.TarInfo]]) -> _Parts:
     photos = [member for _, extension, member in parts if f".{extension}" in PHOTO_SUFFIXES]
     name = f"{tar.name}/{(photos or [member for *_, member in parts])[0].name}"
-    place = TarMember(tar, photos[0].offset_data, photos[0].size) if photos else None
+    photo = TarMember(tar, photos[0].offset_data, photos[0].size) if photos else None
     try:
         if len(photos) > 1:
             raise ValueError(f"{len(photos)} photos of one key, {key}")
         captions, meta = _read_texts(file, [(extension, member) for _, extension, member in parts])
     except ValueError as error:
-        return name, place, (), {}, str(error)
-    return name, place, captions, meta, ""
+        return name, photo, (), {}, str(error)
+    return name, photo, captions, meta, ""
 
 
 def _read_texts(file: BinaryIO, parts: Iterable[tuple[str, tarfile.TarInfo]]) -> tuple[tuple[str, ...], dict[str, Any]]:

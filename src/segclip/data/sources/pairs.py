@@ -1,12 +1,12 @@
-"""What every source of `segclip prepare` yields: items, and where their photos lie. No torch: workers import this."""
+"""What every source of `segclip prepare` yields: pairs, and where their photos lie. No torch: workers import this."""
 
 import math
 import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from pathlib import PureWindowsPath
+from typing import Any, Protocol, runtime_checkable
 
 # Names under which data sets write a photo's path and its captions; the first that is there counts.
 PHOTO_FIELDS = ("image", "photo", "path", "file_name", "filename", "filepath", "image_path", "file")
@@ -14,43 +14,30 @@ CAPTION_FIELDS = ("captions", "caption", "title", "text", "sentences", "sentence
 FETCH = "it lists URLs, not files: fetch the photos with img2dataset first, and give the folder that it wrote"
 
 
-@dataclass(frozen=True)
-class TarMember:
-    """A photo inside a tar: its bytes are [offset, offset + size)."""
+@runtime_checkable
+class PhotoFile(Protocol):
+    """A photo's file, wherever it lies; a `Path` is one. It goes to worker processes."""
 
-    tar: Path
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """A photo in a Hugging Face dataset on disk."""
-
-    dataset: Path
-    split: str | None
-    index: int
-    column: str
-
-
-Place = Path | TarMember | Row
+    def read_bytes(self) -> bytes:
+        """Its content. Raises OSError where it is missing or cannot be read."""
+        ...
 
 
 @dataclass(frozen=True)
-class Item:
-    """A photo and its captions, as a source has them; the photo may be missing or broken, nobody looked yet.
+class Pair:
+    """A photo and its captions, as a source has them; the photo may be missing or broken, which only reading it tells.
 
     Attributes:
         name: what a report calls it: the path as the source writes it, "00000.tar/000012.jpg", "row 17".
-        photo: where its file's bytes are; None where the source has captions but no photo for them.
+        photo: its file; None where the source has captions but no photo for them.
         captions: stripped, none empty; () where there is none.
         meta: further fields of the source, JSON values.
-        why_bad: not empty where the item cannot be used: the reason.
+        why_bad: not empty where the pair cannot be used: the reason.
         read: share of the source that was read up to here, 0-1.
     """
 
     name: str
-    photo: Place | None
+    photo: PhotoFile | None
     captions: tuple[str, ...]
     meta: dict[str, Any]
     why_bad: str = ""

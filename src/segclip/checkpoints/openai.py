@@ -1,0 +1,48 @@
+"""OpenAI's CLIP: the names of its archives and state dicts, which other formats build on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from segclip.checkpoints.clip_weights import Rules, build_from_clip, rename
+from segclip.checkpoints.native import EXPECTED, CheckpointError
+from segclip.model.segclip import SegCLIP
+
+RULES: Rules = (
+    (r"^positional_embedding$", "text.positions"),
+    (r"^text_projection$", "text.projection"),
+    (r"^token_embedding\.", "text.token_embedding."),
+    (r"^ln_final\.", "text.norm_final."),
+    (r"^transformer\.resblocks\.", "text.blocks."),
+    (r"^visual\.class_embedding$", "image.class_token"),
+    (r"^visual\.positional_embedding$", "image.positions"),
+    (r"^visual\.proj$", "image.projection"),
+    (r"^visual\.conv1\.", "image.patch_embed."),
+    (r"^visual\.ln_pre\.", "image.norm_pre."),
+    (r"^visual\.ln_post\.", "image.norm_post."),
+    (r"^visual\.transformer\.resblocks\.", "image.layers."),
+    (r"\.attn\.in_proj_", ".attention.in_proj."),
+    (r"\.attn\.out_proj\.", ".attention.out_proj."),
+    (r"\.ln_(\d)\.", r".norm\1."),
+    (r"\.c_fc\.", ".fc1."),
+    (r"\.c_proj\.", ".fc2."),
+)
+IGNORED = r"^(input_resolution|context_length|vocab_size)$|(^|\.)attn_mask$"  # sizes, and the causal mask
+COMPLETE = False  # CLIP's towers alone: grouping and masked branch are new
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether these names are OpenAI's."""
+    return any(name.startswith(("visual.transformer.resblocks.", "visual.layer1.")) for name in state)
+
+
+def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
+    """A model that starts from this CLIP.
+
+    Raises:
+        CheckpointError: a ResNet; missing, extra or wrongly shaped tensors.
+    """
+    if any(name.startswith("visual.layer1.") for name in state):
+        raise CheckpointError(f"{path}: looks like OpenAI's CLIP with a ResNet image tower; {EXPECTED}")
+    return build_from_clip(rename(state, RULES, IGNORED), path)

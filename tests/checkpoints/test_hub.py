@@ -1,0 +1,184 @@
+"""Models go to the Hugging Face hub and come back; a local server plays the hub."""
+
+import base64
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from segclip.checkpoints.loading import load
+from segclip.checkpoints.native import CheckpointError, save_model
+from segclip.model.segclip import SegCLIP
+
+
+def assert_same(model: SegCLIP, expected: SegCLIP) -> None:
+    assert model.config == expected.config
+    assert not model.training and all(parameter.requires_grad for parameter in model.parameters())
+    found = model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.state_dict().items())
+
+
+@pytest.fixture
+def folder(tiny: SegCLIP, tmp_path: Path) -> Path:
+    tiny.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_saved_folders_load_again(tiny: SegCLIP, folder: Path) -> None:
+    assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
+    for model in (SegCLIP.from_pretrained(folder), load(folder, "cpu"), load(folder / "model.safetensors", "cpu")):
+        assert_same(model, tiny)
+
+
+def test_folders_of_before_the_mixin_load_too(tiny: SegCLIP, tmp_path: Path) -> None:
+    save_model(tiny, tmp_path / "model.safetensors")
+    assert_same(load(tmp_path, "cpu"), tiny)
+    (tmp_path / "config.json").write_text(tiny.config.to_json() + "\n")
+    for model in (SegCLIP.from_pretrained(tmp_path), load(tmp_path, "cpu")):
+        assert_same(model, tiny)
+
+
+def test_a_missing_tensor_is_told(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    del state["image.norm_post.bias"]
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"image\.norm_post\.bias"):
+        SegCLIP.from_pretrained(folder)
+    with pytest.raises(CheckpointError, match=r"missing: 1 \(image\.norm_post\.bias"):
+        load(folder)
+
+
+@pytest.mark.parametrize("change", [{"unheard_of": 1}, {"image": {"unheard_of": 1}}])
+def test_a_configuration_of_another_version(folder: Path, change: dict[str, Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    for read in (SegCLIP.from_pretrained, load):
+        with pytest.raises(ValueError, match="unheard_of"):
+            read(folder)
+
+
+def test_weights_without_their_configuration(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .* put the config\.json"):
+        load(folder)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing here"):
+        SegCLIP.from_pretrained(tmp_path / "nothing here")
+
+
+class Hub(http.server.SimpleHTTPRequestHandler):
+    """What the hub answers for files of models, kept in a folder ORG/NAME/FILE, and for commits."""
+
+    def send_head(self) -> Any:
+        found = re.fullmatch(r"/(\w+/\w+)/resolve/main/([\w.]+)", self.path)
+        path = Path(self.directory, *found.groups()) if found else Path("nothing")
+        if not path.is_file():
+            known = path.parent.is_dir() and found
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{found[2] if found else ""}"')
+        self.send_header("Content-Length", str(path.stat().st_size))
+        self.end_headers()
+        return path.open("rb")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != "Bearer hf_secret":
+            self.send_error(401)
+            return
+        answer = json.dumps(self.answer(body)).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def answer(self, body: bytes) -> dict[str, Any]:
+        address = f"http://{self.headers['Host']}/org/pushed"
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            assert (asked["organization"], asked["name"]) == ("org", "pushed")
+            assert asked.get("private") or asked.get("visibility") == "private"  # by the version of huggingface-hub
+            return {"url": address}
+        if self.path.endswith("/preupload/main"):
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            return {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+        if self.path.endswith("/commit/main"):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    file = Path(self.directory, "org", "pushed", line["value"]["path"])
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            return {"commitUrl": f"{address}/commit/1", "commitOid": "1", "hookOutput": ""}
+        return {"errors": [], "warnings": []}  # of the model card
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+PROGRAM = """
+from segclip.checkpoints import load
+from segclip.model.segclip import SegCLIP
+config = SegCLIP.from_pretrained("org/ours").config
+print(load("org/ours").config == load("org/before").config == config)
+print(load("org/theirs").config.image.width)
+print(load("org/ours").push_to_hub("org/pushed", private=True, token="hf_secret"))
+print(load("org/pushed").config == SegCLIP.from_pretrained("org/pushed").config == config)
+for name in ("org/empty", "org/missing"):
+    try:
+        load(name)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_hub_models(tiny: SegCLIP, tiny_bin: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub" / "org"
+    (hub / "theirs").mkdir(parents=True)
+    (hub / "empty").mkdir()
+    save_file({"unused": torch.zeros(1)}, hub / "empty" / "other.safetensors")
+    tiny.save_pretrained(hub / "ours")
+    save_model(tiny, hub / "before" / "model.safetensors")
+    shutil.copy(tiny_bin, hub / "theirs" / "pytorch_model.bin")
+
+    def handler(*arguments: Any) -> Hub:
+        return Hub(*arguments, directory=str(tmp_path / "hub"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        # huggingface-hub reads its settings when it is imported: a process of its own
+        environment = os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "home"),
+            "no_proxy": "127.0.0.1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_OFFLINE"):
+            environment.pop(name, None)
+        run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+        server.shutdown()
+    assert run.returncode == 0, run.stderr
+    same, width, commit, same_again, empty, missing = run.stdout.splitlines()
+    assert same == same_again == "True"
+    assert width == "128"
+    assert commit.endswith("/commit/1")
+    assert sorted(os.listdir(hub / "pushed")) == ["README.md", "config.json", "model.safetensors"]
+    assert "org/empty: model.safetensors or pytorch_model.bin cannot be fetched" in empty
+    assert "org/missing: model.safetensors" in missing and "RepositoryNotFound" in missing
