@@ -172,7 +172,7 @@ def test_all_patches_of_the_trunk_with_the_class_token_equal_transformers(
     with torch.no_grad():
         output = clip.vision_model(pixels, output_hidden_states=True)
         tokens = output.hidden_states[0]
-        blocks = [*from_clip.image.trunk, *from_clip.image.region_blocks]
+        blocks = [*from_clip.image.tower.trunk, *from_clip.image.region_blocks]
         for block, expected in zip(blocks, output.hidden_states[1:], strict=True):
             tokens = block(tokens)
             assert_close(tokens, expected, atol=2e-5)

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from segclip.data.normalise import normalise
-from segclip.model.image import ImageTower
+from segclip.model.image import ImageEncoder
 from segclip.model.layers import DTYPES, DType, Projection, is_light, overwriting, torch_operator
 from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
 
@@ -43,11 +42,12 @@ class Encoder:
         model = model if share else copy.deepcopy(model)
         self.device = model.logit_scale.device
         self._made_of = model, dtype, compile
-        self._tower: ImageTower = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()}).eval()
-        _lighten(self._tower, dtype)
-        self._encode_patches = self._tower.encode_patches
+        self._image: ImageEncoder = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()})
+        _lighten(self._image, dtype)
+        self._image.eval()  # with what took the place of its layers
+        self._encode_patches = self._image.encode_patches
         if compile:
-            self._encode_patches = torch.compile(self._tower.encode_patches, dynamic=True)
+            self._encode_patches = torch.compile(self._image.encode_patches, dynamic=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew where it is loaded: a program cannot be pickled, and another processor wants other products."""
@@ -57,9 +57,9 @@ class Encoder:
     @torch.inference_mode()
     def __call__(self, windows: UInt8[Tensor, "B H W 3"]) -> ImageOutput:
         """Encode RGB windows, 0-255; H and W multiples of the patch. Raises ValueError for others."""
-        pixels = normalise(windows.to(self.device, non_blocking=True))
-        self._tower.check_size(*pixels.shape[-2:])
-        return gather_regions(self._tower, self._encode_patches(pixels))
+        pixels = self._image.normalise(windows.to(self.device, non_blocking=True))
+        self._image.check_size(*pixels.shape[-2:])
+        return gather_regions(self._image, self._encode_patches(pixels))
 
 
 class InferenceLinear(nn.Module):

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
-from segclip.data.normalise import normalise
 from segclip.model.segclip import SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.windows import fit_size, resize_map
@@ -61,7 +60,7 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str]
     rows, columns = (max(1, round(length / patch)) for length in size)
     small = np.array(Image.fromarray(photo).resize((columns * patch, rows * patch), Image.Resampling.BICUBIC))
     device = model.logit_scale.device
-    output = model.encode_image(normalise(small[None]).to(device))
+    output = model.encode_image(model.image.normalise(small[None]).to(device))
     names: tuple[tuple[str, float], ...] = ()
     if labels:
         labels = check_labels(labels)
