@@ -3,11 +3,12 @@
 #   bash benchmarks/gpu.sh prepare              here: packages for a machine without a network, into .gpu/
 #   bash benchmarks/gpu.sh run OUT [SECONDS]    there, in the folder of the repository: at most SECONDS (450)
 #   bash benchmarks/gpu.sh run OUT SECONDS --tiny    anywhere: every step on the CPU with tiny sizes
-# There, Python has torch, numpy and the like already; PYTHON names another than python3. Where the weights of `mini`
+# STEPS, as below, chooses what is run, each with the share of the time at which it ends. There, Python has torch, numpy and the like already; PYTHON names another than python3. Where the weights of `mini`
 # are missing, a random model of its size stands for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
+STEPS=${STEPS:-checks:22 inference:60 training:87 profile:100}
 
 # OpenCV with the superpixels: of its wheel all but what Python does not load, packed closer.
 prepare() {
@@ -39,9 +40,9 @@ run() {
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit,temperature.gpu --format=csv >"$out/machine.csv" 2>/dev/null || true
   # A step begins nothing for which its own time is too short; what hangs is ended a little later.
   local step share now stop
-  for step in checks:110 inference:250 training:380 profile:450; do
+  for step in $STEPS; do
     share=${step#*:} step=${step%:*} now=$(date +%s)
-    stop=$((until - seconds + seconds * share / 450))
+    stop=$((until - seconds + seconds * share / 100))
     [ $((stop - now)) -gt 0 ] || continue
     timeout -k 5 $((stop - now + 10)) "$PYTHON" benchmarks/gpu.py "$step" "$out" --until "$stop" "$@" ||
       echo "$step ended with $?"
@@ -51,5 +52,5 @@ run() {
 
 case ${1:-} in
   prepare | run) "$@" ;;
-  *) sed -n '2,7s/^# \?//p' "$0" && exit 2 ;;
+  *) sed -n '2,8s/^# \?//p' "$0" && exit 2 ;;
 esac

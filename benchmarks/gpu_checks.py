@@ -27,7 +27,7 @@ from segclip.checkpoints.clip_weights import our_name
 from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import load_model
 from segclip.data.photos import paper_size, resize_photo
-from segclip.data.prepare import Settings, prepare
+from segclip.data.prepare import prepare
 from segclip.data.scenes import write_scenes
 from segclip.data.shards import Shards
 from segclip.data.sources.open import open_source
@@ -45,19 +45,20 @@ from segclip.utils.processes import alone
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 ABSOLUTE, RELATIVE = 1e-4, 1e-3  # of arrays and losses; of gradients
 STEPS, BATCH = 4, 8  # of the run that is broken after half
+LONGEST = 60  # seconds that two processes may take
 
 
 def check(report: Report, sizes: Sizes) -> None:
     """Fill the report."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # before its first product: else its sums differ between runs
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     report.measure("golden arrays", 10, partial(golden_arrays, sizes.device))
     report.measure("label maps", 20, partial(equal_label_maps, sizes))
     report.measure("training step", 15, partial(equal_step, sizes))
     with tempfile.TemporaryDirectory() as folder:
-        scenes = open_source(write_scenes(Path(folder, "scenes"), STEPS * BATCH, seed=0))
-        prepare(scenes, Path(folder, "shards"), Settings())
+        report.measure("shards", 5, partial(write_shards, Path(folder)))
         report.measure("resume", 25, partial(resumes, sizes.device, Path(folder)))
-        report.measure("two processes", 60, partial(two_processes, Path(folder)))
+        report.measure("two processes", 30, partial(two_processes, Path(folder)))
 
 
 def golden_arrays(device: str) -> Figures:
@@ -164,6 +165,13 @@ def take_step(
     return values, found
 
 
+def write_shards(folder: Path) -> Figures:
+    """What the runs below learn from; by this process alone, others take longer to start."""
+    scenes = open_source(write_scenes(folder / "scenes", STEPS * BATCH, seed=0))
+    prepare(scenes, folder / "shards", map_chunks=lambda work, chunks: ((chunk, work(chunk)) for chunk in chunks))
+    return {"samples": len(Shards(folder / "shards"))}
+
+
 def resumes(device: str, folder: Path) -> Figures:
     """Weights of a run, of the same again, and of one that went on from its middle: the largest difference.
 
@@ -194,7 +202,6 @@ def resumes(device: str, folder: Path) -> Figures:
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     try:
         yield
@@ -208,7 +215,7 @@ def two_processes(folder: Path) -> Figures:
     options = ["--data", str(folder / "shards"), "--out", str(folder / "two"), "--steps", "2", "--batch", str(BATCH)]
     options += ["--init-centers", "random", "--trackers", "--workers", "0", "--validate-every", "100"]
     command = [*launch, "-m", "segclip", "train", "debug", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
     said = [line.strip() for line in done.stderr.splitlines() if "Error" in line or line.startswith("segclip")]
     return {"code": done.returncode, "said": said[:6], "end": (done.stderr + done.stdout).splitlines()[-5:]}
 

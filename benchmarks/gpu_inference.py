@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -30,6 +30,13 @@ from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.train.initialization import start_centers
 
+# Protocol, numbers, and threads that label and write.
+FOLDERS: tuple[tuple[str, DType, int], ...] = (
+    ("open", "bfloat16", many_photos.FINISHERS),
+    ("open", "bfloat16", 1),
+    ("open", "float32", many_photos.FINISHERS),
+    ("paper", "bfloat16", many_photos.FINISHERS),
+)
 LABELS = 20
 SCALE = 100.0  # of cosines
 
@@ -39,49 +46,67 @@ def infer(report: Report, sizes: Sizes) -> None:
     rate = report.measure(
         "matrix rate", 5, lambda: {"per second": matrix_rate(sizes.device, sizes.matrix), "side": sizes.matrix}
     ).get("per second", float("nan"))
-    for compiled, needed in ((False, 10), (True, 60)):
-        for name, config in sizes.models:
-            for batch in sizes.batches:
-                title = f"{name}, batch {batch}{', compiled' * compiled}"
-                report.measure(title, needed, partial(windows, config, batch, compiled, sizes, rate))
-                needed = 20 if compiled else 10  # its program is kept on disk
-        if not compiled:
-            name, config = sizes.models[-1]
-            for protocol in ("open", "paper"):
-                for dtype in ("float32", "bfloat16"):
-                    for threads in (many_photos.FINISHERS, 1) if (protocol, dtype) == ("open", "bfloat16") else (8,):
-                        title = f"folder, {name}, {protocol}, {dtype}, {threads} threads"
-                        report.measure(title, 30, partial(folder, name, config, protocol, dtype, threads, sizes))
+    for name, config in sizes.models:
+        measure_windows(report, name, config, False, sizes, rate)
+    name, config = sizes.models[0]
+    if sizes.compiled:
+        measure_windows(report, name, config, True, sizes, rate)
+    name, config = sizes.models[-1]
+    for protocol, dtype, threads in FOLDERS:
+        title = f"folder, {name}, {protocol}, {dtype}, {threads} threads"
+        report.measure(title, 15, partial(folder, name, config, protocol, dtype, threads, sizes))
+    if sizes.compiled:
+        measure_windows(report, name, config, True, sizes, rate)
+
+
+def measure_windows(report: Report, name: str, config: ModelConfig, compiled: bool, sizes: Sizes, rate: float) -> None:
+    for batch in sizes.batches:
+        needed = 45 if compiled and batch == sizes.batches[0] else 8  # one program is for all of them
+        title = f"{name}, batch {batch}{', compiled' * compiled}"
+        report.measure(title, needed, partial(windows, config, batch, compiled, sizes, rate))
 
 
 def windows(config: ModelConfig, batch: int, compiled: bool, sizes: Sizes, rate: float) -> Figures:
     """Windows a second in bfloat16, with the label maps of the paper's protocol on the device."""
-    encoder, run = inference_batch(config, batch, compiled, sizes)
-    start = time.perf_counter()
-    run(encoder)
+    encoder, side = random_encoder(config, compiled, sizes.device), config.image.side
+    peak_gigabytes()
+    run, start = partial(label_maps, encoder, *random_windows(config, batch, sizes.device)), time.perf_counter()
+    run()
     first = time.perf_counter() - start
-    seconds = median_seconds(partial(run, encoder), sizes.device, sizes.rounds)
-    alone = median_seconds(lambda: encoder(run.keywords["windows"]), sizes.device, sizes.rounds)
-    plain, same = inference_batch(config, batch, False, sizes)
-    work = count_operations(partial(same, plain))
+    seconds = median_seconds(run, sizes.device, sizes.rounds)
+    alone = median_seconds(partial(encoder, run.args[1]), sizes.device, sizes.rounds)
+    memory = peak_gigabytes()
+    work = operations(config, sizes.device)
     return {
         "windows per second": batch / seconds,
         "without label maps": batch / alone,
-        "GFLOP per window": work / batch / 1e9,
-        "share of the matrix rate": work / seconds / rate,
+        "side": side,
+        "GFLOP per window": work / 1e9,
+        "share of the matrix rate": work * batch / seconds / rate,
         "seconds of the first": first,
-        "memory GB": peak_gigabytes(),
+        "memory GB": memory,
     }
 
 
-def inference_batch(config: ModelConfig, batch: int, compiled: bool, sizes: Sizes) -> tuple[Encoder, partial[Tensor]]:
-    """An encoder in bfloat16, and what labels random windows with it."""
+def operations(config: ModelConfig, device: str) -> int:
+    """Floating-point operations of a window, by the model's own layers: the counter knows those of inference not all."""
+    model = SegCLIP(config).eval().requires_grad_(False).to(device)  # as the counter asks for
+    pixels = torch.randn(1, 3, config.image.side, config.image.side).to(device)
+    return count_operations(lambda: model.encode_image(pixels))
+
+
+@lru_cache(maxsize=1)  # a compiled one has its program for all batches
+def random_encoder(config: ModelConfig, compiled: bool, device: str) -> Encoder:
+    """In bfloat16, of a random model."""
     torch.manual_seed(0)
-    model = SegCLIP(config).eval().requires_grad_(False).to(sizes.device)  # as the counter of operations asks for
-    pixels = torch.randint(256, (batch, config.image.side, config.image.side, 3), dtype=torch.uint8).to(sizes.device)
-    embeds = torch.randn(LABELS, config.embed).to(sizes.device)
-    encoder = Encoder(model, "bfloat16", compile=compiled, share=True)
-    return encoder, partial(label_maps, windows=pixels, embeds=embeds)
+    return Encoder(SegCLIP(config).eval().requires_grad_(False).to(device), "bfloat16", compile=compiled, share=True)
+
+
+def random_windows(config: ModelConfig, batch: int, device: str) -> tuple[Tensor, Tensor]:
+    """Windows, and embeddings of labels."""
+    side, generator = config.image.side, torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=generator)
+    return pixels.to(device), torch.randn(LABELS, config.embed, generator=generator).to(device)
 
 
 @torch.inference_mode()
@@ -134,9 +159,7 @@ class Watch:
         return watched
 
 
-def folder(
-    name: str, config: ModelConfig, protocol: str, dtype: DType, threads: int, sizes: Sizes
-) -> Figures:
+def folder(name: str, config: ModelConfig, protocol: str, dtype: DType, threads: int, sizes: Sizes) -> Figures:
     """`segclip segment` of a folder of photos: how long, and what each part takes of it, summed over the threads.
 
     The GPU's own time is that between events around its encoding; the rest of the whole, nothing is encoded.

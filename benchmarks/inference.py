@@ -14,7 +14,8 @@ Prints, on this machine's CPU with all its cores (PARTs in this order; all if no
   command  `segclip segment` of one photo with `mini`, in a process of its own: seconds and peak memory
   import   `import segclip` in a process of its own, and with its public names, which bring torch
 
-Weights are random where `mini` is not named. Medians; what is compared takes turns. Needs the extra `test`. On a GPU: gpu.sh.
+Weights are random where `mini` is not named. Medians; what is compared takes turns. Needs the extra `test`.
+On a GPU: gpu.sh.
 """
 
 import argparse

@@ -17,7 +17,10 @@ from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
 
 BATCH, GPU_BATCH = 4, 16  # photos at once: few enough pixels for a laptop, windows enough for a GPU
-READERS, FINISHERS = 4, 8  # threads beside a GPU, at most, so that it seldom waits; beside a model on a CPU there is one
+READERS, FINISHERS = (
+    4,
+    8,
+)  # threads beside a GPU, at most, so that it seldom waits; beside a model on a CPU there is one
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
