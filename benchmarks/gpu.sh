@@ -3,8 +3,9 @@
 #   bash benchmarks/gpu.sh prepare              here: packages for a machine without a network, into .gpu/
 #   bash benchmarks/gpu.sh run OUT [SECONDS]    there, in the folder of the repository: at most SECONDS (450)
 #   bash benchmarks/gpu.sh run OUT SECONDS --tiny    anywhere: every step on the CPU with tiny sizes
-# STEPS, as below, chooses what is run, each with the share of the time at which it ends. There, Python has torch, numpy and the like already; PYTHON names another than python3. Where the weights of `mini`
-# are missing, a random model of its size stands for it.
+# STEPS, as below, chooses what is run, each with the share of the time, in percent, at which it ends. There, Python has
+# torch, numpy and the like already; PYTHON names another than python3. Where the weights of `mini` are missing, a random
+# model of its size stands for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}

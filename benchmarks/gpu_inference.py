@@ -89,7 +89,7 @@ def windows(config: ModelConfig, batch: int, compiled: bool, sizes: Sizes, rate:
 
 
 def operations(config: ModelConfig, device: str) -> int:
-    """Floating-point operations of a window, by the model's own layers: the counter knows those of inference not all."""
+    """Floating-point operations of a window, by the model's own layers; the counter does not know all others."""
     model = SegCLIP(config).eval().requires_grad_(False).to(device)  # as the counter asks for
     pixels = torch.randn(1, 3, config.image.side, config.image.side).to(device)
     return count_operations(lambda: model.encode_image(pixels))
