@@ -10,6 +10,7 @@ import extending.my_loss
 import extending.my_tower  # noqa: F401
 import numpy as np
 import pytest
+from helpers import ROOT
 from helpers.shard_files import FAST, map_serially
 from helpers.small_runs import metrics
 
@@ -56,6 +57,11 @@ def test_a_grouping_or_a_tower_is_trained_saved_loaded_and_segments(
     for dtype in ("bfloat16", "int8"):
         found = Segmenter(str(tmp_path / "model.safetensors"), dtype=dtype).segment(photo, ["a star", "a ring"])
         assert (found.labels == expected.labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["my_grouping", "my_loss", "my_tower"])
+def test_contributing_shows_it(name: str) -> None:
+    assert (ROOT / "tests" / "extending" / f"{name}.py").read_text() in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_a_file_whose_grouping_nobody_added_says_so(shards: Path, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Pat
 
 
 def test_a_run_of_the_first_version_goes_on(data: Shards, config: TrainConfig, whole: Path, tmp_path: Path) -> None:
-    """Its recipe.json has former names, and the paper's model whatever was trained."""
+    """Its recipe.json has former names, and the paper's model whatever was trained; so have its checkpoints."""
     run = shutil.copytree(whole, tmp_path / "run")
     recipe = json.loads((run / "recipe.json").read_text())
     raw = recipe["recipe"]
@@ -166,6 +166,10 @@ def test_a_run_of_the_first_version_goes_on(data: Shards, config: TrainConfig, w
         del raw[name]
     (run / "recipe.json").write_text(json.dumps(recipe))
     (run / "model.safetensors").unlink()
+    (run / "checkpoints" / "00000018.pt").unlink()
+    checkpoint = torch.load(run / "checkpoints" / "00000016.pt", weights_only=True)
+    checkpoint["model"] = {name.replace("image.tower.", "image."): t for name, t in checkpoint["model"].items()}
+    torch.save(checkpoint, run / "checkpoints" / "00000016.pt")
     found, _ = read_recipe(run)
     assert found == config  # whose model is that of its weights
     train(found, data, run)
