@@ -122,6 +122,7 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig
     assert len(list((whole / "checkpoints").iterdir())) == config.keep_checkpoints
 
 
+@pytest.mark.slow
 def test_training_on_photos(whole_pairs: Path) -> None:
     lines = metrics(whole_pairs)
     assert len(lines) == 2 * (48 // 4)  # each caption is a sample
@@ -131,6 +132,7 @@ def test_training_on_photos(whole_pairs: Path) -> None:
     assert lines[-1]["bad_samples"] == 2  # the damaged one, once an epoch
 
 
+@pytest.mark.slow
 def test_activations_computed_again_change_nothing(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
     train(replace(PAIRS, checkpoint_activations=True), data, tmp_path)
     for line, expected in zip(metrics(tmp_path), metrics(whole_pairs), strict=True):
@@ -172,6 +174,7 @@ class Break(BaseException):
 
 @pytest.mark.parametrize("kind", ["cached", "photos"])
 @pytest.mark.parametrize("place", ["step", "checkpoint"])
+@pytest.mark.slow
 def test_broken_anywhere_it_goes_on_and_ends_alike(
     kind: str,
     place: str,
@@ -365,6 +368,7 @@ def test_centers_start_where_alike_patches_meet() -> None:
     assert purity[0] < 0.9 < 0.99 < purity[1]
 
 
+@pytest.mark.slow
 def test_steps_without_a_finite_loss_are_skipped_and_ten_in_a_row_stop_the_run(
     data: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +390,7 @@ def test_steps_without_a_finite_loss_are_skipped_and_ten_in_a_row_stop_the_run(
     assert len(metrics(tmp_path / "b")) < 15
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_checkpoint_does_not_stop_the_run(
     data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -405,6 +410,7 @@ def test_a_full_disk_at_a_checkpoint_does_not_stop_the_run(
     assert_same_run(tmp_path, whole_pairs)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
     shutil.copytree(whole_pairs / "checkpoints", tmp_path / "checkpoints")
     wide = replace(PAIRS, model=replace(SENTENCE, image=replace(SENTENCE.image, width=128)))
@@ -412,6 +418,7 @@ def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Pat
         train(wide, data, tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_stops(
     data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
