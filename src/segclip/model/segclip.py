@@ -19,7 +19,7 @@ from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings, ModelCon
 from segclip.losses import LossInputs, Masked, compute_terms, weighted_losses, weighted_sum
 from segclip.model.grouping import count_regions, sample_gumbel
 from segclip.model.image import ImageEncoder
-from segclip.model.layers import initialise
+from segclip.model.layers import initialize
 from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.towers import TEXT_TOWERS
@@ -79,7 +79,7 @@ class SegCLIP(
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.register_load_state_dict_pre_hook(_use_current_names)
         if not self.logit_scale.is_meta:  # else a file's weights are to come
-            initialise(self)
+            initialize(self)
 
     @property
     def scale(self) -> float:
