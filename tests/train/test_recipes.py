@@ -17,7 +17,7 @@ from segclip.train.optim import freeze, learning_rate, make_optimiser
 from segclip.train.recipes import INPUTS, TOWERS, mini, paper
 from segclip.train.resolve import resolve
 
-TINY = Path(__file__).parent / "golden" / "tiny.bin"  # small weights as the authors store them
+TINY = Path(__file__).parents[1] / "golden" / "tiny.bin"  # small weights as the authors store them
 
 
 @pytest.mark.parametrize(
