@@ -94,7 +94,7 @@ def report_memory(folder: Path, photos: int, protocol: str) -> None:
 
 def encode(segmenter: Segmenter, batch: Batch) -> None:
     """A bare pass of the model over the windows of some photos."""
-    encode_windows(segmenter.encoder, [view for _, photo, _ in batch for view in photo.views])
+    encode_windows(segmenter.encoder, [windows for _, photo, _ in batch for windows in photo.windows])
 
 
 def count(evaluator: Evaluator, batch: Batch) -> None:

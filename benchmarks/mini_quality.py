@@ -86,10 +86,10 @@ def _one(evaluator: Evaluator, encoded: EncodedPhoto, truth: Integer[np.ndarray,
 
 def _count_superpixels(encoded: EncodedPhoto, truth: Mask, classes: int) -> Int[np.ndarray, "_ 3"]:
     """As `Evaluator.count_regions`, with superpixels of each window merged to as many as the model's regions there."""
-    view, output = encoded.views[0], encoded.outputs[0]
-    owners = region_owner(output, (view.side, view.side)).cpu().numpy()
+    windows, output = encoded.windows[0], encoded.outputs[0]
+    owners = region_owner(output, (windows.side, windows.side)).cpu().numpy()
     found = []
-    for crop, part, owner in zip(view.crops(), view.crops_of(truth), owners, strict=True):
+    for crop, part, owner in zip(windows.crops(), windows.crops_of(truth), owners, strict=True):
         ids = find_superpixels(crop, "opencv")
         colours = np.stack(
             [mean(channel, ids, range(ids.max() + 1)) for channel in np.moveaxis(rgb2lab(crop), -1, 0)], 1
