@@ -13,9 +13,10 @@ broke goes on. Figures, pooled over all photos:
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from segclip import Segmenter, load
-from segclip.data.normalise import normalise
 from segclip.data.shards import Shards
 from segclip.evaluate.datasets.benchmark import Mask
 from segclip.evaluate.datasets.folder import open_folder
@@ -35,19 +35,19 @@ from segclip.losses import contrastive_loss
 from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP, gather_regions
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.windows import Windows
-from segclip.train.caption_words import find_words
 from segclip.train.config import TrainConfig
-from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
-from segclip.train.feature_cache import cache_features
-from segclip.train.optim import learning_rate
+from segclip.train.loop import batches
+from segclip.train.optim import make_optimiser, set_learning_rate
 from segclip.train.recipes import mini
-from segclip.train.run import train
+from segclip.train.resolve import resolve
+from segclip.train.run import build_stream, train
+from segclip.utils.processes import alone
 
 NO_CENTERS = "no centers"
 VARIANTS: dict[str, dict] = {
-    "contrastive": {"losses": ("contrastive",)},
-    "+ reconstruction": {"losses": ("contrastive", "reconstruction")},
-    "+ superpixel": {"losses": ("contrastive", "superpixel")},
+    "contrastive": {"losses": {"contrastive": 1.0}},
+    "+ reconstruction": {"losses": {"contrastive": 1.0, "reconstruction": 1.0}},
+    "+ superpixel": {"losses": {"contrastive": 1.0, "superpixel": 1.0}},
     "all": {},
     "all, one softmax": {"superpixel_loss": "one-softmax"},
     "all, reference ids": {"reduction": "reference"},
@@ -117,33 +117,21 @@ def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) 
     cache = replace(recipe.cache, folder=str(out / f"features-{kind}"))
     config = replace(recipe, init_from=start, cache=cache, steps=steps, seed=seed, save_every=steps, trackers=())
     if name == NO_CENTERS:
-        return load(start, "cpu"), train_head(config, Shards(shards))
+        return load(start, "cpu"), train_head(config, Shards(shards), out)
     run = out / f"{name.replace(' ', '-')}-{seed}"
     return load(train(replace(config, **VARIANTS[name]), Shards(shards), run), "cpu"), None
 
 
-def train_head(config: TrainConfig, shards: Shards) -> PatchHead:
-    """On the same batches and schedule, by the contrastive loss alone: there is no assignment to learn."""
-    assert config.cache and config.cache.folder and config.init_from and config.steps
-    folder, towers, captions = Path(config.cache.folder), load(config.init_from, "cpu"), read_captions(shards)
-    crops = cache_features(
-        config.init_from,
-        shards,
-        folder,
-        crops=1,
-        small=config.cache.half_size_prob > 0,
-        reduction=config.reduction,
-        seed=config.cache.seed,
-    )
-    words = find_words(captions) if config.cache.caption_words else [[] for _ in captions]
-    texts = embed_captions(towers, [*captions, *words], folder / "captions.pt")
+def train_head(config: TrainConfig, shards: Shards, out: Path) -> PatchHead:
+    """On the same batches, optimiser and schedule, by the contrastive loss alone: there is no assignment to learn."""
+    config = resolve(config)
+    assert config.model and config.steps
+    found: Iterable[tuple[int, Any]] = batches(build_stream(config, shards, out, alone("cpu")), 0, config.steps)
     torch.manual_seed(config.seed)
-    head = PatchHead(towers.config.image.width, towers.config.embed)
-    optimiser = torch.optim.AdamW(head.parameters(), config.lr, config.betas, weight_decay=config.weight_decay)
-    stream = CachedStream(crops, captions, words, texts, config, 1, rank=0, world=1, device=torch.device("cpu"))
-    batches = (batch for epoch in range(config.epochs) for batch in stream.epoch(epoch, 0))
-    for step, batch in zip(range(1, config.steps + 1), batches, strict=False):
-        optimiser.param_groups[0]["lr"] = learning_rate(step, config.steps, config.lr, config.warmup)
+    head = PatchHead(config.model.image.width, config.model.embed)
+    optimiser = make_optimiser(head, config)
+    for step, batch in found:
+        set_learning_rate(optimiser, config, step, config.steps)
         with torch.autocast("cpu", torch.bfloat16):
             image = head(batch.patches).unflatten(1, (batch.photos, -1)).mean(dim=2).flatten(0, 1)
         scale = head.logit_scale.exp().clamp(max=MAX_SCALE)
@@ -161,7 +149,8 @@ def encode(evaluator: Evaluator) -> Iterator[Encoded]:
     for pair in track(evaluator.benchmark.pairs, "windows"):
         photo, truth = evaluator.benchmark.load(pair)
         (view,) = evaluator.segmenter.protocol.cut_photo(photo, model.config.image.side)
-        yield Encoded(photo, view, model.image.encode_patches(normalise(np.stack(list(view.crops())))), truth)
+        pixels = model.image.normalise(np.stack(list(view.crops())))
+        yield Encoded(photo, view, model.image.encode_patches(pixels), truth)
 
 
 @torch.inference_mode()

@@ -40,7 +40,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.checkpoints.native import save_model
-from segclip.data.normalise import normalise
 from segclip.data.photos import open_photo
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
@@ -155,7 +154,7 @@ def report_onnx() -> None:
         encoder = Encoder(model)
         for count in (1, 8):
             windows = torch.randint(256, (count, SIDE, SIDE, 3), dtype=torch.uint8)
-            feed = {"pixels": normalise(windows).numpy()}
+            feed = {"pixels": model.image.normalise(windows).numpy()}
             mine, theirs = medians([partial(encoder, windows), lambda feed=feed: session.run(None, feed)], rounds=7)
             print(f"onnx, {count} windows: torch {mine:.2f} s, ONNX Runtime {theirs:.2f} s; ratio {theirs / mine:.2f}")
 

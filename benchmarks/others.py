@@ -27,6 +27,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, GroupViTCon
 
 from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.data.normalise import normalise
+from segclip.model.towers.clip import DEVIATION, MEAN
 from segclip.text.tokenizers import tokenizer_for
 
 System = Callable[[Sequence[np.ndarray], Sequence[str]], object]
@@ -89,7 +90,7 @@ def tokens(labels: Sequence[str]) -> torch.Tensor:
 
 def square(photos: Sequence[np.ndarray], side: int) -> torch.Tensor:
     images = [Image.fromarray(photo).resize((side, side), Image.Resampling.BICUBIC) for photo in photos]
-    return normalise(np.stack([np.asarray(image) for image in images]))
+    return normalise(np.stack([np.asarray(image) for image in images]), MEAN, DEVIATION)
 
 
 def label_map(logits: torch.Tensor, photo: np.ndarray) -> np.ndarray:

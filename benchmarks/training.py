@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segclip.config import ModelConfig
-from segclip.data.normalise import normalise
 from segclip.model.layers import MLP, Attention, quick_gelu
 from segclip.model.reconstruction import patchify
 from segclip.model.segclip import Losses, Parts, SegCLIP
@@ -155,7 +154,7 @@ class PlainStep:
 
 def plain_losses(model: SegCLIP, batch: PairBatch) -> Losses:
     """The losses as the paper writes them."""
-    pixels, noise, patch = normalise(batch.pixels), batch.noise, model.config.image.patch
+    pixels, noise, patch = model.image.normalise(batch.pixels), batch.noise, model.config.image.patch
     grouping = model.image.grouping(model.image.encode_patches(pixels), noise.gumbel)
     image = F.normalize(model.image.embed_regions(grouping.regions)[0], dim=-1)
     text = F.normalize(model.encode_text(batch.token_ids), dim=-1)
@@ -174,7 +173,8 @@ def plain_losses(model: SegCLIP, batch: PairBatch) -> Losses:
     grid = (SIDE // patch, SIDE // patch)
     error = (model.reconstruction(visible, order, grid) - patchify(pixels, patch)).square().mean(dim=-1)
     reconstruction = error.take_along_dim(order[:, count:], dim=1).mean()
-    return Losses(contrastive, superpixel, reconstruction, contrastive + superpixel + reconstruction)
+    terms = {"contrastive": contrastive, "superpixel": superpixel, "reconstruction": reconstruction}
+    return Losses(terms, contrastive + superpixel + reconstruction)
 
 
 def plain_attention(

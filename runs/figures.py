@@ -20,7 +20,6 @@ from skimage.segmentation import mark_boundaries
 
 import segclip
 from segclip.data.crops import Box, crop_photo
-from segclip.data.normalise import normalise
 from segclip.data.superpixels import crop_superpixels, find_superpixels, patch_superpixels
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import ImageOutput, SegCLIP
@@ -138,7 +137,7 @@ def draw_names(
 
 def draw_contrast(model: SegCLIP, photos: UInt8[ndarray, "B S S 3"], file: Path) -> None:
     """The contrastive loss's table: photos x captions."""
-    image = F.normalize(model.encode_image(normalise(photos)).embedding, dim=-1)
+    image = F.normalize(model.encode_image(model.image.normalise(photos)).embedding, dim=-1)
     text = F.normalize(model.encode_text(model.tokenize(CAPTIONS)), dim=-1)
     probability = (model.scale * image @ text.T).softmax(dim=-1).numpy()
     figure, axes = pictures(len(photos), 1 + len(photos))
@@ -179,7 +178,7 @@ def draw_masked(model: SegCLIP, photo: UInt8[ndarray, "S S 3"], file: Path) -> N
     side = len(photo) // model.config.image.patch
     order = torch.rand(1, side * side, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     keep = order[:, : visible_count(side * side)]
-    grouping = model.image.grouping(model.image.encode_patches(normalise(photo)[None], keep=keep))
+    grouping = model.image.grouping(model.image.encode_patches(model.image.normalise(photo)[None], keep=keep))
     seen, centers = np.zeros(side * side, bool), np.zeros(side * side, int)
     seen[keep[0]], centers[keep[0]] = True, grouping.hard[0].argmax(dim=0).numpy()
     mask = enlarged(seen.reshape(side, side), len(photo))[..., None]
@@ -199,7 +198,7 @@ def draw_mosaic(model: SegCLIP, photos: UInt8[ndarray, "B S S 3"], file: Path) -
     patches, count = side * side, side * side // len(photos)
     generator = torch.Generator().manual_seed(0)
     keep = torch.stack([torch.randperm(patches, generator=generator)[:count] for _ in photos])
-    features = model.image.encode_patches(normalise(photos)).take_along_dim(keep[..., None], dim=1)
+    features = model.image.encode_patches(model.image.normalise(photos)).take_along_dim(keep[..., None], dim=1)
     hard = model.image.grouping(features.flatten(0, 1)[None]).hard[0].argmax(dim=0).view(len(photos), count).numpy()
     figure, axes = pictures(2, len(photos))
     for number, photo in enumerate(photos):
@@ -221,7 +220,7 @@ def main() -> None:
     side, patch = model.config.image.side, model.config.image.patch
     photos = np.stack([square(name, side) for name in NAMES])
     coffee = photos[NAMES.index("coffee")]
-    output = model.encode_image(normalise(coffee)[None])
+    output = model.encode_image(model.image.normalise(coffee)[None])
     text = model.encode_text(model.tokenize([OPEN_TEMPLATES[0].format(label) for label in LABELS]))
     draw_patches(coffee, patch, folder / "patches.jpg")
     draw_assignment(coffee, output, folder / "assignment.jpg")

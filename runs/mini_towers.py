@@ -21,8 +21,8 @@ from torch import Tensor
 
 from segclip.checkpoints.native import save_model
 from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
-from segclip.data.normalise import MEAN, STD
 from segclip.model.segclip import SegCLIP
+from segclip.model.towers.clip import DEVIATION, MEAN
 
 CONFIG = ModelConfig(
     image=ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=2, patch=14, side=224, position_grid=37),
@@ -101,15 +101,15 @@ def image_weights(path: Path) -> dict[str, Tensor]:
     source = "backbone.embeddings.patch_embeddings.projection."
     kernel, bias = adapt_normalisation(stored[source + "weight"], stored[source + "bias"])
     weights = {
-        "image.class_token": stored["backbone.embeddings.cls_token"].flatten(),
-        "image.positions": torch.cat([classes[0], grid[0]]),
-        "image.patch_embed.weight": kernel,
-        "image.patch_embed.bias": bias,
-        "image.norm_trunk.weight": stored["backbone.layernorm.weight"],
-        "image.norm_trunk.bias": stored["backbone.layernorm.bias"],
+        "image.tower.class_token": stored["backbone.embeddings.cls_token"].flatten(),
+        "image.tower.positions": torch.cat([classes[0], grid[0]]),
+        "image.tower.patch_embed.weight": kernel,
+        "image.tower.patch_embed.bias": bias,
+        "image.tower.norm_trunk.weight": stored["backbone.layernorm.weight"],
+        "image.tower.norm_trunk.bias": stored["backbone.layernorm.bias"],
     }
     for i in range(CONFIG.image.trunk_layers):
-        old, new = f"backbone.encoder.layer.{i}.", f"image.trunk.{i}."
+        old, new = f"backbone.encoder.layer.{i}.", f"image.tower.trunk.{i}."
         for part in ("weight", "bias"):
             qkv = [stored[f"{old}attention.attention.{name}.{part}"] for name in ("query", "key", "value")]
             weights[f"{new}attention.in_proj.{part}"] = torch.cat(qkv)
@@ -123,7 +123,7 @@ def image_weights(path: Path) -> dict[str, Tensor]:
 
 def adapt_normalisation(kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Fold the change from ImageNet's mean and deviation to CLIP's into the patch embedding."""
-    mean, std, target_mean, target_std = (torch.tensor(t) for t in (MEAN, STD, IMAGENET_MEAN, IMAGENET_STD))
+    mean, std, target_mean, target_std = (torch.tensor(t) for t in (MEAN, DEVIATION, IMAGENET_MEAN, IMAGENET_STD))
     bias = bias + torch.einsum("dchw,c->d", kernel, (mean - target_mean) / target_std)
     return kernel * (std / target_std)[:, None, None], bias
 

@@ -1,7 +1,7 @@
 """The command, in process: what it writes, its exit codes, and one line for whatever goes wrong."""
 
+import inspect
 import json
-import os
 import subprocess
 import sys
 import zlib
@@ -15,7 +15,7 @@ from helpers.small_model import small_model
 from PIL import Image
 
 from segclip.checkpoints.native import save_model
-from segclip.cli import main
+from segclip.cli import COMMANDS, find_command, main
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.train.recipes import mini
@@ -279,23 +279,38 @@ def test_arguments_that_cannot_be_read(argv: list[str], capsys: pytest.CaptureFi
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_help_of_all_commands_needs_no_torch() -> None:
+    code = "import sys; from segclip.cli import main; sys.exit(main(['--help']) or 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_what_its_line_in_the_table_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (inspect.getdoc(find_command(name, ())) or "").splitlines()[0] == COMMANDS[name]
+    assert main([name, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: segclip {name} ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        ([], ["segment", "convert"]),
+        (["segment"], ["one of open, paper, groupvit; default: open"]),
+        (["evaluate"], ["One of voc2012, context60"]),
         (["train"], ["paper", "mini", "debug", "on generated scenes", "--resume"]),
         (["train", "debug"], ["--model.embed", "(default: 64)", "--init-from", "--max-grad-norm"]),
         (["train", "mini"], ["number C of learnable centers, so of regions. (default: 16)", "(default: mini)"]),
     ],
 )
-def test_help_needs_no_torch(arguments: list[str], shown: list[str]) -> None:
-    """And a recipe's help has the numbers of the model that it trains, from the weights that it starts from."""
-    argv = [*arguments, "--help"]
-    code = f"import sys; from segclip.cli import main; sys.exit(main({argv}) or 'torch' in sys.modules)"
-    environment = {**os.environ, "COLUMNS": "200"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert result.returncode == 0
-    assert all(text in result.stdout for text in shown)
+def test_help_has_what_there_is(
+    arguments: list[str], shown: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The names in the tables, and a recipe's model, with the numbers of the weights that it starts from."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([*arguments, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in shown)
 
 
 @pytest.mark.parametrize(
@@ -313,13 +328,13 @@ def test_help_needs_no_torch(arguments: list[str], shown: list[str]) -> None:
 )
 def test_former_options_still_work(former: str, now: str, value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    monkeypatch.setattr("segclip.cli._train", lambda *arguments: taken.append(arguments) or 0)
+    monkeypatch.setattr("segclip.commands.train._train", lambda run: taken.append(run) or 0)
     for option in (former, now):
         given = [option] if value is None else [option, value]
         assert main(["train", "mini", "--data", "shards", "--out", "run", *given]) == 0
     assert taken[0] == taken[1]
     if former != "--start":
-        assert taken[0][0] != resolve(mini())
+        assert taken[0].config != resolve(mini())
 
 
 def test_train_without_a_recipe_and_a_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,13 @@ import skimage.data
 import torch
 from helpers import ROOT
 from helpers.export_script import LABELS, varied_model
+from helpers.pixels import normalise
 from helpers.small_model import CLIP, SENTENCE, small_model
 from helpers.small_runs import run_script
 from PIL import Image
 from torch import Tensor
 
 from segclip.cli import main
-from segclip.data.normalise import normalise
 from segclip.export import export
 from segclip.model.segclip import SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder

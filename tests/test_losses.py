@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segclip.losses import SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss, superpixel_mean
-from segclip.model.grouping import TAU, _straight_through, sample_gumbel
+from segclip.config import ModelConfig, SuperpixelLoss
+from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss, superpixel_mean
+from segclip.model.grouping import _straight_through, sample_gumbel
 from segclip.model.reconstruction import patchify, sin_cos_positions, visible_count
 
+TAU = ModelConfig.tau
 seeds = st.integers(0, 2**31 - 1)
 few = settings(max_examples=25, deadline=None, derandomize=True)
 

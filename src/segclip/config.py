@@ -1,7 +1,9 @@
-"""What a model is: sizes and kinds of its towers, as frozen dataclasses without torch."""
+"""What a model is, and what its losses are, as frozen dataclasses without torch."""
 
 import dataclasses
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,27 +16,30 @@ class ImageConfig:
     """Image tower: patches through frozen-size blocks, then centers, then blocks over the regions.
 
     Attributes:
-        kind: "clip" (QuickGELU, norm before the blocks, class token dropped before the first block) or
-            "dinov2" (GELU, LayerScale, norm after the blocks, class token kept while they run).
-        width: channels D; attention has D/64 heads.
+        kind: "clip" (QuickGELU, norm before the blocks, class token dropped before the first block), "dinov2" (GELU,
+            LayerScale, norm after the blocks, class token kept while they run), or another name in
+            `segclip.model.towers.IMAGE_TOWERS`.
+        width: channels D.
         trunk_layers: blocks over the patches.
         region_layers: blocks over the regions.
         patch: side of a patch in pixels.
         side: the model's own image side in pixels: what it was trained at and what windows are cut to.
         position_grid: patches along a side of the stored position embeddings.
+        heads: of attention; None: one for each 64 channels.
+        mlp_ratio: hidden channels of a block's MLP, in units of the width.
+        activation: of a block's MLP, "quick_gelu" or "gelu"; None: the kind's own.
     """
 
-    kind: Literal["clip", "dinov2"] = "clip"
+    kind: str = "clip"
     width: int = 768
     trunk_layers: int = 10
     region_layers: int = 2
     patch: int = 16
     side: int = 224
     position_grid: int = 14
-
-    @property
-    def heads(self) -> int:
-        return self.width // 64
+    heads: int | None = None
+    mlp_ratio: float = 4.0
+    activation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,24 @@ class TextConfig:
     """Text tower.
 
     Attributes:
-        kind: "clip" (causal, pre-norm, projected at the end token) or "sentence" (BERT-like, post-norm, mean-pooled).
+        kind: "clip" (causal, pre-norm, projected at the end token), "sentence" (BERT-like, post-norm, mean-pooled), or
+            another name in `segclip.model.towers.TEXT_TOWERS`.
         width, layers, heads: of its transformer.
         context: the longest text in tokens.
         vocabulary: rows of the token embedding.
+        mlp_ratio, activation: as the image tower's.
+        tokenizer: "clip" or "sentence"; None: that of its kind.
     """
 
-    kind: Literal["clip", "sentence"] = "clip"
+    kind: str = "clip"
     width: int = 512
     layers: int = 12
     heads: int = 8
     context: int = 77
     vocabulary: int = CLIP_VOCABULARY
+    mlp_ratio: float = 4.0
+    activation: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,12 @@ class ModelConfig:
         embed: width E of the space both towers are projected to.
         centers: number C of learnable centers, so of regions.
         decoder_layers: blocks of the reconstruction's decoder.
+        grouping: what makes regions of patches: "centers" (the paper's), or another name in
+            `segclip.model.grouping.GROUPINGS`.
+        tau: temperature of the Gumbel-softmax, by which patches are given to centers in training.
+        center_blocks: blocks in which the centers see the patches.
+        mask_ratio: share of the patches that the masked branch does not see.
+        decoder_heads: attention heads of the reconstruction's decoder.
     """
 
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -72,18 +89,28 @@ class ModelConfig:
     embed: int = 512
     centers: int = 8
     decoder_layers: int = 3
+    grouping: str = "centers"
+    tau: float = 0.9
+    center_blocks: int = 2
+    mask_ratio: float = 0.75
+    decoder_heads: int = 8
 
     def __post_init__(self) -> None:
         image, text = self.image, self.text
-        for name, value, unit in (("image.width", image.width, 64), ("text.width", text.width, text.heads)):
+        units = (
+            ("image.width", image.width, image.heads or 64),
+            ("text.width", text.width, text.heads),
+            ("half of image.width", image.width // 2, self.decoder_heads),
+        )
+        for name, value, unit in units:
             if value % unit:
-                raise ValueError(f"{name} {value} is not a multiple of {unit}; choose a width that is")
+                raise ValueError(f"{name} {value} is not a multiple of {unit}; choose a width that is, or other heads")
         if image.side % image.patch:
             raise ValueError(f"image side {image.side} is not a multiple of the patch {image.patch}; change one")
-        if text.kind == "sentence" and text.width != self.embed:
-            raise ValueError(
-                f"a sentence tower has no projection: embed {self.embed} must equal its width {text.width}"
-            )
+        if self.tau <= 0:
+            raise ValueError(f"tau {self.tau}; give a temperature above 0")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio}; give a share between 0 and 1, without the ends")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -103,3 +130,28 @@ class ModelConfig:
             return cls(**{**raw, "image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a segclip model configuration: {error}") from error
+
+
+_VERSION_1 = re.compile(r"(^|\.)image\.(patch_embed|class_token|positions|norm_pre|trunk|norm_trunk)(?=$|\.)")
+
+
+def current_name(name: str) -> str:
+    """Today's name of a parameter, or of several by a prefix, that 0.1 named: its image tower had no prefix."""
+    return _VERSION_1.sub(r"\1image.tower.\2", name)
+
+
+SuperpixelLoss = Literal["reference", "one-softmax"]
+LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is swept of the paper's losses: see `segclip.losses.contrastive_loss` and `superpixel_loss`."""
+
+    soft_target_scale: float | None = None
+    superpixel_loss: SuperpixelLoss = "reference"
+    label_smoothing: float = LABEL_SMOOTHING
+
+
+PAPER_SETTINGS = LossSettings()
+PAPER_WEIGHTS: Mapping[str, float] = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0}

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from segclip.data.normalise import MEAN, STD
 from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_scores
@@ -35,7 +34,7 @@ class Regions(nn.Module):
 
     def __init__(self, model: SegCLIP) -> None:
         super().__init__()
-        self.tower = model.image
+        self.image = model.image
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode."""
@@ -43,8 +42,8 @@ class Regions(nn.Module):
         return output.embedding, output.regions, output.soft
 
     def encode(self, pixels: Tensor) -> ImageOutput:
-        """All that the image tower makes of the pixels."""
-        return gather_regions(self.tower, self.tower.encode_patches(pixels))
+        """All that the model makes of the pixels."""
+        return gather_regions(self.image, self.image.encode_patches(pixels))
 
 
 class Labels(Regions):
@@ -115,8 +114,9 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter, about itself
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=shapes, strict=False)
+    tower = model.image.tower
     about = {
-        "patch": patch, "side": side, "mean": MEAN, "std": STD, "scale": model.scale,
+        "patch": patch, "side": side, "mean": tower.mean, "std": tower.deviation, "scale": model.scale,
         "labels": labels, "background": background,
     }  # fmt: skip
     exported = Exported(program, module.outputs, about)

@@ -1,19 +1,80 @@
-"""The three losses of SegCLIP, as pure functions of tensors.
+"""The losses of SegCLIP, as pure functions of tensors, and the table of the terms that a recipe weighs.
 
-Axes: B pairs, P patches, C centers, E embedding.
+Axes: B pairs, P patches, C centers, D width, E embedding; R images that are grouped, of N patches each; M images with a
+masked branch.
 Source: arXiv 2211.14813, section 3.3.
 """
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SuperpixelLoss = Literal["reference", "one-softmax"]
+from segclip.config import LABEL_SMOOTHING, PAPER_SETTINGS, LossSettings, SuperpixelLoss
+from segclip.utils.tables import choose
 
-LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
+
+@dataclass(frozen=True)
+class Masked:
+    """What the masked branch found.
+
+    Attributes:
+        predicted: (M,P,pixels), the pixels of each patch, as the regions of the visible ones explain them.
+        target: (M,P,pixels), the photos' own.
+        masked: (M,P), 1 for a patch that was not seen, else 0.
+    """
+
+    predicted: Float[Tensor, "M P pixels"]
+    target: Float[Tensor, "M P pixels"]
+    masked: Float[Tensor, "M P"]
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """All that a term may be computed from; it is None where the term did not say that it needs it.
+
+    Attributes:
+        image, text: (B,E), embeddings of the pairs, not normalised.
+        scale: multiplier of their cosines.
+        settings: of the paper's terms.
+        hard, soft: (R,C,N), the assignment: patches given to one center, with the straight-through gradient, and the
+            softmax over the centers. R is B, or less where an image is a mosaic of several photos.
+        regions: (R,C,D), the grouping's.
+        superpixels: (R,N), an id per patch.
+        masked: of the masked branch.
+    """
+
+    image: Float[Tensor, "B E"]
+    text: Float[Tensor, "B E"]
+    scale: Float[Tensor, ""]
+    settings: LossSettings = PAPER_SETTINGS
+    hard: Float[Tensor, "R C N"] | None = None
+    soft: Float[Tensor, "R C N"] | None = None
+    regions: Float[Tensor, "R C D"] | None = None
+    superpixels: Int[Tensor, "R N"] | None = None
+    masked: Masked | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A term of the loss: its formula, and what it needs.
+
+    Attributes:
+        formula: gives a scalar, the mean over the pairs that it is given.
+        across_pairs: it compares each pair with all others of the batch. Such a term is given `image`, `text` and
+            `scale` alone, of all micro-batches and processes at once. Any other is given those of one micro-batch, with
+            `hard`, `soft` and `regions`.
+        superpixels: it needs the superpixels, and is left out where there are none.
+        masked: it needs the masked branch, which costs a second pass over a part of the patches.
+    """
+
+    formula: Callable[[LossInputs], Float[Tensor, ""]]
+    across_pairs: bool = False
+    superpixels: bool = False
+    masked: bool = False
 
 
 def contrastive_loss(
@@ -84,9 +145,9 @@ def superpixel_mean(x: Float[Tensor, "B C P"], superpixels: Int[Tensor, "B P"]) 
 
 def _ranks(ids: Int[Tensor, "B P"]) -> Int[Tensor, "B P"]:
     """Ids of each row -> 0, 1, 2 ... in their order, without `unique`, which would make a GPU wait for the CPU."""
-    ordered, places = ids.sort(dim=1)
+    ordered, order = ids.sort(dim=1)
     steps = F.pad(ordered[:, 1:] != ordered[:, :-1], (1, 0))
-    return torch.zeros_like(places).scatter(1, places, steps.cumsum(dim=1))
+    return torch.zeros_like(order).scatter(1, order, steps.cumsum(dim=1))
 
 
 def reconstruction_loss(
@@ -95,3 +156,42 @@ def reconstruction_loss(
     """Mean squared error of the pixels, over the masked patches only (`masked` is 1 there, else 0)."""
     error = (predicted - target).square().mean(dim=-1)
     return (error * masked).sum() / masked.sum()
+
+
+def _contrastive(inputs: LossInputs) -> Float[Tensor, ""]:
+    return contrastive_loss(inputs.image, inputs.text, inputs.scale, inputs.settings.soft_target_scale)
+
+
+def _superpixel(inputs: LossInputs) -> Float[Tensor, ""]:
+    assert inputs.hard is not None and inputs.superpixels is not None
+    settings = inputs.settings
+    return superpixel_loss(inputs.hard, inputs.superpixels, settings.superpixel_loss, settings.label_smoothing)
+
+
+def _reconstruction(inputs: LossInputs) -> Float[Tensor, ""]:
+    assert inputs.masked
+    return reconstruction_loss(inputs.masked.predicted, inputs.masked.target, inputs.masked.masked)
+
+
+# Anyone can add a term, under the name that a recipe weighs it by: LOSSES["mine"] = Loss(my_formula).
+LOSSES: dict[str, Loss] = {
+    "contrastive": Loss(_contrastive, across_pairs=True),
+    "superpixel": Loss(_superpixel, superpixels=True),
+    "reconstruction": Loss(_reconstruction, masked=True),
+}
+
+
+def weighted_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
+    """The terms that have a weight, by name. Raises ValueError for a name that is not in LOSSES."""
+    return {name: choose(LOSSES, name, "loss") for name, weight in weights.items() if weight}
+
+
+def compute_terms(losses: Mapping[str, Loss], inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+    """The value of each term."""
+    return {name: loss.formula(inputs) for name, loss in losses.items()}
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Float[Tensor, ""]:
+    """The loss that is trained; of at least one term."""
+    first, *rest = (weights[name] * term for name, term in terms.items())
+    return sum(rest, first)

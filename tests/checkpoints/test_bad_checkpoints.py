@@ -96,7 +96,7 @@ def changed(state: State, **changes: Tensor | None) -> State:
             {"clip__ln_final__bias": torch.zeros(3)},
             r"wrong shapes: 1 \(text\.norm_final\.bias \(3,\), expected \(64,\)",
         ),
-        ({"clip__visual__conv1__weight": None}, r"missing: image\.patch_embed\.weight"),
+        ({"clip__visual__conv1__weight": None}, r"missing: image\.tower\.patch_embed\.weight"),
         ({"clip__visual__proj": torch.zeros(3)}, r"image\.projection has the shape \(3,\); expected 2 axes"),
         ({"clip__visual__positional_embedding": torch.zeros(40, 128)}, "40 image positions; expected .* a square grid"),
         ({"clip__positional_embedding": torch.zeros(77, 65)}, "wrong shapes"),
@@ -114,10 +114,16 @@ def test_wrong_tensors_in_the_authors_format(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ln_final__bias": None, "visual__ln_pre__bias": None}, r"missing: 2 \(image\.norm_pre\.bias, text\.norm"),
+        (
+            {"ln_final__bias": None, "visual__ln_pre__bias": None},
+            r"missing: 2 \(image\.tower\.norm_pre\.bias, ",
+        ),
         ({"visual__surplus": torch.zeros(1)}, r"extra: 1 \(visual\.surplus\)"),
         ({"visual__ln_post__bias": torch.zeros(1)}, "wrong shapes: 1"),
-        ({"visual__transformer__resblocks__5__ln_1__bias": None}, r"missing: 1 \(image\.trunk\.5\.norm1\.bias\)"),
+        (
+            {"visual__transformer__resblocks__5__ln_1__bias": None},
+            r"missing: 1 \(image\.tower\.trunk\.5\.norm1",
+        ),
     ],
 )
 def test_wrong_tensors_in_openais_format(

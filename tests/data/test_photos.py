@@ -12,10 +12,10 @@ import pytest
 import skimage.data
 import torch
 from helpers import GOLDEN
+from helpers.pixels import DEVIATION, MEAN, normalise
 from PIL import Image
 from safetensors.numpy import load_file
 
-from segclip.data.normalise import MEAN, STD, normalise
 from segclip.data.photos import PhotoError, list_photos, open_photo, paper_size, resize_photo
 
 ORIENTATION = 0x0112
@@ -279,7 +279,7 @@ def test_resize_equals_the_authors(cat: np.ndarray) -> None:
 def test_normalise(cat: np.ndarray) -> None:
     pixels = normalise(cat)
     assert pixels.shape == (3, 300, 451) and pixels.dtype == torch.float32 and pixels.is_contiguous()
-    expected = (cat[17, 42] / 255 - np.array(MEAN)) / np.array(STD)
+    expected = (cat[17, 42] / 255 - np.array(MEAN)) / np.array(DEVIATION)
     np.testing.assert_allclose(pixels[:, 17, 42], expected, atol=1e-6)
     batch = torch.from_numpy(np.stack([cat, cat[::-1]]))
     torch.testing.assert_close(normalise(batch)[0], pixels)

@@ -3,8 +3,8 @@
 import skimage.data
 import torch
 
+from helpers.pixels import normalise
 from helpers.small_model import small_model
-from segclip.data.normalise import normalise
 from segclip.segment.encoder import DTYPES, Encoder
 
 model = small_model()

@@ -4,44 +4,51 @@ The first process writes the losses and the gradients of every step to OUT.
 """
 
 import sys
+from contextlib import nullcontext
 
+import pytest
 import torch
-from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from helpers.small_model import CLIP, small_model
 from segclip.model.segclip import Noise
 from segclip.train.config import TrainConfig
-from segclip.train.distributed import full_state, gather_rows, share_model, sum_over_processes, unsynced
+from segclip.train.distributed import check_agreement, full_state, gather_rows, share_model, unsynced
 from segclip.train.optim import freeze, make_optimiser
 from segclip.train.photo_batches import PairBatch, PairLearner, draw_noise
 from segclip.train.step import backward
+from segclip.utils.processes import Processes, join_processes
 
 STEPS, BATCH = 20, 8
 
 
 def main(out: str, micro_batch: int, shard: bool) -> None:
-    accelerator = Accelerator(cpu=True)
-    rank, world = accelerator.process_index, accelerator.num_processes
+    with join_processes("cpu") as processes:
+        run(out, micro_batch, shard, processes)
+        must_agree(processes)
+
+
+def run(out: str, micro_batch: int, shard: bool, processes: Processes) -> None:
+    rank, world = processes.rank, processes.world
     torch.manual_seed(0)
     model = small_model(CLIP).double()
-    config = TrainConfig(batch=BATCH, lr=1e-3, slow_lr=1e-3, frozen=("image.patch_embed",))
+    config = TrainConfig(batch=BATCH, lr=1e-3, slow_lr=1e-3, frozen=("image.tower.patch_embed",))
     freeze(model, config)
-    learner = share_model(PairLearner(model, config), accelerator, shard)
+    learner = share_model(PairLearner(model, config), processes, shard)
     optimiser = make_optimiser(model, config)
     share = BATCH // world
     records = []
     for step in range(STEPS):
         whole = batch(step, model.config.centers)
-        own = whole._rows(slice(rank * share, (rank + 1) * share))
+        own = whole.split(share)[rank]
         losses = backward(
             learner,
             own.split(micro_batch or None),
-            gather=gather_rows(accelerator, share),
+            gather=gather_rows(processes, share),
             world=world,
             no_sync=unsynced(learner),
         )
-        parts = sum_over_processes(accelerator, [losses.superpixel.item(), losses.reconstruction.item()])
+        parts = processes.sum([losses.superpixel.item(), losses.reconstruction.item()])
         gradients = {
             name: full(parameter.grad) for name, parameter in learner.named_parameters() if parameter.requires_grad
         }
@@ -51,10 +58,15 @@ def main(out: str, micro_batch: int, shard: bool) -> None:
         optimiser.step()
         optimiser.zero_grad()
     state = full_state(learner, optimiser)["model"]
-    if accelerator.is_main_process:
+    if processes.is_main:
         torch.save((records, {name.removeprefix("model."): value for name, value in state.items()}), out)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+
+
+def must_agree(processes: Processes) -> None:
+    """Processes with one recipe go on, with several they do not."""
+    check_agreement(processes, "recipe")
+    with pytest.raises(ValueError, match="start all with the same command") if processes.world > 1 else nullcontext():
+        check_agreement(processes, f"recipe {processes.rank}")
 
 
 def full(gradient: torch.Tensor | None) -> torch.Tensor:

@@ -17,8 +17,8 @@ class Without:
 
 torch.ops.mkldnn, torch.ops.aten = Without(torch.ops.mkldnn), Without(torch.ops.aten)  # type: ignore[assignment]
 
+from helpers.pixels import normalise  # noqa: E402
 from helpers.small_model import SENTENCE, small_model  # noqa: E402
-from segclip.data.normalise import normalise  # noqa: E402
 from segclip.segment.encoder import DTYPES, Encoder  # noqa: E402
 
 model = small_model(SENTENCE)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 import skimage.data
 import torch
 import torch.nn.functional as F
+from helpers.pixels import normalise
 from helpers.small_model import CLIP, SENTENCE, small_model
 from helpers.small_runs import run_script
 from torch import Tensor, nn
 
 from segclip.checkpoints.loading import load
 from segclip.config import ModelConfig
-from segclip.data.normalise import normalise
 from segclip.model.grouping import CenterGrouping, Grouping
 from segclip.model.layers import MLP, Attention, Block, Projection, limit_precision
 from segclip.model.segclip import SegCLIP
@@ -66,7 +67,7 @@ class OtherGrouping(CenterGrouping):
     """Layers that inference knows nothing of, their results mixed with what is in float32."""
 
     def __init__(self, width: int, centers: int) -> None:
-        super().__init__(width, 1, centers)
+        super().__init__(replace(CLIP, centers=centers), 1)
         self.value, self.attention = nn.Linear(width, width, bias=False), Attention(width, 1)
         self.gate = Gated(width, F.gelu)
         self.more = nn.Sequential(Channels(width, width), nn.ReLU(), nn.Dropout(0.5), Doubled(width, width))
@@ -85,7 +86,7 @@ class OtherGrouping(CenterGrouping):
 
 
 def trunk(model: SegCLIP) -> list[Block]:
-    return [block for block in model.image.trunk if isinstance(block, Block)]
+    return [block for block in model.image.tower.trunk if isinstance(block, Block)]
 
 
 def agree(model: SegCLIP, dtype: DType) -> None:
@@ -222,12 +223,12 @@ def test_modules_say_themselves_how_light_their_numbers_may_be() -> None:
     def weights(part: nn.Module) -> set[torch.dtype]:
         return {layer.weight.dtype for layer in part.modules() if isinstance(layer, InferenceLinear)}
 
-    tower = Encoder(model, "int8")._tower
-    first, second = (block for block in tower.trunk if isinstance(block, Block))
-    assert weights(first.attention) == weights(tower.grouping.mlp_out) == {torch.float32}
-    assert weights(first.mlp) == weights(second) == weights(tower.region_blocks) == {torch.int8}
-    assert weights(tower.grouping.blocks) == {torch.bfloat16}
-    assert weights(Encoder(model, "bfloat16")._tower.trunk) == {torch.float32, torch.bfloat16}
+    image = Encoder(model, "int8")._image
+    first, second = (block for block in image.tower.trunk if isinstance(block, Block))
+    assert weights(first.attention) == weights(image.grouping.mlp_out) == {torch.float32}
+    assert weights(first.mlp) == weights(second) == weights(image.region_blocks) == {torch.int8}
+    assert weights(image.grouping.blocks) == {torch.bfloat16}
+    assert weights(Encoder(model, "bfloat16")._image.tower.trunk) == {torch.float32, torch.bfloat16}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -254,7 +255,7 @@ def test_an_encoder_leaves_dropout_out_of_a_model_in_training_and_the_model_as_i
 def test_a_segmenter_keeps_no_second_copy_of_the_weights(mini: SegCLIP) -> None:
     segmenter = Segmenter(mini)
     own = {p.data_ptr() for p in segmenter.model.parameters()}
-    tower = segmenter.encoder._tower
+    tower = segmenter.encoder._image
     assert all(weight.data_ptr() in own for weight in [*tower.parameters(), *tower.buffers()])
 
 
@@ -273,16 +274,16 @@ def test_eight_bits_keep_whole_numbers_and_their_scale() -> None:
 
 def test_eight_bits_take_a_quarter_of_the_memory(mini: SegCLIP) -> None:
     linear = sum(
-        p.numel() for name, p in mini.image.trunk.named_parameters() if ".attention." in name or ".mlp." in name
+        p.numel() for name, p in mini.image.tower.trunk.named_parameters() if ".attention." in name or ".mlp." in name
     )
-    buffers = list(Encoder(mini, "int8")._tower.trunk.buffers())
+    buffers = list(Encoder(mini, "int8")._image.tower.trunk.buffers())
     assert linear <= sum(b.numel() * b.element_size() for b in buffers) < 1.02 * linear
 
 
 def test_weights_that_are_zero_stay_so() -> None:
     model = small_model()
     with torch.no_grad():
-        for name, parameter in model.image.trunk.named_parameters():
+        for name, parameter in model.image.tower.trunk.named_parameters():
             if name.endswith("fc1.weight"):
                 parameter[3] = 0
     output = Encoder(model, "int8")(WINDOWS)

@@ -5,10 +5,10 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 from helpers import GOLDEN
+from helpers.pixels import normalise
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segclip.data.normalise import normalise
 from segclip.data.photos import paper_size, resize_photo
 from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.segment.encoded import EncodedPhoto

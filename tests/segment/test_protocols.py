@@ -177,5 +177,5 @@ def test_larger_windows_are_larger_windows() -> None:
 
 def test_a_photo_that_another_protocol_cut() -> None:
     (encoded,) = Segmenter(small_model(), "open").encode([skimage.data.chelsea()])
-    with pytest.raises(ValueError, match="2 scales.* with this protocol"):
+    with pytest.raises(ValueError, match=r"2 scales.* with this protocol"):
         Segmenter(small_model(), "paper").label(encoded, ["cat"])

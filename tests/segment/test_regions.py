@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from helpers.pixels import normalise
 from helpers.small_model import SENTENCE, small_model
 from PIL import Image
 
 from segclip.checkpoints.native import save_model
 from segclip.cli import main
-from segclip.data.normalise import normalise
 from segclip.model.segclip import SegCLIP
 from segclip.segment.regions import DARK, GAP, TEXT, Gathered, draw_sheet, gather
 

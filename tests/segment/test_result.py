@@ -111,13 +111,13 @@ def test_mask_crop_and_cutout_of_a_label() -> None:
 
 @pytest.mark.parametrize("use", [Segmentation.mask, Segmentation.crop, Segmentation.cutout])
 def test_a_label_that_was_not_given(use: Callable[[Segmentation, str], object]) -> None:
-    with pytest.raises(ValueError, match="'cow'.*'background', 'dog', 'cat'"):
+    with pytest.raises(ValueError, match=r"'cow'.*'background', 'dog', 'cat'"):
         use(quarters(), "cow")
 
 
 @pytest.mark.parametrize("use", [Segmentation.crop, Segmentation.cutout])
 def test_a_label_that_was_not_found(use: Callable[[Segmentation, str], object]) -> None:
-    with pytest.raises(ValueError, match="'dog' was not found.*'background', 'cat'"):
+    with pytest.raises(ValueError, match=r"'dog' was not found.*'background', 'cat'"):
         use(quarters(), "dog")
 
 

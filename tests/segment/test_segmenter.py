@@ -201,7 +201,7 @@ def test_a_segmenter_is_a_snapshot_of_its_model(dtype: DType) -> None:
 def test_a_segmenter_leaves_the_model_as_it_was(dtype: DType) -> None:
     model = small_model().train()
     model.text.eval()
-    model.image.trunk.requires_grad_(False)
+    model.image.tower.trunk.requires_grad_(False)
     before = {name: (id(p), p.requires_grad, p.detach().clone()) for name, p in model.named_parameters()}
     modes = {name: module.training for name, module in model.named_modules()}
     segmenter = Segmenter(model, dtype=dtype)

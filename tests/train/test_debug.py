@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.pixels import normalise
 from helpers.small_runs import metrics, run_script
 
 from segclip.checkpoints.native import load_model
 from segclip.cli import main
-from segclip.data.normalise import normalise
 from segclip.data.scenes import make_scene, write_scenes
 from segclip.data.shards import Shards
 from segclip.data.superpixels import find_superpixels, patch_superpixels
@@ -51,7 +51,7 @@ def test_each_loss_ends_lower_than_without_it(run: Path, tmp_path: Path) -> None
     config = replace(debug(), steps=ABLATED, validate_every=ABLATED)
     all_losses = losses_of(config, run, tmp_path / "all")
     for name in config.losses:
-        others = tuple(other for other in config.losses if other != name)
+        others = {other: weight for other, weight in config.losses.items() if other != name}
         assert all_losses[name] < losses_of(replace(config, losses=others), run, tmp_path / name)[name], name
 
 
@@ -65,8 +65,9 @@ def losses_of(config: TrainConfig, run: Path, out: Path) -> dict[str, float]:
     torch.manual_seed(0)
     noise = model.draw_noise(pixels)
     with torch.no_grad():
-        parts = model.parts(pixels, texts, torch.from_numpy(np.stack(ids)), noise, kind=config.superpixel_loss)
-        return {name: value.item() for name, value in vars(combine_parts(parts)).items()}
+        settings = config.loss_settings
+        parts = model.parts(pixels, texts, torch.from_numpy(np.stack(ids)), noise, settings=settings)
+        return {name: term.item() for name, term in combine_parts(parts, settings=settings).terms.items()}
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """What a recipe may be, which parameters it trains, and how fast."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import GOLDEN
 from helpers.formats import to_openai
 from helpers.small_model import SENTENCE, small_model
 from helpers.small_runs import CACHED, PAIRS
@@ -17,7 +19,7 @@ from segclip.train.optim import freeze, learning_rate, make_optimiser
 from segclip.train.recipes import INPUTS, TOWERS, mini, paper
 from segclip.train.resolve import resolve
 
-TINY = Path(__file__).parents[1] / "golden" / "tiny.bin"  # small weights as the authors store them
+TINY = GOLDEN / "tiny.bin"  # small weights as the authors store them
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,9 @@ TINY = Path(__file__).parents[1] / "golden" / "tiny.bin"  # small weights as the
         ({"cache": CacheConfig(half_size_prob=1.5)}, "half_size_prob 1.5; give a share in 0..1"),
         ({"micro_batch": 2}, "leave out micro_batch"),
         ({"init_from": None}, "name their model as init_from"),
-        ({"losses": ()}, "no losses; give one or more"),
+        ({"losses": {}}, "no losses; give a weight above 0"),
+        ({"losses": {"contrastive": 0.0}}, "no losses; give a weight above 0"),
+        ({"losses": {"contrastive": -1.0}}, "weight -1.0 of the loss contrastive; give a number from 0 on"),
         ({"save_every": 0}, "save_every 0; give at least 1"),
         ({"crop_scale": (0.5, 1.2)}, r"crop_scale 0\.5 1\.2; give two shares"),
         ({"betas": (0.9, 1.0)}, r"betas 0\.9 1\.0; give two numbers from 0 to below 1"),
@@ -42,6 +46,10 @@ def test_recipes_that_cannot_be(change: dict, why: str) -> None:
 def test_a_recipe_survives_its_json() -> None:
     for config in (paper(), mini(), CACHED, PAIRS):
         assert TrainConfig.from_json(config.to_json()) == config
+    raw = json.loads(paper().to_json())
+    raw |= {"losses": ["contrastive", "superpixel", "reconstruction"], "slow": ["image.trunk", "text.", "logit_scale"]}
+    raw["frozen"] = [name.replace("image.tower.", "image.") for name in raw["frozen"]]
+    assert TrainConfig.from_json(json.dumps(raw)) == paper()  # as 0.1 wrote it
     with pytest.raises(ValueError, match="not a training recipe"):
         TrainConfig.from_json('{"lr": 1}')
 
@@ -68,7 +76,10 @@ def test_a_lone_clip_leaves_the_decoder_free(tmp_path: Path) -> None:
     known = load(path).config
     deep = replace(known, centers=5, decoder_layers=1)
     assert resolve(TrainConfig(init_from=str(path), model=deep)).model == deep
-    with pytest.raises(ValueError, match="over weights only centers and decoder_layers can be changed"):
+    with pytest.raises(
+        ValueError,
+        match=r"model\.embed 3; .* have 64, and over weights only centers, .*decoder_layers.* can be changed",
+    ):
         resolve(TrainConfig(init_from=str(path), model=replace(known, embed=3)))
 
 
@@ -96,7 +107,9 @@ def test_the_papers_groups() -> None:
     assert frozen == {name for name in names.values() if name.startswith(INPUTS)} and len(frozen) == 7
     assert found.keys() == set(names.values()) - frozen
     for name, (peak, decay) in found.items():
-        slow = name.startswith(("image.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale"))
+        slow = name.startswith(
+            ("image.tower.trunk.", "text.blocks.", "text.norm_final.", "text.projection", "logit_scale")
+        )
         assert peak == (4e-6 if slow else 4e-3), name
         assert decay == (0.0 if name.endswith(".bias") else 0.05), name
     assert optimiser.param_groups[0]["betas"] == (0.9, 0.98) and optimiser.param_groups[0]["eps"] == 1e-6
@@ -112,15 +125,15 @@ def test_minis_groups() -> None:
     assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (2e-3, 0.05)
     assert found["image.grouping.centers"] == found["image.grouping.key.weight"] == (2e-4, 0.05)
     assert found["image.grouping.norm_key.bias"] == (2e-4, 0)
-    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.trunks'"):
-        freeze(model, replace(CACHED, frozen=("image.trunks",)))
+    with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.tower\.trunks'"):
+        freeze(model, replace(CACHED, frozen=("image.tower.trunks",)))
 
 
 def test_what_no_loss_reaches_is_not_trained() -> None:
     model = small_model()
-    freeze(model, replace(PAIRS, slow=(), losses=("contrastive",)))
+    freeze(model, replace(PAIRS, slow=(), losses={"contrastive": 1.0, "reconstruction": 0.0}))
     idle = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert idle == {
-        "image.class_token",
+        "image.tower.class_token",
         *(name for name, _ in model.named_parameters() if name.startswith("reconstruction.")),
     }

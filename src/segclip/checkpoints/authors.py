@@ -25,7 +25,7 @@ RULES: Rules = (
     (GROUPING + r"proj_o\.mlp\.", "image.grouping.mlp_out."),
     (r"\.ln_x\.", ".norm_centers."),
     (r"\.ln_k\.", ".norm_context."),
-    (r"^visual\.transformer\.layers0\.", "image.trunk."),
+    (r"^visual\.transformer\.layers0\.", "image.tower.trunk."),
     (r"^visual\.transformer\.layers2\.", "image.region_blocks."),
     (r"^visual\.transformer\.layers_mae2\.", "reconstruction.blocks."),
     (r"^visual\.transformer\.reconstruct_layer2\.rec_proj_a\.a_fc\.", "reconstruction.unpool."),
@@ -54,7 +54,8 @@ def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
         CheckpointError: missing, extra or wrongly shaped tensors.
     """
     ours = rename(state, RULES, IGNORED)
-    config = read_sizes(ours, count_blocks(ours, "image.trunk."), count_blocks(ours, "image.region_blocks."), path)
+    trunk, region = (count_blocks(ours, prefix) for prefix in ("image.tower.trunk.", "image.region_blocks."))
+    config = read_sizes(ours, trunk, region, path)
     for name in ("image.grouping.key.weight", "image.grouping.value.weight"):  # 1x1 convolutions
         if name in ours and ours[name].ndim == 3:
             ours[name] = ours[name].squeeze(-1)

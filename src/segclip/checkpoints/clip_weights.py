@@ -77,8 +77,8 @@ def read_sizes(state: State, trunk: int, region: int, path: Path) -> ModelConfig
     Raises:
         CheckpointError: a tensor is missing or has the wrong number of axes; the sizes fit no model.
     """
-    patch_embed = _tensor(state, "image.patch_embed.weight", 4, path)
-    positions = _tensor(state, "image.positions", 2, path)
+    patch_embed = _tensor(state, "image.tower.patch_embed.weight", 4, path)
+    positions = _tensor(state, "image.tower.positions", 2, path)
     text_positions = _tensor(state, "text.positions", 2, path)
     tokens = _tensor(state, "text.token_embedding.weight", 2, path)
     embed = _tensor(state, "image.projection", 2, path).shape[1]
@@ -104,6 +104,7 @@ def read_sizes(state: State, trunk: int, region: int, path: Path) -> ModelConfig
             embed,
             CENTERS if centers is None else centers.shape[0],
             decoder_layers=count_blocks(state, "reconstruction.decoder.") or ModelConfig.decoder_layers,
+            center_blocks=count_blocks(state, "image.grouping.blocks.") or ModelConfig.center_blocks,
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; {EXPECTED}") from error
@@ -120,7 +121,9 @@ def _split_blocks(name: str, trunk: int) -> str:
     if not found:
         return name
     number = int(found[1])
-    return f"image.trunk.{number}.{found[2]}" if number < trunk else f"image.region_blocks.{number - trunk}.{found[2]}"
+    if number < trunk:
+        return f"image.tower.trunk.{number}.{found[2]}"
+    return f"image.region_blocks.{number - trunk}.{found[2]}"
 
 
 def _tensor(state: State, name: str, axes: int, path: Path) -> Tensor:

@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segclip.config import ModelConfig
+from segclip.config import ModelConfig, current_name
 from segclip.model.segclip import SegCLIP
 from segclip.utils.files import atomic
 
-FORMAT, FORMAT_VERSION = "segclip", "1"
+FORMAT, FORMAT_VERSION = "segclip", "2"
+EARLIER_VERSION = "1"  # of 0.1, which had other names for the image tower
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
 ALONE = 4.0  # largest value of a row by the next; past it (near an identity) 8 bits lose the small values
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # in a folder that SegCLIP.save_pretrained wrote
@@ -79,7 +80,7 @@ def load_model(path: str | os.PathLike[str]) -> SegCLIP:
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
     """Whether these are our own names: a file without our metadata, as `SegCLIP.save_pretrained` writes it."""
-    return "image.grouping.centers" in state
+    return "image.projection" in state
 
 
 def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
@@ -105,9 +106,12 @@ def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
 
 def load_state(state: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> SegCLIP:
     """The model of a file in our format that `read_safetensors` has read."""
-    if (version := metadata.get("format_version")) != FORMAT_VERSION:
+    version = metadata.get("format_version")
+    if version == EARLIER_VERSION:
+        state = {current_name(name): tensor for name, tensor in state.items()}
+    elif version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: segclip file of format version {version}; expected {FORMAT_VERSION}: update segclip"
+            f"{path}: segclip file of format version {version}; expected at most {FORMAT_VERSION}: update segclip"
         )
     try:
         config = ModelConfig.from_json(metadata.get("segclip_config", ""))
@@ -141,10 +145,13 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], path: Path) ->
     """A model of this configuration holding exactly these float32 tensors, in evaluation mode.
 
     Raises:
-        CheckpointError: missing or extra names, wrong shapes.
+        CheckpointError: missing or extra names, wrong shapes; a part that is in no table here.
     """
-    with torch.device("meta"):  # no random weights are drawn, none are left: every name is assigned below
-        model = SegCLIP(config)
+    try:
+        with torch.device("meta"):  # no random weights are drawn, none are left: every name is assigned below
+            model = SegCLIP(config)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     check_state(model.state_dict(), state, path)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return model.requires_grad_(True).eval()

@@ -18,10 +18,10 @@ RULES: Rules = (
     (r"^text_model\.final_layer_norm\.", "text.norm_final."),
     (r"^text_model\.encoder\.layers\.", "text.blocks."),
     (r"^visual_projection\.weight$", "image.projection"),
-    (r"^vision_model\.embeddings\.class_embedding$", "image.class_token"),
-    (r"^vision_model\.embeddings\.patch_embedding\.", "image.patch_embed."),
-    (r"^vision_model\.embeddings\.position_embedding\.weight$", "image.positions"),
-    (r"^vision_model\.pre_layrnorm\.", "image.norm_pre."),  # theirs is spelt so
+    (r"^vision_model\.embeddings\.class_embedding$", "image.tower.class_token"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "image.tower.patch_embed."),
+    (r"^vision_model\.embeddings\.position_embedding\.weight$", "image.tower.positions"),
+    (r"^vision_model\.pre_layrnorm\.", "image.tower.norm_pre."),  # theirs is spelt so
     (r"^vision_model\.post_layernorm\.", "image.norm_post."),
     (r"^vision_model\.encoder\.layers\.", "image.layers."),
     (r"\.self_attn\.out_proj\.", ".attention.out_proj."),

@@ -6,13 +6,14 @@ keeps of them, at the end.
 
 import os
 import re
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rich.console import Console
+import tyro
 from rich.progress import Progress
 
 from segclip.annotate.annotator import Annotator, Drawing, Named, Request
@@ -20,9 +21,13 @@ from segclip.annotate.formats import FORMATS, write_all
 from segclip.annotate.segments import Collection
 from segclip.annotate.store import Store, photo_files
 from segclip.checkpoints.loading import locate
-from segclip.commands.segment import Failure, check_writable, report, unused_stems
+from segclip.commands.options import ProtocolName
+from segclip.commands.photos import check_writable, unused_stems
+from segclip.commands.terminal import console, report
 from segclip.data.photos import list_photos
+from segclip.segment.background import check_background
 from segclip.segment.coco import pycocotools_mask
+from segclip.segment.encoder import DType
 from segclip.segment.many_photos import BATCH
 from segclip.segment.protocols import find_protocol
 from segclip.text.labels import check_labels
@@ -37,26 +42,46 @@ PHOTOS_AHEAD = 2**14  # that a cluster gets at once
 NAME_REMEDY = "a file name that no annotation file can hold; rename the photo"
 
 
-def annotate_folder(folder: Path, out: Path, request: Request, *, ray: bool = False) -> int:
-    """Annotate the photos of a folder into `out`, on this machine or over Ray; see `segclip annotate --help`.
+def annotate(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    /,
+    labels: tuple[str, ...],
+    out: Path,
+    drawing: Annotated[Drawing, tyro.conf.arg(name="")],
+    model: str = "mini",
+    device: str = "auto",
+    protocol: ProtocolName = "open",
+    background: str = "auto",
+    dtype: DType = "float32",
+    ray: bool = False,
+) -> int:
+    """Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index PNGs.
 
-    Returns:
-        0, 1 where some photos failed (named at the end), or 2 where all did.
+    Writes OUT/coco.json, coco-polygons.json, panoptic.json, cvat.xml, label-studio.json, yolo/, masks/ and
+    review.csv, the most doubtful regions first. One annotation per label and photo: it does not count things. Killed
+    at any moment, the same command goes on. docs/annotate.md tells how to import each file.
 
-    Raises:
-        ValueError: a folder without photos, a request that cannot be met, or an `out` that was annotated otherwise.
+    Args:
+        folder: Folder of photos.
+        labels: What to look for: --labels cat "potted plant".
+        out: Folder to write to; made if missing.
+        drawing: Of the shapes.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        device: auto, cpu, cuda, mps ...
+        protocol: How to look: see segclip segment.
+        background: auto, none, or a number in 0..1: see segclip segment.
+        dtype: Of the image tower's products: see segclip segment.
+        ray: Do the work on a Ray cluster (pip install "segclip[scale]").
     """
-    request = replace(request, labels=check_labels(request.labels))
-    for label in request.labels:
-        if UNWRITABLE.search(label):
-            raise ValueError(f"label {label!r} has characters that no annotation file can hold; leave them out")
-    find_protocol(request.protocol)
+    request = Request(check_labels(labels), model, device, protocol, check_background(background), dtype, drawing)
+    _check_writable_labels(request.labels)
+    find_protocol(protocol)
     pycocotools_mask()
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of photos")
     files = list_photos([folder])
     check_writable(out)
-    with locate(request.model).open("rb") as weights:
+    with locate(model).open("rb") as weights:
         digest = file_digest(weights, "sha256").hexdigest()
     job = _describe(request, digest, os.path.relpath(folder.resolve(), out.resolve()))
     with only_one_run(out), no_space(out):
@@ -64,15 +89,20 @@ def annotate_folder(folder: Path, out: Path, request: Request, *, ray: bool = Fa
         store = Store(out, job)
         failures = _annotate(request, store, store.start(named), len(files), ray)
         if store.offsets:
-            info = {"description": _tell(request.drawing), **job}
+            info = {"description": _tell(drawing), **job}
             write_all(out, Collection(folder.resolve().name, request.labels, info, partial(store.photos, named)))
-    report(failures, len(store.offsets), out)
-    return (1 if failures else 0) if store.offsets else 2
+    return report(len(store.offsets), failures, out)
 
 
-def _annotate(request: Request, store: Store, named: Named, total: int, ray: bool) -> list[Failure]:
+def _check_writable_labels(labels: Sequence[str]) -> None:
+    for label in labels:
+        if UNWRITABLE.search(label):
+            raise ValueError(f"label {label!r} has characters that no annotation file can hold; leave them out")
+
+
+def _annotate(request: Request, store: Store, named: Named, total: int, ray: bool) -> list[Failed]:
     """Annotate the photos that are still to do; those that failed."""
-    failures = [(str(path), NAME_REMEDY) for path, _ in named if UNWRITABLE.search(path.name)]
+    failures = [Failed(str(path), NAME_REMEDY) for path, _ in named if UNWRITABLE.search(path.name)]
     named = [(path, stem) for path, stem in named if not UNWRITABLE.search(path.name)]
     if not named:
         return failures
@@ -82,11 +112,11 @@ def _annotate(request: Request, store: Store, named: Named, total: int, ray: boo
         results = map_over_ray(make_annotator, named, batch=BATCH, ahead=PHOTOS_AHEAD, gpus=gpus)
     else:
         results = Annotator(request)(named)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=total, completed=total - len(named))
         for path, result in results:
             if isinstance(result, Failed):
-                failures.append((result.item, result.reason))
+                failures.append(result)
             else:
                 store.add(path, result)
             progress.advance(task)

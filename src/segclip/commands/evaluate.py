@@ -5,29 +5,28 @@ not grow with the set.
 """
 
 import json
-import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy
 import torch
-import torch.distributed as dist
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from segclip.checkpoints.loading import locate
-from segclip.commands.segment import check_writable
-from segclip.evaluate.datasets import open_benchmark
+from segclip.commands.options import ProtocolName
+from segclip.commands.photos import check_writable
+from segclip.commands.terminal import console, say
+from segclip.evaluate.datasets import DATASETS, open_benchmark
 from segclip.evaluate.datasets.benchmark import Benchmark, Pair
 from segclip.evaluate.evaluator import Evaluator, calibrate, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion, interval
@@ -40,72 +39,87 @@ from segclip.segment.segmenter import Segmenter
 from segclip.utils.failures import Failed
 from segclip.utils.files import atomic
 from segclip.utils.prefetch import prefetched
+from segclip.utils.processes import Processes, join_processes, world_size
 
 SHOWN = 6  # photos in the report that went best, and that went worst
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # that a calibration tries
 
-console = Console(stderr=True)
+SETS = f"One of {', '.join(DATASETS)}; folder: images/, masks/ (index PNGs, 255 ignored) and classes.json."
 Job = dict[str, Any]  # what is evaluated, as the result has it
 
 
-def evaluate_set(
-    name: str,
+def evaluate(
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help=SETS)],
+    /,
     root: Path,
     model: str = "mini",
-    protocol: str = "open",
-    *,
-    changes: tuple[str, ...] = (),
-    split: str | None = None,
+    protocol: ProtocolName = "open",
+    changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE")] = (),
+    split: Literal["val", "train"] | None = None,
     limit: int | None = None,
     names: Literal["own", "sclip"] = "own",
     device: str = "auto",
     dtype: DType = "float32",
-    file: Path | None = None,
+    file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     report: Path | None = None,
-    calibrating: bool = False,
+    calibrate: bool = False,
     skip_bad: bool = False,
 ) -> int:
-    """Evaluate a model on a set; see `segclip evaluate --help`.
+    """Measure a model: mIoU on a benchmark, or on your own photos with masks.
 
-    Returns:
-        0, or 1 where photos or masks were left out.
+    Prints the IoU of each class, the mIoU with its 95% interval over photos, pixel accuracy, and what the regions would
+    reach with the best name for each. docs/evaluation.md has the sets' folders and the protocols. Many processes:
+    torchrun -m segclip evaluate ...
 
-    Raises:
-        ValueError: an option, a set, or without `skip_bad` a photo or mask that cannot be used.
+    Args:
+        root: Folder of the set, as its download unpacks.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        protocol: open: for people. paper: the evaluation of arXiv 2211.14813, with its threshold for the set.
+            groupvit: the same rules at 448 pixels with overlapping windows.
+        changes: Fields of the protocol's settings, as in --set threshold=0.7 stride=112.
+        split: val, or train; train for --calibrate.
+        limit: So many photos, spread evenly over the set.
+        names: own: the classes as the paper names them. sclip: several words a class, as SCLIP asks for them.
+        device: auto, cpu, cuda, mps ...
+        dtype: Of the image tower's products: see segclip segment.
+        file: File for the result with all that is needed to repeat it. NAME.photos.jsonl beside it keeps what each
+            photo gave, so that the same command goes on with a broken run.
+        report: Folder for a page: classes, confusions, the best and the worst photos.
+        calibrate: Try background thresholds on the training split, and print the curve, instead of evaluating.
+        skip_bad: Leave out photos and masks that cannot be read, and name them at the end.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1 and (calibrating or file is None):
+    if world_size() > 1 and (calibrate or file is None):
         raise ValueError("several processes: give --json FILE, beside which they share their counts, no --calibrate")
-    if calibrating and split == "val" and name != "folder":
+    if calibrate and split == "val" and dataset != "folder":
         raise ValueError("--calibrate on the split that is reported; leave --split out, which takes the training split")
+    _check_outputs(file, report)
+    changed = change_settings(find_protocol(protocol).for_benchmark(dataset), changes)
+    benchmark = open_benchmark(dataset, root, split or ("train" if calibrate else "val"))
+    asked = {"root": str(root.resolve()), "of": len(benchmark.pairs), "model": model, "protocol": protocol}
+    asked |= {"changed": list(changes), "names": names, "dtype": dtype}
+    if limit is not None:
+        benchmark = replace(benchmark, pairs=_spread(benchmark.pairs, limit))
+    words, weights = words_of(benchmark, names), locate(model)
+    with join_processes(device) as processes:
+        segmenter = Segmenter(weights, changed, device=processes.device, dtype=dtype)
+        evaluator = Evaluator(segmenter, benchmark, words)
+        job = _describe(evaluator, weights) | asked
+        if calibrate:
+            left_out = _calibrate(job, evaluator, file, skip_bad)
+        else:
+            left_out = _evaluate(job, evaluator, file, report, processes, skip_bad)
+    for failed in left_out:
+        say(f"left out: {failed.item}: {failed.reason}")
+    return 1 if left_out else 0
+
+
+def _check_outputs(file: Path | None, report: Path | None) -> None:
+    """What is to be written can be, before any work is done."""
     if file is not None and file.is_dir():
         raise ValueError(f"{file}: is a folder; --json names the file of the result")
     for folder in (file and file.parent, report):
         if folder is not None:
-            check_writable(folder)  # before any work is done
-    changed = change_settings(find_protocol(protocol).for_benchmark(name), changes)
-    benchmark = open_benchmark(name, root, split or ("train" if calibrating else "val"))
-    whole = len(benchmark.pairs)
-    if limit is not None:
-        benchmark = replace(benchmark, pairs=_spread(benchmark.pairs, limit))
-    words = words_of(benchmark, names)
-    weights = locate(model)
-    if device == "auto" and torch.cuda.is_available():
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    segmenter = Segmenter(weights, changed, device=device, dtype=dtype)
-    evaluator = Evaluator(segmenter, benchmark, words)
-    job = _describe(evaluator, weights) | {
-        "root": str(root.resolve()),
-        "of": whole,
-        "model": model,
-        "protocol": protocol,
-        "changed": list(changes),
-        "names": names,
-        "dtype": dtype,
-    }
-    if calibrating:
-        return _calibrate(job, evaluator, file, skip_bad)
-    return _evaluate(job, evaluator, file, report, (rank, world), skip_bad)
+            check_writable(folder)
 
 
 def _describe(evaluator: Evaluator, weights: Path) -> Job:
@@ -135,17 +149,17 @@ def _describe(evaluator: Evaluator, weights: Path) -> Job:
 
 
 def _evaluate(
-    job: Job, evaluator: Evaluator, file: Path | None, report: Path | None, place: tuple[int, int], skip_bad: bool
-) -> int:
-    rank, world = place
-    with tempfile.TemporaryDirectory() as spare, _together(world) as wait:
-        records = Records(file or Path(spare) / "result.json", job, rank)
+    job: Job, evaluator: Evaluator, file: Path | None, report: Path | None, processes: Processes, skip_bad: bool
+) -> list[Failed]:
+    """Measure, each process its share, and let the main one write and show the result; what was left out."""
+    with tempfile.TemporaryDirectory() as spare:
+        records = Records(file or Path(spare) / "result.json", job, processes.rank)
         known = records.start()
-        wait()  # until all have read what an earlier run left
-        _count(evaluator, records, known, place, skip_bad)
-        wait()
-        if rank:
-            return 0
+        processes.wait()  # until all have read what an earlier run left
+        _count(evaluator, records, known, processes, skip_bad)
+        processes.wait()
+        if not processes.is_main:
+            return []
         records.merge()
         result = _summary(job, records, evaluator.benchmark)
         if file is not None:
@@ -153,18 +167,17 @@ def _evaluate(
         _show(result)
         if report is not None:
             page = write_report(report, result, evaluator, *records.extremes(len(result["per_class"]), SHOWN))
-            console.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
-    return _tell_bad(result["left_out"])
+            say(f"wrote {page}")
+        return list(records.failed())
 
 
-def _count(evaluator: Evaluator, records: Records, known: set[str], place: tuple[int, int], skip_bad: bool) -> None:
+def _count(evaluator: Evaluator, records: Records, known: set[str], processes: Processes, skip_bad: bool) -> None:
     """Count this process's share of the batches; a batch of which a photo is missing is counted whole."""
-    rank, world = place
-    batches = cut_batches(evaluator.benchmark.pairs)[rank::world]
+    batches = cut_batches(evaluator.benchmark.pairs)[processes.rank :: processes.world]
     left = [batch for batch in batches if not all(pair.key in known for pair in batch)]
     failed: list[Failed] = []
     running = Confusion(len(evaluator.benchmark.names))
-    with _bar(rank == 0) as bar:
+    with _bar(processes.is_main) as bar:
         task = bar.add_task("", total=sum(map(len, batches)), completed=sum(map(len, batches)) - sum(map(len, left)))
         encoded = evaluator.encode(left, failed if skip_bad else None)
         for batch, counts in zip(
@@ -197,8 +210,8 @@ def _summary(job: Job, records: Records, benchmark: Benchmark) -> dict[str, Any]
     }
 
 
-def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool) -> int:
-    """Try background thresholds on photos that are not reported, and print the curve."""
+def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool) -> list[Failed]:
+    """Try background thresholds on photos that are not reported, and print the curve; what was left out."""
     if not evaluator.threshold:
         raise ValueError(
             "--calibrate: nothing is found by a threshold here: no background, or one with words of its own"
@@ -221,10 +234,10 @@ def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool
     output.print(
         f"best: --set threshold={best:g}; chosen on {job['set']} {job['split'] or job['root']}", soft_wrap=True
     )
-    left_out = {one.item: one.reason for one in failed}
     if file is not None:
+        left_out = {one.item: one.reason for one in failed}
         _write_json(file, job | {"calibration": list(curve.items()), "best_threshold": best, "left_out": left_out})
-    return _tell_bad(left_out)
+    return failed
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -269,26 +282,6 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _tell_bad(bad: dict[str, str]) -> int:
-    for key, why in bad.items():
-        console.print(f"left out: {key}: {why}", markup=False, highlight=False, soft_wrap=True)
-    return 1 if bad else 0
-
-
 def _bar(shown: bool) -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not shown, transient=True)
-
-
-@contextmanager
-def _together(world: int) -> Iterator[Callable[[], object]]:
-    """What waits until every process of torchrun is there; alone, nobody waits."""
-    if world == 1:
-        yield lambda: None
-        return
-    dist.init_process_group("gloo", timeout=timedelta(days=1))  # a process may have much more work left than another
-    try:
-        yield dist.barrier
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()

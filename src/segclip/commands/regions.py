@@ -1,13 +1,14 @@
 """`segclip regions`: a sheet for each photo; a bad photo stops no other."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
+import tyro
 from rich.progress import Progress
 
 from segclip.checkpoints.loading import load
-from segclip.commands.segment import check_writable, find_photos, report, unused_stems
+from segclip.commands.photos import check_writable, find_photos, unused_stems
+from segclip.commands.terminal import console, report
 from segclip.data.photos import open_photo
 from segclip.segment.many_photos import attempt
 from segclip.segment.regions import draw_sheet, gather
@@ -18,16 +19,25 @@ from segclip.utils.files import atomic
 SHEET = "{}.regions.png"  # of a photo, with its stem
 
 
-def draw_regions(
-    photos: Sequence[Path], out: Path, labels: Sequence[str] = (), model: str = "mini", device: str = "auto"
+def regions(
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO...")],
+    /,
+    out: Path,
+    labels: tuple[str, ...] = (),
+    model: str = "mini",
+    device: str = "auto",
 ) -> int:
-    """Draw what the centers gathered in photos into `out`; see `segclip regions --help`.
+    """Draw what the learnable centers gathered in photos, each seen whole, not in windows.
 
-    Returns:
-        0, 1 where some photos failed (named at the end), or 2 where all did.
+    Writes STEM.regions.png: two pictures for each center, the patches that went to it (hard), and the share it took of
+    each patch (soft), bright where it took much.
 
-    Raises:
-        ValueError: labels, model, device or `out` that cannot be used.
+    Args:
+        photos: Photos, or folders of photos.
+        out: Folder to write to; made if missing.
+        labels: Name each region with the nearest of these, and its probability among them.
+        model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        device: auto, cpu, cuda, mps ...
     """
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --out")
@@ -39,14 +49,13 @@ def draw_regions(
     if files:
         loaded = load(model, device)
         named = list(zip(files, unused_stems(files, out, (SHEET,)), strict=True))
-        with Progress(console=Console(stderr=True), disable=len(files) == 1, transient=True) as progress:
+        with Progress(console=console, disable=len(files) == 1, transient=True) as progress:
             for path, stem in progress.track(named):
                 sheet = attempt(path, lambda path=path: draw_sheet(gather(loaded, open_photo(path), labels)))
                 if isinstance(sheet, Failed):
-                    failures.append((sheet.item, sheet.reason))
+                    failures.append(sheet)
                     continue
                 with atomic(out / SHEET.format(stem)) as temporary:
                     sheet.save(temporary, "PNG")
                 done += 1
-    report(failures, done, out)
-    return (1 if failures else 0) if done else 2
+    return report(done, failures, out)

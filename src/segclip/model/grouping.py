@@ -4,16 +4,24 @@ Axes: B batch, C centers, P patches, D width. A region is what one center gather
 Source: arXiv 2211.14813, section 3.2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from segclip.config import ModelConfig
 from segclip.model.layers import MLP, Attention, light, limit_precision, quick_gelu
+from segclip.utils.tables import choose
 
-TAU = 0.9  # temperature of the Gumbel-softmax in training
+# Of a grouping that starts from k-means.
+FOCUS = 0.55  # factor of the attention's queries and of its keys: larger, fewer patches move a center
+MOVE = 2.0  # how far a block moves a center, in units of the patches' mean
+SHARPNESS = 0.15  # scale of the centers against unit-variance patches: assignments are clear and can still change
+LIFT = 4.0  # from here on the activation after a region's network is nearly the identity
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,10 @@ class GroupedLinear(nn.Module):
         self.groups = groups
         self.weight = nn.Parameter(torch.empty(width, width // groups))
 
+    def initialize(self) -> None:
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         x = x.unflatten(-1, (self.groups, -1))
         weight = self.weight.unflatten(0, (self.groups, -1))
@@ -46,7 +58,7 @@ class GroupedLinear(nn.Module):
 
 
 class CenterBlock(nn.Module):
-    """Centers look at themselves and at the patches (cross-attention), then pass an MLP."""
+    """Centers attend to themselves and to the patches, then pass an MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -66,10 +78,11 @@ class CenterBlock(nn.Module):
 class CenterGrouping(nn.Module):
     """Learnable centers -> assignment of patches to centers -> regions."""
 
-    def __init__(self, width: int, heads: int, centers: int) -> None:
+    def __init__(self, config: ModelConfig, heads: int) -> None:
         super().__init__()
-        self.centers = nn.Parameter(torch.empty(centers, width))
-        self.blocks = nn.ModuleList(CenterBlock(width, heads) for _ in range(2))
+        width, self.tau = config.image.width, config.tau
+        self.centers = nn.Parameter(torch.empty(config.centers, width))
+        self.blocks = nn.ModuleList(CenterBlock(width, heads) for _ in range(config.center_blocks))
         self.norm_centers = nn.LayerNorm(width)
         self.norm_patches = nn.LayerNorm(width)
         self.key = GroupedLinear(width, heads)
@@ -78,6 +91,14 @@ class CenterGrouping(nn.Module):
         self.norm_out = nn.LayerNorm(width)
         # Elsewhere, rounding errors meet a sum over the blocks that is kept in float32; after this nothing is added up.
         self.mlp_out = limit_precision(MLP(width, F.gelu), "float32")
+
+    @staticmethod
+    def count_regions(config: ModelConfig) -> int:
+        """One a center."""
+        return config.centers
+
+    def initialize(self) -> None:
+        nn.init.normal_(self.centers, std=0.02)
 
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
         """Gather patches.
@@ -94,12 +115,68 @@ class CenterGrouping(nn.Module):
         normed = self.norm_patches(patches)
         logits = centers @ self.norm_key(self.key(normed)).mT
         soft = logits.softmax(dim=1)
-        hard = _one_hot(soft) if gumbel is None else _straight_through((logits + gumbel) / TAU)
+        hard = _one_hot(soft) if gumbel is None else _straight_through((logits + gumbel) / self.tau)
 
         count = hard.sum(dim=-1, keepdim=True).clamp(min=1)
         means = hard @ self.value(normed) / count
         regions = quick_gelu(self.mlp_out(self.norm_out(centers + means)))
         return Grouping(regions, hard, soft)
+
+    @torch.no_grad()
+    def initialize_from_clusters(self, patches: Float[Tensor, "N D"], cluster: Int[Tensor, "N"]) -> None:
+        """Start as k-means: a center is the mean of a cluster, and each block takes a step toward what is like it."""
+        width = patches.shape[1]
+        normed = F.layer_norm(patches, (width,))
+        mean, spread = normed.mean(dim=0), normed.std(dim=0).clamp(min=1e-6)
+        for center in range(len(self.centers)):
+            members = cluster == center
+            self.centers[center] = patches[members if members.any() else slice(None)].mean(dim=0)
+
+        def whiten(norm: nn.LayerNorm, scale: float = 1.0) -> None:
+            norm.weight.copy_(scale / spread)
+            norm.bias.copy_(-scale * mean / spread)
+
+        identity = torch.eye(width)
+        for block in self.blocks:
+            assert isinstance(block, CenterBlock)
+            whiten(block.norm_centers, FOCUS)
+            whiten(block.norm_context, FOCUS)
+            block.attention.in_proj.weight.copy_(identity.repeat(3, 1))
+            # Back from whitened values to the patches' own units.
+            block.attention.out_proj.weight.copy_(torch.diag(MOVE / FOCUS * spread * patches.std(dim=1).mean()))
+        whiten(self.norm_centers, SHARPNESS)
+        whiten(self.norm_patches)
+        for layer in (self.key, self.value):
+            layer.weight.copy_(torch.eye(layer.weight.shape[1]).repeat(layer.groups, 1))
+        for layer in (self.mlp_out.fc1, self.mlp_out.fc2):
+            nn.init.xavier_uniform_(layer.weight)  # no residual goes around this one: N(0, 0.02) would make it tiny
+
+    @torch.no_grad()
+    def pass_means_through(self) -> None:
+        """Let a region be what its center gathered, lifted: GELU(x) - GELU(-x) = x."""
+        wide, narrow = self.mlp_out.fc1, self.mlp_out.fc2
+        width = wide.in_features
+        both = torch.cat([torch.eye(width), -torch.eye(width)])
+        wide.weight[: 2 * width], wide.bias[:] = both, 0
+        narrow.weight[:], narrow.bias[:] = 0, LIFT
+        narrow.weight[:, : 2 * width] = both.T
+
+
+# Anyone can add a module: GROUPINGS["mine"] = MyGrouping. It is made of (configuration, attention heads of the tower);
+# its forward is that of CenterGrouping, and `count_regions` says how many regions it gives. It may say how it starts
+# (`initialize`, see `segclip.model.layers`), and how from k-means (`initialize_from_clusters`, `pass_means_through`).
+GROUPINGS: dict[str, Callable[[ModelConfig, int], Any]] = {"centers": CenterGrouping}
+
+
+def make_grouping(config: ModelConfig, heads: int) -> Any:
+    """The grouping that a model is configured with. Raises ValueError for one that is not in the table."""
+    return choose(GROUPINGS, config.grouping, "grouping")(config, heads)
+
+
+def count_regions(config: ModelConfig) -> int:
+    """How many regions a model gives. Raises ValueError for a grouping that is not in the table."""
+    kind: Any = choose(GROUPINGS, config.grouping, "grouping")
+    return kind.count_regions(config)
 
 
 def sample_gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:

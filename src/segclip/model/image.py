@@ -1,57 +1,50 @@
-"""Image tower: pixels -> patches -> regions -> embeddings.
+"""The image's way: pixels -> patches -> regions -> embeddings.
 
 Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E embedding.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
-from segclip.model.grouping import CenterGrouping, Grouping
-from segclip.model.layers import Block, limit_precision
+from segclip.data.normalise import normalise
+from segclip.model.grouping import Grouping, make_grouping
+from segclip.model.towers import IMAGE_TOWERS
+from segclip.utils.tables import choose
 
 
-class ImageTower(nn.Module):
-    """A ViT trunk (CLIP's or DINOv2's), the centers, and blocks over the regions."""
+class ImageEncoder(nn.Module):
+    """A tower, the grouping of its patches, and blocks over the regions.
+
+    Raises:
+        ValueError: a tower or a grouping that is in no table.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         image = self.config = config.image
-        width, heads, dinov2 = image.width, image.heads, image.kind == "dinov2"
-        self.patch_embed = nn.Conv2d(3, width, image.patch, stride=image.patch, bias=dinov2)
-        self.class_token = nn.Parameter(torch.empty(width))
-        self.positions = nn.Parameter(torch.empty(1 + image.position_grid**2, width))
-        block_options = {"activation": F.gelu, "eps": 1e-6, "layer_scale": True} if dinov2 else {}
-        self.norm_pre = nn.Identity() if dinov2 else nn.LayerNorm(width)
-        trunk = nn.ModuleList(Block(width, heads, **block_options) for _ in range(image.trunk_layers))
-        # 8 bits are for the trunk: elsewhere small differences decide which center takes a patch, or tokens are so few
-        # that unpacking weights would take longer than multiplying by them.
-        self.trunk = limit_precision(trunk, "int8")
-        self.norm_trunk = nn.LayerNorm(width, 1e-6) if dinov2 else nn.Identity()
-        self.grouping = CenterGrouping(width, heads, config.centers)
-        self.region_blocks = nn.ModuleList(Block(width, heads) for _ in range(image.region_layers))
-        self.norm_post = nn.LayerNorm(width)
-        self.projection = nn.Parameter(torch.empty(width, config.embed))
+        self.tower = choose(IMAGE_TOWERS, image.kind, "image tower")(image)
+        self.grouping = make_grouping(config, self.tower.heads)
+        self.region_blocks = nn.ModuleList(self.tower.region_block() for _ in range(image.region_layers))
+        self.norm_post = nn.LayerNorm(image.width)
+        self.projection = nn.Parameter(torch.empty(image.width, config.embed))
+
+    def initialize(self) -> None:
+        self.tower.initialize_inputs()
+        nn.init.normal_(self.projection, std=len(self.projection) ** -0.5)
+
+    def normalise(self, photos: np.ndarray | Tensor) -> Float[Tensor, "... 3 H W"]:
+        """Pixels as the tower takes them, of RGB uint8 (...,H,W,3), 0-255; on the same device."""
+        return normalise(photos, self.tower.mean, self.tower.deviation)
 
     def encode_patches(
         self, pixels: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B V"] | None = None
     ) -> Float[Tensor, "B _ D"]:
         """Patch features (B,P,D), or (B,V,D) of the patches `keep` alone, in the order given there."""
-        x = self.patch_embed(pixels)
-        positions = self._positions_for(x.shape[-2], x.shape[-1])
-        x = x.flatten(2).mT + positions[1:]
-        if keep is not None:
-            x = x.take_along_dim(keep[..., None], dim=1)
-        if self.config.kind == "dinov2":
-            first = (self.class_token + positions[0]).expand(x.shape[0], 1, -1)
-            x = torch.cat([first, x], dim=1)
-        x = self.norm_pre(x)
-        for block in self.trunk:
-            x = block(x)
-        x = self.norm_trunk(x)
-        return x[:, 1:] if self.config.kind == "dinov2" else x
+        return self.tower(pixels, keep)
 
     def embed_regions(self, regions: Float[Tensor, "B C D"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C E"]]:
         """Regions -> the image's embedding (their element-wise maximum) and one embedding each."""
@@ -91,12 +84,3 @@ class ImageTower(nn.Module):
         for side in (height, width):
             if side % patch or side == 0:
                 raise ValueError(f"image side {side} is not a multiple of the patch {patch}; resize or pad it")
-
-    def _positions_for(self, rows: int, columns: int) -> Float[Tensor, "N D"]:
-        """Position embeddings for a grid of patches; the class token's first."""
-        grid = self.config.position_grid
-        if not torch.compiler.is_exporting() and (rows, columns) == (grid, grid):  # an export knows no sizes
-            return self.positions
-        stored = self.positions[1:].T.reshape(1, -1, grid, grid)
-        resized = F.interpolate(stored, (rows, columns), mode="bicubic", align_corners=False)
-        return torch.cat([self.positions[:1], resized.flatten(2)[0].T])

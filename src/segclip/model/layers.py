@@ -1,7 +1,8 @@
-"""Blocks that the towers share, and what parts say of themselves to inference (`segclip.segment.encoder`).
+"""Blocks that the towers share, how parts are initialised, and what they say of themselves to inference.
 
-A forward that inference may make lighter says so with `light`. A module with limits of its own to how light its numbers
-may be says so with `limit_precision`. What says nothing stays as it is and is given float32.
+A forward that inference (`segclip.segment.encoder`) may make lighter says so with `light`. A module with limits of its
+own to how light its numbers may be says so with `limit_precision`. What says nothing stays as it is and is given
+float32.
 
 Axes: B batch, N tokens, M context tokens, D width.
 """
@@ -56,6 +57,10 @@ def quick_gelu(x: Tensor) -> Tensor:
     return F.silu(1.702 * x) * (1 / 1.702)
 
 
+# What a tower's configuration can name.
+ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
 def _overwriting_quick_gelu(x: Tensor) -> Tensor:
     return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
 
@@ -91,6 +96,9 @@ class Attention(nn.Module):
         self.in_proj = Projection(width, 3 * width)  # queries, keys, values
         self.out_proj = nn.Linear(width, width)
 
+    def initialize(self) -> None:
+        nn.init.xavier_uniform_(self.in_proj.weight)
+
     @light
     def forward(
         self,
@@ -122,12 +130,13 @@ def _quicker_spelled_out(q: Tensor, k: Tensor) -> bool:
 
 
 class MLP(nn.Module):
-    """Two linear layers, the hidden one four times as wide."""
+    """Two linear layers, the hidden one `ratio` times as wide."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, width: int, activation: Activation, ratio: float = 4.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        hidden = int(ratio * width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
         self.activation = activation
 
     @light
@@ -155,16 +164,17 @@ class Block(nn.Module):
         width: int,
         heads: int,
         *,
+        mlp_ratio: float = 4.0,
         activation: Activation = quick_gelu,
-        eps: float = 1e-5,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
         layer_scale: bool = False,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps)
+        self.norm1 = norm(width)
         self.attention = Attention(width, heads)
         self.scale1 = LayerScale(width) if layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(width, eps)
-        self.mlp = MLP(width, activation)
+        self.norm2 = norm(width)
+        self.mlp = MLP(width, activation, mlp_ratio)
         self.scale2 = LayerScale(width) if layer_scale else nn.Identity()
 
     @light
@@ -176,13 +186,29 @@ class Block(nn.Module):
 class PostNormBlock(nn.Module):
     """BERT's post-norm block (arXiv 1810.04805)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, mlp_ratio: float = 4.0, activation: Activation = F.gelu) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
         self.norm1 = nn.LayerNorm(width, 1e-12)
-        self.mlp = MLP(width, F.gelu)
+        self.mlp = MLP(width, activation, mlp_ratio)
         self.norm2 = nn.LayerNorm(width, 1e-12)
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         x = self.norm1(x + self.attention(x, mask=mask))
         return self.norm2(x + self.mlp(x))
+
+
+def initialize(module: nn.Module) -> None:
+    """Draw the weights that a module, and all that is in it, starts from; what is inside first.
+
+    Linear layers and embeddings are N(0, 0.02), biases 0; other layers stay as torch made them. A module that starts
+    otherwise says so in a method `initialize` without arguments, which is called last and so has its way.
+    """
+    for child in module.children():
+        initialize(child)
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+    elif (own := getattr(module, "initialize", None)) is not None:
+        own()

@@ -74,12 +74,33 @@ class Noise:
 
 @dataclass(frozen=True)
 class Losses:
-    """The three losses (scalars) and their sum; `superpixel` is 0 where no superpixels were given."""
+    """The losses of a batch.
 
-    contrastive: Float[Tensor, ""]
-    superpixel: Float[Tensor, ""]
-    reconstruction: Float[Tensor, ""]
+    Attributes:
+        terms: by name, each a scalar without its weight; only those that were asked for.
+        total: their weighted sum.
+    """
+
+    terms: dict[str, Float[Tensor, ""]]
     total: Float[Tensor, ""]
+
+    @property
+    def contrastive(self) -> Float[Tensor, ""]:
+        """The paper's term of that name; 0 where it was left out."""
+        return self._term("contrastive")
+
+    @property
+    def superpixel(self) -> Float[Tensor, ""]:
+        """The paper's term of that name; 0 where it was left out, or no superpixels were given."""
+        return self._term("superpixel")
+
+    @property
+    def reconstruction(self) -> Float[Tensor, ""]:
+        """The paper's term of that name; 0 where it was left out."""
+        return self._term("reconstruction")
+
+    def _term(self, name: str) -> Tensor:
+        return self.terms.get(name, torch.zeros_like(self.total))
 
 
 def _tensors(item: Any) -> list[Tensor]:

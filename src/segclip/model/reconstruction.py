@@ -4,39 +4,42 @@ Axes: B batch, P patches, V visible patches, C centers, D width.
 Source: arXiv 2211.14813, section 3.3; decoder as in arXiv 2111.06377.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
-from segclip.model.grouping import Grouping
+from segclip.model.grouping import Grouping, count_regions
 from segclip.model.layers import Block, quick_gelu
 
-VISIBLE = 0.25  # share of the tokens that stays visible
-DECODER_HEADS = 8
 
-
-def visible_count(patches: int) -> int:
+def visible_count(patches: int, mask_ratio: float = ModelConfig.mask_ratio) -> int:
     """Patches that stay visible: the class token counts as kept, then it is dropped."""
-    return int((patches + 1) * VISIBLE) - 1
+    return int((patches + 1) * (1 - mask_ratio)) - 1
 
 
 class Reconstruction(nn.Module):
     """Regions -> visible patches -> pixels of every patch."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, heads: int) -> None:
         super().__init__()
-        width, narrow = config.image.width, config.image.width // 2
-        self.unpool = nn.Linear(config.centers, config.centers)
-        self.blocks = nn.ModuleList(Block(width, config.image.heads) for _ in range(2))
+        width, narrow, regions = config.image.width, config.image.width // 2, count_regions(config)
+        self.unpool = nn.Linear(regions, regions)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(2))
         self.embed = nn.Linear(width, narrow)
         self.mask_token = nn.Parameter(torch.empty(narrow))
         self.decoder = nn.ModuleList(
-            Block(narrow, DECODER_HEADS, activation=F.gelu, eps=1e-6) for _ in range(config.decoder_layers)
+            Block(narrow, config.decoder_heads, activation=F.gelu, norm=partial(nn.LayerNorm, eps=1e-6))
+            for _ in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(narrow, 1e-6)
         self.predict = nn.Linear(narrow, config.image.patch**2 * 3)
+
+    def initialize(self) -> None:
+        nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
         self, grouping: Grouping, order: Int[Tensor, "B P"], grid: tuple[int, int]

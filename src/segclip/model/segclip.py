@@ -4,7 +4,7 @@ Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E e
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,17 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from segclip.config import ModelConfig
-from segclip.losses import LABEL_SMOOTHING, SuperpixelLoss, contrastive_loss, reconstruction_loss, superpixel_loss
-from segclip.model.grouping import CenterGrouping, GroupedLinear, sample_gumbel
-from segclip.model.image import ImageTower
-from segclip.model.layers import Attention
+from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings, ModelConfig, current_name
+from segclip.losses import LossInputs, Masked, compute_terms, weighted_losses, weighted_sum
+from segclip.model.grouping import count_regions, sample_gumbel
+from segclip.model.image import ImageEncoder
+from segclip.model.layers import initialize
 from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
-from segclip.model.text import text_tower
+from segclip.model.towers import TEXT_TOWERS
 from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.files import atomic
+from segclip.utils.tables import choose
 
 __all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts", "gather_regions"]
 
@@ -37,21 +38,20 @@ class Parts(NamedTuple):
 
     Attributes:
         image, text: (B,E) embeddings, not normalised.
-        superpixel, reconstruction: losses, means over these pairs; 0 where they were left out.
-        scale: multiplier of the contrastive loss.
+        scale: multiplier of their cosines.
+        terms: the losses that compare no pair with another, by name: means over these pairs, without their weights.
     """
 
     image: Float[Tensor, "B E"]
     text: Float[Tensor, "B E"]
-    superpixel: Float[Tensor, ""]
-    reconstruction: Float[Tensor, ""]
     scale: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
 
 
-def gather_regions(tower: ImageTower, patches: Float[Tensor, "B P D"]) -> ImageOutput:
+def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"]) -> ImageOutput:
     """What the centers, and the blocks after them, make of patches."""
-    grouping = tower.grouping(patches)
-    embedding, regions = tower.embed_regions(grouping.regions)
+    grouping = image.grouping(patches)
+    embedding, regions = image.embed_regions(grouping.regions)
     return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
 
 
@@ -64,6 +64,8 @@ class SegCLIP(
 ):
     """The model. `SegCLIP(ModelConfig())` is the paper's ViT-B/16, untrained.
 
+    Raises ValueError for a tower, a grouping or an activation that is in no table.
+
     `save_pretrained`, `from_pretrained` and `push_to_hub` are those of `huggingface_hub.PyTorchModelHubMixin`: a folder
     or a hub repository with model.safetensors, config.json and a model card. `segclip.load` reads these and more.
     """
@@ -71,12 +73,13 @@ class SegCLIP(
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.image = ImageTower(config)
-        self.text = text_tower(config)
-        self.reconstruction = Reconstruction(config)
+        self.image = ImageEncoder(config)
+        self.text = choose(TEXT_TOWERS, config.text.kind, "text tower")(config)
+        self.reconstruction = Reconstruction(config, self.image.tower.heads)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+        self.register_load_state_dict_pre_hook(_use_current_names)
         if not self.logit_scale.is_meta:  # else a file's weights are to come
-            self.apply(_initialise)
+            initialize(self)
 
     @property
     def scale(self) -> float:
@@ -87,7 +90,7 @@ class SegCLIP(
         """Encode normalised photos, without noise.
 
         Args:
-            pixels: (B,3,H,W), normalised with CLIP's mean and standard deviation; H and W multiples of the patch.
+            pixels: (B,3,H,W), as `image.normalise` gives them; H and W multiples of the patch.
 
         Raises:
             ValueError: a side is not a multiple of the patch.
@@ -121,17 +124,19 @@ class SegCLIP(
         superpixels: Int[Tensor, "B rows columns"] | None = None,
         *,
         noise: Noise | None = None,
+        weights: Mapping[str, float] = PAPER_WEIGHTS,
     ) -> Losses:
-        """The three losses of a batch of pairs.
+        """The losses of a batch of pairs.
 
         Args:
             pixels: (B,3,H,W) as for `encode_image`.
             token_ids: (B,L), the caption of each.
-            superpixels: an id per patch; None leaves the superpixel loss out.
+            superpixels: an id per patch; None leaves out what needs them.
             noise: every random draw; None draws it.
+            weights: of the terms of `segclip.losses.LOSSES`, by name; the paper's three if not given.
         """
         noise = noise or self.draw_noise(pixels)
-        return combine_parts(self.parts(pixels, token_ids, superpixels, noise))
+        return combine_parts(self.parts(pixels, token_ids, superpixels, noise, weights=weights), weights)
 
     def parts(
         self,
@@ -140,26 +145,26 @@ class SegCLIP(
         superpixels: Int[Tensor, "B rows columns"] | None,
         noise: Noise,
         *,
-        reconstruct: bool = True,
-        kind: SuperpixelLoss = "reference",
-        smoothing: float = LABEL_SMOOTHING,
+        weights: Mapping[str, float] = PAPER_WEIGHTS,
+        settings: LossSettings = PAPER_SETTINGS,
     ) -> Parts:
-        """`losses`, before the contrastive loss; `reconstruct` says whether there is a masked branch.
+        """`losses`, before the terms that compare pairs with each other.
 
-        The masked branch encodes the visible patches only.
+        The masked branch encodes the visible patches only, after all else: where terms are left out, what is left
+        draws the same random numbers.
         """
         self.image.check_size(*pixels.shape[-2:])
-        patch = self.config.image.patch
-        grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        grid = self._grid(pixels)
         if superpixels is not None and tuple(superpixels.shape[1:]) != grid:
             raise ValueError(
                 f"superpixels of {tuple(superpixels.shape[1:])} rows and columns; these photos have {grid} patches: "
                 "give one id per patch"
             )
-        visible = None
-        if reconstruct:
-            order = noise.mask.argsort(dim=1)
-            visible = self.image.encode_patches(pixels, keep=order[:, : noise.gumbel_visible.shape[-1]])
+
+        def visible() -> Float[Tensor, "B V D"]:
+            keep = noise.mask.argsort(dim=1)[:, : noise.gumbel_visible.shape[-1]]
+            return self.image.encode_patches(pixels, keep)
+
         return self.parts_from_patches(
             self.image.encode_patches(pixels),
             visible,
@@ -167,21 +172,21 @@ class SegCLIP(
             self.encode_text(token_ids),
             None if superpixels is None else superpixels.flatten(1),
             noise,
-            kind=kind,
-            smoothing=smoothing,
+            weights=weights,
+            settings=settings,
         )
 
     def parts_from_patches(
         self,
         patches: Float[Tensor, "R N D"],
-        visible: Float[Tensor, "M V D"] | None,
+        visible: Callable[[], Float[Tensor, "M V D"]],
         pixels: Float[Tensor, "_ 3 H W"],
         text: Float[Tensor, "B E"],
         superpixels: Int[Tensor, "R N"] | None,
         noise: Noise,
         *,
-        kind: SuperpixelLoss = "reference",
-        smoothing: float = LABEL_SMOOTHING,
+        weights: Mapping[str, float] = PAPER_WEIGHTS,
+        settings: LossSettings = PAPER_SETTINGS,
         photos: int = 1,
     ) -> Parts:
         """`parts` from what the trunk and the text tower gave, which frozen towers need to compute only once.
@@ -190,48 +195,65 @@ class SegCLIP(
 
         Args:
             patches: trunk features of all patches; or of mosaics (R = B / photos, N patches each).
-            visible: trunk features of the visible patches, in ascending order of `noise.mask`, of the first M
-                photos: the masked branch costs the most, and a part of the batch estimates its loss too. None leaves
-                the reconstruction loss out.
+            visible: gives the trunk features of the visible patches, in ascending order of `noise.mask`, of the first
+                M photos: the masked branch costs the most, and a part of the batch estimates its loss too. It is asked
+                only where a loss needs them.
             pixels: as for `losses`, of the first M photos at least.
             text: embedding of each caption.
-            superpixels: an id per patch; None leaves the superpixel loss out.
+            superpixels: an id per patch; None leaves out what needs them.
             noise: as for `losses`.
-            kind, smoothing: see `superpixel_loss`.
-            photos: in a mosaic (see `ImageTower.embed_mosaic`); 1: every photo is encoded by itself.
+            weights: as for `losses`.
+            settings: of the paper's terms.
+            photos: in a mosaic (see `ImageEncoder.embed_mosaic`); 1: every photo is encoded by itself.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
         if photos > 1:
             embedding = self.image.embed_mosaic(grouping, photos)
         else:
             embedding, _ = self.image.embed_regions(grouping.regions)
-        zero = pixels.new_zeros(())
+        losses = {
+            name: loss
+            for name, loss in weighted_losses(weights).items()
+            if not loss.across_pairs and not (loss.superpixels and superpixels is None)
+        }
+        masked = None
+        if any(loss.masked for loss in losses.values()):
+            masked = self._reconstruct(visible(), pixels, noise)
+        embedding = embedding.to(text.dtype)
         with torch.autocast(pixels.device.type, enabled=False):
             scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
-            superpixel = zero if superpixels is None else superpixel_loss(grouping.hard, superpixels, kind, smoothing)
-        reconstruction = zero if visible is None else self._reconstruct(visible, pixels, noise)
-        return Parts(embedding.to(text.dtype), text, superpixel, reconstruction, scale)
+            inputs = LossInputs(
+                *map(_full, (embedding, text)),
+                scale,
+                settings,
+                *map(_full, (grouping.hard, grouping.soft, grouping.regions)),
+                superpixels,
+                masked,
+            )
+            return Parts(embedding, text, scale, compute_terms(losses, inputs))
 
-    def _reconstruct(
-        self, visible: Float[Tensor, "M V D"], pixels: Float[Tensor, "_ 3 H W"], noise: Noise
-    ) -> Float[Tensor, ""]:
-        patch, count = self.config.image.patch, len(visible)
-        grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+    def _reconstruct(self, visible: Float[Tensor, "M V D"], pixels: Float[Tensor, "_ 3 H W"], noise: Noise) -> Masked:
+        count = len(visible)
         order = noise.mask[:count].argsort(dim=1)
-        predicted = self.reconstruction(self.image.grouping(visible, noise.gumbel_visible[:count]), order, grid)
+        grouping = self.image.grouping(visible, noise.gumbel_visible[:count])
+        predicted = self.reconstruction(grouping, order, self._grid(pixels))
         masked = torch.ones_like(noise.mask[:count]).scatter(1, order[:, : visible.shape[1]], 0.0)
-        with torch.autocast(pixels.device.type, enabled=False):
-            target = patchify(pixels[:count], patch)
-            return reconstruction_loss(predicted.to(target.dtype), target, masked)
+        target = patchify(pixels[:count], self.config.image.patch)
+        return Masked(predicted.to(target.dtype), target, masked)
+
+    def _grid(self, pixels: Float[Tensor, "_ 3 H W"]) -> tuple[int, int]:
+        patch = self.config.image.patch
+        return pixels.shape[-2] // patch, pixels.shape[-1] // patch
 
     def draw_noise(self, pixels: Float[Tensor, "B 3 H W"]) -> Noise:
         """Random draws for one training step on these photos."""
-        batch, centers = len(pixels), self.config.centers
+        batch, regions = len(pixels), count_regions(self.config)
         patches = pixels.shape[-2] * pixels.shape[-1] // self.config.image.patch**2
+        visible = visible_count(patches, self.config.mask_ratio)
         return Noise(
-            gumbel=sample_gumbel((batch, centers, patches), like=pixels),
+            gumbel=sample_gumbel((batch, regions, patches), like=pixels),
             mask=torch.rand(batch, patches, device=pixels.device, dtype=pixels.dtype),
-            gumbel_visible=sample_gumbel((batch, centers, visible_count(patches)), like=pixels),
+            gumbel_visible=sample_gumbel((batch, regions, visible), like=pixels),
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -249,31 +271,33 @@ class SegCLIP(
         return ModelConfig.from_dict(value)
 
 
-def combine_parts(parts: Parts, soft_target_scale: float | None = None) -> Losses:
-    """The losses of pairs that are the whole batch; for `soft_target_scale` see `contrastive_loss`."""
-    with torch.autocast(parts.image.device.type, enabled=False):
-        image, text = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (parts.image, parts.text))
-        contrastive = contrastive_loss(image, text, parts.scale, soft_target_scale)
-    total = contrastive + parts.superpixel + parts.reconstruction
-    return Losses(contrastive, parts.superpixel, parts.reconstruction, total)
+def _use_current_names(model: nn.Module, state: dict[str, Tensor], *_: object) -> None:
+    """Weights that 0.1 saved have other names; `save_pretrained` writes no version into its file."""
+    for name in list(state):
+        state[current_name(name)] = state.pop(name)
 
 
-def _initialise(module: nn.Module) -> None:
-    """The paper's start: linear layers N(0, 0.02), attention's input Xavier-uniform, LayerNorm 1/0."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    elif isinstance(module, GroupedLinear):
-        nn.init.uniform_(module.weight, -(module.weight.shape[1] ** -0.5), module.weight.shape[1] ** -0.5)
-    elif isinstance(module, CenterGrouping):
-        nn.init.normal_(module.centers, std=0.02)
-    elif isinstance(module, Reconstruction):
-        nn.init.normal_(module.mask_token, std=0.02)
-    elif isinstance(module, Attention):  # after its own linear layers: `apply` visits children first
-        nn.init.xavier_uniform_(module.in_proj.weight)
-    else:
-        for name in ("class_token", "positions", "projection"):
-            if isinstance(parameter := getattr(module, name, None), nn.Parameter):
-                nn.init.normal_(parameter, std=parameter.shape[-1 if name == "class_token" else 0] ** -0.5)
+def combine_parts(
+    parts: Parts, weights: Mapping[str, float] = PAPER_WEIGHTS, settings: LossSettings = PAPER_SETTINGS
+) -> Losses:
+    """The losses of pairs that are the whole batch."""
+    terms = parts.terms | pair_terms(parts.image, parts.text, parts.scale, weights, settings)
+    terms = {name: terms[name] for name in weights if name in terms}
+    return Losses(terms, weighted_sum(terms, weights))
+
+
+def pair_terms(
+    image: Float[Tensor, "B E"],
+    text: Float[Tensor, "B E"],
+    scale: Float[Tensor, ""],
+    weights: Mapping[str, float],
+    settings: LossSettings,
+) -> dict[str, Float[Tensor, ""]]:
+    """The losses that compare pairs with each other, of all pairs, by name."""
+    losses = {name: loss for name, loss in weighted_losses(weights).items() if loss.across_pairs}
+    with torch.autocast(image.device.type, enabled=False):
+        return compute_terms(losses, LossInputs(_full(image), _full(text), scale, settings))
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

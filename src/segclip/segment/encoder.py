@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from segclip.data.normalise import normalise
-from segclip.model.image import ImageTower
+from segclip.model.image import ImageEncoder
 from segclip.model.layers import DTYPES, DType, Projection, is_light, overwriting, torch_operator
 from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
 
@@ -42,11 +41,12 @@ class Encoder:
         model = model if share else copy.deepcopy(model)
         self.device = model.logit_scale.device
         self._made_of = model, dtype, compile
-        self._tower: ImageTower = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()}).eval()
-        _lighten(self._tower, dtype)
-        self._encode_patches = self._tower.encode_patches
+        self._image: ImageEncoder = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()})
+        _lighten(self._image, dtype)
+        self._image.eval()  # with the layers that were replaced
+        self._encode_patches = self._image.encode_patches
         if compile:
-            self._encode_patches = torch.compile(self._tower.encode_patches, dynamic=True)
+            self._encode_patches = torch.compile(self._image.encode_patches, dynamic=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuilt when loaded: compiled code cannot be pickled, and another processor may support other operators."""
@@ -56,9 +56,9 @@ class Encoder:
     @torch.inference_mode()
     def __call__(self, windows: UInt8[Tensor, "B H W 3"]) -> ImageOutput:
         """Encode RGB windows, 0-255. Raises ValueError unless H and W are multiples of the patch."""
-        pixels = normalise(windows.to(self.device, non_blocking=True))
-        self._tower.check_size(*pixels.shape[-2:])
-        return gather_regions(self._tower, self._encode_patches(pixels))
+        pixels = self._image.normalise(windows.to(self.device, non_blocking=True))
+        self._image.check_size(*pixels.shape[-2:])
+        return gather_regions(self._image, self._encode_patches(pixels))
 
 
 class InferenceLinear(nn.Module):

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
-from segclip.data.normalise import normalise
 from segclip.model.segclip import SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.windows import fit_size, resize_map
@@ -61,7 +60,7 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str]
     rows, columns = (max(1, round(length / patch)) for length in size)
     small = np.array(Image.fromarray(photo).resize((columns * patch, rows * patch), Image.Resampling.BICUBIC))
     device = model.logit_scale.device
-    output = model.encode_image(normalise(small[None]).to(device))
+    output = model.encode_image(model.image.normalise(small[None]).to(device))
     names: tuple[tuple[str, float], ...] = ()
     if labels:
         labels = check_labels(labels)
@@ -92,8 +91,8 @@ def draw_sheet(gathered: Gathered) -> Image.Image:
             title += ": {} {:.2f}".format(*gathered.names[center])
         cells.append(
             [
-                _Picture(title, _lighten(photo, hard.astype(np.float32)), tuple(colour.tolist())),
-                _Picture(f"{center + 1} soft", _lighten(photo, share), tuple(colour.tolist())),
+                _Picture(title, _brighten(photo, hard.astype(np.float32)), tuple(colour.tolist())),
+                _Picture(f"{center + 1} soft", _brighten(photo, share), tuple(colour.tolist())),
             ]
         )
     rows += [list(chain(*cells[i : i + ACROSS])) for i in range(0, len(cells), ACROSS)]
@@ -107,7 +106,7 @@ class _Picture:
     colour: tuple[int, ...] | None = None  # of the center
 
 
-def _lighten(photo: UInt8[ndarray, "h w 3"], light: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+def _brighten(photo: UInt8[ndarray, "h w 3"], light: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
     return (photo * (DARK + (1 - DARK) * light[..., None].clip(0, 1))).round().astype(np.uint8)
 
 

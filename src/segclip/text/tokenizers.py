@@ -8,7 +8,7 @@ import gzip
 import html
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -16,6 +16,7 @@ from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, proce
 from torch import Tensor
 
 from segclip.config import BERT_VOCABULARY, CLIP_VOCABULARY, TextConfig
+from segclip.utils.tables import choose
 
 VOCABULARY = {"clip": CLIP_VOCABULARY, "sentence": BERT_VOCABULARY}
 PADDING = 0
@@ -53,23 +54,24 @@ def tokenizer_for(config: TextConfig) -> TextTokenizer:
     "clip" gives (B,context) ids, "sentence" (B,L) with L the longest text of the batch, at most the context.
 
     Raises:
-        ValueError: the tower's vocabulary is not the tokenizer's.
+        ValueError: an unknown tokenizer; the tower's vocabulary is not the tokenizer's.
     """
-    expected = VOCABULARY[config.kind]
+    kind = config.tokenizer or config.kind
+    expected = choose(VOCABULARY, kind, "tokenizer")
     if config.vocabulary != expected:
         raise ValueError(
-            f"text vocabulary {config.vocabulary} is not that of the {config.kind} tokenizer ({expected}); "
+            f"text vocabulary {config.vocabulary} is not that of the {kind} tokenizer ({expected}); "
             "give the model token ids of your own"
         )
     if config.context < 3:
         raise ValueError(
             f"text context {config.context} leaves no room between the start and end tokens; use 3 or more"
         )
-    return _load(config.kind, config.context)
+    return _load(kind, config.context)
 
 
 @functools.cache
-def _load(kind: Literal["clip", "sentence"], context: int) -> TextTokenizer:
+def _load(kind: str, context: int) -> TextTokenizer:
     tokenizer = _clip_tokenizer() if kind == "clip" else Tokenizer.from_str(_asset("sentence_tokenizer.json.gz"))
     tokenizer.enable_truncation(max_length=context)
     tokenizer.enable_padding(pad_id=PADDING, length=context if kind == "clip" else None)

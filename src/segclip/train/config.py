@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from segclip.config import ModelConfig
+from segclip.config import LABEL_SMOOTHING, PAPER_WEIGHTS, LossSettings, ModelConfig, SuperpixelLoss, current_name
 from segclip.data.crops import CROP_SCALE
 from segclip.data.superpixels import Reduction
-from segclip.losses import LABEL_SMOOTHING, SuperpixelLoss
 
 
 def _formerly(*options: str) -> object:
@@ -46,9 +46,6 @@ class CacheConfig:
     seed: int = 0
 
 
-LossName = Literal["contrastive", "superpixel", "reconstruction"]
-
-
 Weights = Annotated[str | None, _formerly("--start")]
 
 
@@ -73,7 +70,8 @@ class TrainConfig:
         crop_scale: smallest and largest share of a photo's area that its random crop takes.
         reduction: superpixels to patches, see `segclip.data.superpixels.patch_superpixels`.
         tokens: of a caption, at most.
-        losses: the parts of the loss, each of weight 1.
+        losses: weight of each term of the loss, by its name in `segclip.losses.LOSSES`; what has none, or 0, is not
+            computed.
         soft_target_scale: captions that mean alike share their target, the less the larger this is (see
             `segclip.losses.contrastive_loss`); None: each pair has its own, as in the paper.
         superpixel_loss: see `segclip.losses.superpixel_loss`.
@@ -92,7 +90,7 @@ class TrainConfig:
         shard: cut parameters, gradients and optimiser among the processes (FSDP) instead of keeping all in each.
         save_every: steps between two checkpoints.
         keep_checkpoints: how many of the last ones are kept; the best by mIoU is kept besides.
-        validate_every: steps between two looks: a sheet of photos with their regions and, with `validation`, the mIoU.
+        validate_every: steps between two validations: a sheet of photos with their regions, with `validation` the mIoU.
         validation: folder of photos with masks: images/, masks/, classes.json.
         trackers: names of accelerate's trackers, such as tensorboard or wandb, beside metrics.jsonl.
         workers: processes that read for each process that trains; they change no figure.
@@ -111,7 +109,7 @@ class TrainConfig:
     crop_scale: tuple[float, float] = CROP_SCALE
     reduction: Reduction = "majority"
     tokens: int = 32
-    losses: tuple[LossName, ...] = ("contrastive", "superpixel", "reconstruction")
+    losses: dict[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
     soft_target_scale: Annotated[float | None, _formerly("--cache.likeness")] = None
     superpixel_loss: SuperpixelLoss = "reference"
     label_smoothing: float = LABEL_SMOOTHING
@@ -148,8 +146,11 @@ class TrainConfig:
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} {value}; give at least 1")
-        if not self.losses:
-            raise ValueError("no losses; give one or more of contrastive, superpixel, reconstruction")
+        for name, weight in self.losses.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"weight {weight} of the loss {name}; give a number from 0 on")
+        if not any(self.losses.values()):
+            raise ValueError("no losses; give a weight above 0 to one or more of them, such as contrastive")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low} {high}; give two shares, 0 < smallest <= largest <= 1")
@@ -166,6 +167,11 @@ class TrainConfig:
             raise ValueError("cached features are small: leave out micro_batch")
         if self.cache and not self.init_from:
             raise ValueError("cached features need trained towers: name their model as init_from")
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        """What it sweeps of the paper's losses."""
+        return LossSettings(self.soft_target_scale, self.superpixel_loss, self.label_smoothing)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
@@ -200,4 +206,8 @@ def _translate(raw: dict[str, Any]) -> dict[str, Any]:
         if "likeness" in cache:
             former["soft_target_scale"] = cache.pop("likeness")
         former["cache"] = cache
+    if isinstance(raw["losses"], list):
+        former["losses"] = dict.fromkeys(raw["losses"], 1.0)
+    for name in ("frozen", "slow"):
+        former[name] = [current_name(prefix) for prefix in raw[name]]
     return {_FORMER.get(name, name): value for name, value in raw.items()} | former

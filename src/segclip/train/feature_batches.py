@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segclip.data.normalise import normalise
 from segclip.data.shards import SampleError, Shards
 from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import Noise, Parts, SegCLIP
 from segclip.train.config import TrainConfig
-from segclip.train.feature_cache import Block
+from segclip.train.feature_cache import FeatureChunk
+from segclip.train.initialization import initialize_centers, initialize_projection
 from segclip.train.run_files import save_tensors
 
 
 @dataclass(frozen=True)
 class CachedBatch:
-    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`."""
+    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`, but pixels as they were read."""
 
     patches: Tensor
     visible: Tensor
@@ -51,16 +51,15 @@ class CachedLearner(nn.Module):
         self.model, self.config = model, config
 
     def forward(self, batch: CachedBatch) -> Parts:
-        losses = self.config.losses
         return self.model.parts_from_patches(
             batch.patches,
-            batch.visible if "reconstruction" in losses else None,
-            batch.pixels,
+            lambda: batch.visible,
+            self.model.image.normalise(batch.pixels),
             batch.text,
-            batch.superpixels if "superpixel" in losses else None,
+            batch.superpixels,
             batch.noise,
-            kind=self.config.superpixel_loss,
-            smoothing=self.config.label_smoothing,
+            weights=self.config.losses,
+            settings=self.config.loss_settings,
             photos=batch.photos,
         )
 
@@ -70,7 +69,7 @@ class CachedStream:
 
     def __init__(
         self,
-        crops: Sequence[Sequence[Block]],
+        crops: Sequence[Sequence[FeatureChunk]],
         captions: Sequence[Sequence[str]],
         words: Sequence[Sequence[str]],
         embedded: dict[str, Tensor],
@@ -97,7 +96,7 @@ class CachedStream:
             ValueError: a batch that is larger than the data or does not divide.
         """
         assert config.cache
-        photos = sum(len(block.rows) for block in crops[0])
+        photos = sum(len(chunk.rows) for chunk in crops[0])
         if photos < config.batch:
             raise ValueError(f"{photos} photos are less than one batch of {config.batch}; lower the batch")
         for unit in {world * mosaic for mosaic in config.cache.mosaics}:
@@ -108,11 +107,20 @@ class CachedStream:
         self.config, self.cache, self.rank, self.world, self.device = config, config.cache, rank, world, device
         self.steps = photos // config.batch
 
+    def initialize(self, model: SegCLIP) -> None:
+        """Start its centers as k-means of the features, and what names the regions from the captions."""
+        initialize_centers(model, (patches for chunk in self.crops[0] for patches in chunk.patches), self.config.seed)
+        initialize_projection(model, captioned(self.crops[0], self.captions, self.words, self.embedded))
+
+    def learner(self, model: SegCLIP) -> CachedLearner:
+        """What learns from the batches."""
+        return CachedLearner(model, self.config)
+
     def epoch(self, number: int, start: int) -> Iterator[CachedBatch]:
         """The batches of an epoch, from step `start` on; the draws depend on seed, epoch and step alone."""
         generator = np.random.default_rng((self.config.seed, number))
-        places = np.array([(b, i) for b, block in enumerate(self.crops[0]) for i in range(len(block.rows))])
-        order = generator.permutation(places)
+        everything = np.array([(c, i) for c, chunk in enumerate(self.crops[0]) for i in range(len(chunk.rows))])
+        order = generator.permutation(everything)
         for step in range(start, self.steps):
             chosen = order[step * self.config.batch : (step + 1) * self.config.batch]
             draws = np.random.default_rng((self.config.seed, number, step))
@@ -120,25 +128,25 @@ class CachedStream:
             own = np.array_split(chosen, self.world)[self.rank]
             yield self._batch(own, photos, np.random.default_rng((self.config.seed, number, step, self.rank)))
 
-    def _batch(self, places: np.ndarray, photos: int, generator: np.random.Generator) -> CachedBatch:
-        masked = max(1, round(self.cache.reconstruction_fraction * len(places)))
+    def _batch(self, rows: np.ndarray, photos: int, generator: np.random.Generator) -> CachedBatch:
+        masked = max(1, round(self.cache.reconstruction_fraction * len(rows)))
         whole, mixed, texts = [], [], []
-        for b, i in places.tolist():
-            block = self.crops[int(generator.integers(len(self.crops)))][b]
-            count = len(block.patches[i]) // photos
-            patches, superpixels = block.patches[i], block.superpixels[i]
-            if block.small is not None and photos >= 4 and generator.random() < self.cache.half_size_prob:
-                patches, superpixels = block.small[i], superpixels[1::2, 1::2]
+        for c, i in rows.tolist():
+            chunk = self.crops[int(generator.integers(len(self.crops)))][c]
+            count = len(chunk.patches[i]) // photos
+            patches, superpixels = chunk.patches[i], chunk.superpixels[i]
+            if chunk.half_size is not None and photos >= 4 and generator.random() < self.cache.half_size_prob:
+                patches, superpixels = chunk.half_size[i], superpixels[1::2, 1::2]
             chosen = generator.permutation(len(patches))[:count] if photos > 1 else slice(None)
             mixed.append((patches[chosen], superpixels.reshape(-1)[chosen]))
             if len(whole) < masked:
-                whole.append((block.visible[i], block.pixels[i], block.mask[i]))
-            row = int(block.rows[i])
+                whole.append((chunk.visible[i], chunk.pixels[i], chunk.mask[i]))
+            row = int(chunk.rows[i])
             own = self.words[row] if self.words[row] and generator.random() < 0.5 else self.captions[row]
             texts.append(own[int(generator.integers(len(own)))])
         patches, superpixels = _stacked(mixed)
         visible, pixels, mask = _stacked(whole)
-        superpixels = superpixels + (superpixels.max() + 1) * torch.arange(len(places))[:, None]
+        superpixels = superpixels + (superpixels.max() + 1) * torch.arange(len(rows))[:, None]
         patches = patches.float().unflatten(0, (-1, photos)).flatten(1, 2)
         seeded = torch.Generator().manual_seed(int(generator.integers(2**62)))
         noise = Noise(
@@ -149,7 +157,7 @@ class CachedStream:
         return CachedBatch(
             patches=patches.to(self.device),
             visible=visible.float().to(self.device),
-            pixels=normalise(pixels).to(self.device),
+            pixels=pixels.to(self.device),
             superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2).to(self.device),
             text=torch.stack([self.embedded[text] for text in texts]).to(self.device),
             photos=photos,
@@ -181,14 +189,14 @@ def embed_captions(model: SegCLIP, captions: Sequence[Sequence[str]], file: Path
 
 
 def captioned(
-    blocks: Sequence[Block],
+    chunks: Sequence[FeatureChunk],
     captions: Sequence[Sequence[str]],
     words: Sequence[Sequence[str]],
     embedded: dict[str, Tensor],
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """The patches of each photo, and the mean of what its captions, or captions and words, say: (P,D) and (E,)."""
-    for block in blocks:
-        for row, patches in zip(map(int, block.rows), block.patches, strict=True):
+    for chunk in chunks:
+        for row, patches in zip(map(int, chunk.rows), chunk.patches, strict=True):
             kinds = [own for own in (captions[row], words[row]) if own]
             means = [torch.stack([F.normalize(embedded[text], dim=-1) for text in kind]).mean(dim=0) for kind in kinds]
             yield patches, F.normalize(torch.stack(means).mean(dim=0), dim=-1)

@@ -14,27 +14,36 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
-from torch import Tensor, nn
+from torch import Tensor
 
 from segclip.checkpoints.loading import load
-from segclip.model.grouping import CenterBlock, GroupedLinear
+from segclip.losses import weighted_losses
+from segclip.model.grouping import count_regions
+from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
 
 PHOTOS, PATCHES = 3000, 16  # how many photos are looked at, and how many patches of each by k-means
 CHUNK = 64  # photos grouped at once
-FOCUS = 0.55  # factor of the attention's queries and of its keys: larger, fewer patches move a center
-MOVE = 2.0  # how far a block moves a center, in units of the patches' mean
-SHARPNESS = 0.15  # scale of the centers against unit-variance patches: assignments are clear and can still change
 RIDGE = 0.03  # of the least squares, in units of the regions' mean variance
-LIFT = 4.0  # from here on the activation after a region's network is nearly the identity
 
 
-def start_model(config: TrainConfig) -> SegCLIP:
+def check_recipe(config: TrainConfig) -> None:
+    """Raise ValueError where a resolved recipe names what is in no table, or hides all patches."""
+    assert config.model
+    losses, model = weighted_losses(config.losses), config.model
+    with torch.device("meta"):
+        SegCLIP(model)
+    patches = (model.image.side // model.image.patch) ** 2
+    if any(loss.masked for loss in losses.values()) and visible_count(patches, model.mask_ratio) < 1:
+        raise ValueError(f"mask_ratio {model.mask_ratio} leaves none of {patches} patches visible; lower it")
+
+
+def initialize_model(config: TrainConfig) -> SegCLIP:
     """The model of a resolved recipe, over the weights of `config.init_from`.
 
-    With cached features it is new but for what is frozen. Else all is as in the weights, but for what depends on a
-    number that the recipe changes: the centers, and the layer that takes regions to patches, which mixes them.
+    With cached features it is new but for what is frozen. Else all is as in the weights, but for another grouping, and
+    for what depends on a number that the recipe changes: the centers, and the layer that takes regions to patches.
     """
     assert config.model
     if config.init_from is None:
@@ -45,6 +54,8 @@ def start_model(config: TrainConfig) -> SegCLIP:
     torch.manual_seed(config.seed)
     model = SegCLIP(config.model)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if source.config.grouping != config.model.grouping:
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("image.grouping.")}
     kept = {
         name: tensor
         for name, tensor in source.state_dict().items()
@@ -55,41 +66,29 @@ def start_model(config: TrainConfig) -> SegCLIP:
 
 
 @torch.no_grad()
-def start_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], seed: int) -> None:
-    """Start the grouping as k-means of what the trunk gives for photos: of the first 3,000, some patches each."""
+def initialize_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], seed: int) -> None:
+    """Start the grouping as k-means of what the trunk gives for photos: of the first 3,000, some patches each.
+
+    Raises:
+        ValueError: a grouping that cannot start so.
+    """
+    grouping = model.image.grouping
+    if not hasattr(grouping, "initialize_from_clusters"):
+        raise ValueError(
+            f"the grouping {model.config.grouping!r} cannot start from k-means; give init_centers random, or write its "
+            "initialize_from_clusters"
+        )
     generator = np.random.default_rng(seed)
     patches = torch.cat([_some_patches(photo, generator) for photo in islice(photos, PHOTOS)])
-    grouping, width = model.image.grouping, model.config.image.width
-    normed = F.layer_norm(patches, (width,))
+    normed = F.layer_norm(patches, patches.shape[1:])
     mean, spread = normed.mean(dim=0), normed.std(dim=0).clamp(min=1e-6)
     directions = F.normalize((normed - mean) / spread, dim=-1)
-    _, cluster = kmeans2(directions.numpy(), model.config.centers, minit="++", rng=generator)
-    for center in range(model.config.centers):
-        members = torch.from_numpy(cluster == center)
-        grouping.centers[center] = patches[members if members.any() else slice(None)].mean(dim=0)
-
-    def whiten(norm: nn.LayerNorm, scale: float = 1.0) -> None:
-        norm.weight.copy_(scale / spread)
-        norm.bias.copy_(-scale * mean / spread)
-
-    identity = torch.eye(width)
-    for block in (module for module in grouping.modules() if isinstance(module, CenterBlock)):
-        whiten(block.norm_centers, FOCUS)
-        whiten(block.norm_context, FOCUS)
-        block.attention.in_proj.weight.copy_(identity.repeat(3, 1))
-        # Back from whitened values to the patches' own units.
-        block.attention.out_proj.weight.copy_(torch.diag(MOVE / FOCUS * spread * patches.std(dim=1).mean()))
-    whiten(grouping.norm_centers, SHARPNESS)
-    whiten(grouping.norm_patches)
-    for layer in (grouping.key, grouping.value):
-        _set_identity(layer)
-    for layer in grouping.mlp_out.modules():
-        if isinstance(layer, nn.Linear):  # no residual goes around this one: N(0, 0.02) would make its output tiny
-            nn.init.xavier_uniform_(layer.weight)
+    _, cluster = kmeans2(directions.numpy(), count_regions(model.config), minit="++", rng=generator)
+    grouping.initialize_from_clusters(patches, torch.from_numpy(cluster))
 
 
 @torch.no_grad()
-def start_projection(
+def initialize_projection(
     model: SegCLIP,
     photos: Iterable[tuple[Float[np.ndarray, "P D"], Float[Tensor, "E"]]],
 ) -> None:
@@ -99,16 +98,15 @@ def start_projection(
         model: its grouping has started already.
         photos: the patches of each, and the embedding of what its captions say.
     """
-    tower, width = model.image, model.config.image.width
-    wide, narrow = (layer for layer in tower.grouping.mlp_out.modules() if isinstance(layer, nn.Linear))
-    _set_pass(wide, narrow)
+    image, width = model.image, model.config.image.width
+    image.grouping.pass_means_through()
     found, wanted, weights = [], [], []
     some = list(islice(photos, PHOTOS))
     for i in range(0, len(some), CHUNK):
         patches, targets = zip(*some[i : i + CHUNK], strict=True)
-        grouping = tower.grouping(torch.from_numpy(np.stack(patches)).float())
-        found.append(F.layer_norm(tower.relate(grouping.regions), (width,)).flatten(0, 1))
-        wanted.append(torch.stack(targets).repeat_interleave(model.config.centers, dim=0))
+        grouping = image.grouping(torch.from_numpy(np.stack(patches)).float())
+        found.append(F.layer_norm(image.relate(grouping.regions), (width,)).flatten(0, 1))
+        wanted.append(torch.stack(targets).repeat_interleave(grouping.regions.shape[1], dim=0))
         weights.append(grouping.hard.sum(dim=-1).flatten())
     x, y, weight = torch.cat(found), torch.cat(wanted), torch.cat(weights)
     weight = weight / weight.sum()
@@ -117,21 +115,8 @@ def start_projection(
     spread, shared = (weight[:, None] * x).T @ x, (weight[:, None] * x).T @ y
     ridge = RIDGE * spread.diagonal().mean() * torch.eye(width)
     solved = torch.linalg.solve(spread + ridge, shared)
-    tower.norm_post.bias.copy_(-mean)
-    tower.projection.copy_(solved / (x @ solved).norm(dim=-1).mean())
-
-
-def _set_pass(wide: nn.Linear, narrow: nn.Linear) -> None:
-    """Let a network hand its input on, lifted: GELU(x) - GELU(-x) = x."""
-    width = wide.in_features
-    both = torch.cat([torch.eye(width), -torch.eye(width)])
-    wide.weight[: 2 * width], wide.bias[:] = both, 0
-    narrow.weight[:], narrow.bias[:] = 0, LIFT
-    narrow.weight[:, : 2 * width] = both.T
-
-
-def _set_identity(layer: GroupedLinear) -> None:
-    layer.weight.copy_(torch.eye(layer.weight.shape[1]).repeat(layer.groups, 1))
+    image.norm_post.bias.copy_(-mean)
+    image.projection.copy_(solved / (x @ solved).norm(dim=-1).mean())
 
 
 def _some_patches(photo: Float[np.ndarray, "P D"], generator: np.random.Generator) -> Float[Tensor, "_ D"]:

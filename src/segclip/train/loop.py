@@ -1,54 +1,38 @@
-"""The training loop: steps, metrics, checkpoints; broken at any moment, it goes on as if nothing had been.
+"""What the training loop is made of: batches, a step, the state that it changes, and a way to stop it.
 
-A run's folder: `recipe.json`, `metrics.jsonl` (a line a step), `checkpoints/`, `sheets/`, and at the end
-`model.safetensors`; `best.safetensors` is the best by mIoU where there is a validation set.
+`segclip.train.run` puts them together.
 """
 
-import json
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.tensor import DTensor
 
 from segclip.checkpoints.native import save_model
-from segclip.data.shards import Shards
-from segclip.evaluate.datasets.folder import open_folder
+from segclip.config import PAPER_WEIGHTS
 from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
 from segclip.train.config import TrainConfig
-from segclip.train.distributed import (
-    BLOCKS,
-    full_state,
-    gather_rows,
-    restore_state,
-    share_model,
-    sum_over_processes,
-    unsynced,
-)
+from segclip.train.distributed import BLOCKS, full_state, gather_rows, restore_state, share_model, unsynced
+from segclip.train.metrics import Record
 from segclip.train.optim import make_optimiser, set_learning_rate
-from segclip.train.run_files import BEST, METRICS, MODEL, cut_metrics, last_checkpoint, save_checkpoint
+from segclip.train.run_files import BEST, last_checkpoint, save_checkpoint
 from segclip.train.step import backward
-from segclip.train.validation import fixed_photos, validate, write_sheet
-
-try:
-    import resource
-except ImportError:  # Windows has none
-    resource = None
+from segclip.train.validation import Validation
+from segclip.utils.processes import Processes
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss, before the run stops
+STEP_DRAWS = (1,)  # apart from the noise of `segclip.train.photo_batches`, which is seeded by seed and step too
 
 
 @runtime_checkable
@@ -78,9 +62,13 @@ class Stream(Protocol):
         """The batches of an epoch, from step `start` on."""
         ...
 
+    def initialize(self, model: SegCLIP) -> None:
+        """Start the model's centers, and what else can be, from what is to be learned."""
+        ...
 
-class Stopped(Exception):
-    """The run was asked to stop (SIGTERM), and has saved its state."""
+    def learner(self, model: SegCLIP) -> nn.Module:
+        """What makes the parts of the losses out of one of the batches."""
+        ...
 
 
 @dataclass
@@ -100,74 +88,53 @@ class Counts:
     best: float = 0.0
 
 
+def batches(stream: Stream, done: int, steps: int) -> Iterator[tuple[int, Batch]]:
+    """The steps from `done` + 1 to `steps`, each with its batch, over as many epochs as it takes."""
+    while done < steps:
+        for batch in stream.epoch(done // stream.steps, done % stream.steps):
+            done += 1
+            yield done, batch
+            if done == steps:
+                return
+
+
 class Run:
-    """A run in its folder, over the processes that there are."""
+    """The state of a run: model, optimiser, counts; over the processes that there are."""
 
     def __init__(
-        self, config: TrainConfig, learner: nn.Module, model: SegCLIP, accelerator: Accelerator, out: Path
+        self, config: TrainConfig, model: SegCLIP, learner: nn.Module, out: Path, processes: Processes
     ) -> None:
-        self.config, self.model, self.accelerator, self.out = config, model, accelerator, out
+        self.config, self.model, self.out, self.processes = config, model, out, processes
         if config.checkpoint_activations:
             apply_activation_checkpointing(learner, check_fn=lambda module: isinstance(module, BLOCKS))
-        self.learner = share_model(learner, accelerator, config.shard)
+        self.learner = share_model(learner, processes, config.shard)
         self.optimiser = make_optimiser(model, config)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.counts, self.stopping, self.clock = Counts(), False, time.perf_counter()
 
-    def train(self, stream: Stream, shards: Shards) -> Path:
-        """Train from the last checkpoint to the end.
-
-        Returns:
-            The file of the trained model.
+    def step(self, batch: Batch, step: int, steps: int) -> Record:
+        """Learn from a batch; what there is to tell of it.
 
         Raises:
             FloatingPointError: ten steps in a row had no finite loss.
-            Stopped: SIGTERM came; the state is saved.
         """
-        steps = self.config.steps or self.config.epochs * stream.steps
-        step = self._restore()
-        look = self._prepare_look(shards)
-        if self.accelerator.is_main_process:
-            cut_metrics(self.out / METRICS, step)
-        with self._shown(steps, step) as show, _on_sigterm(self._ask_to_stop):
-            while step < steps:
-                for batch in stream.epoch(step // stream.steps, step % stream.steps):
-                    step += 1
-                    record = self._step(batch, step, steps)
-                    if step % self.config.validate_every == 0 or step == steps:
-                        record |= look(step)
-                    show(record)
-                    if step % self.config.save_every == 0 or step == steps or self.stopping:
-                        self._save(step)
-                    if self.stopping:
-                        raise Stopped(
-                            f"stopped at step {step} of {steps}; go on with: segclip train --resume {self.out}"
-                        )
-                    if step == steps:
-                        break
-        whole = self._whole_model()
-        if self.accelerator.is_main_process:
-            save_model(whole, self.out / MODEL)
-        return self.out / MODEL
-
-    def _step(self, batch: Batch, step: int, steps: int) -> dict[str, Any]:
-        self.learner.train()  # a look at the model leaves it in evaluation mode
+        self.learner.train()  # validation leaves it in evaluation mode
+        seed_draws(self.config.seed, step, self.processes.rank)
         rate = set_learning_rate(self.optimiser, self.config, step, steps)
         losses = self._backward(batch)
-        parts = [losses.superpixel.item(), losses.reconstruction.item(), float(batch.bad), float(self.stopping)]
-        superpixel, reconstruction, bad, stopping = sum_over_processes(self.accelerator, parts)
-        world = self.accelerator.num_processes
-        superpixel, reconstruction, contrastive = superpixel / world, reconstruction / world, losses.contrastive.item()
+        names, world = list(losses.terms), self.processes.world
+        parts = [*(losses.terms[name].item() for name in names), float(batch.bad), float(self.stopping)]
+        *sums, bad, stopping = self.processes.sum(parts)
+        terms = {name: total / world for name, total in zip(names, sums, strict=True)}
         self.counts.bad += int(bad)
         self.stopping = stopping > 0
-        total = contrastive * ("contrastive" in self.config.losses) + superpixel + reconstruction
+        total = sum(self.config.losses[name] * term for name, term in terms.items())
         norm = self._update(total)
         return {
             "step": step,
             "loss": total,
-            "contrastive": contrastive,
-            "superpixel": superpixel,
-            "reconstruction": reconstruction,
+            **dict.fromkeys(PAPER_WEIGHTS, 0.0),
+            **terms,
             "lr": rate,
             "gradient": norm,
             "samples_per_s": self.config.batch / self._seconds(),
@@ -176,19 +143,19 @@ class Run:
         }
 
     def _backward(self, batch: Batch) -> Losses:
-        world, bf16 = self.accelerator.num_processes, self.config.precision == "bf16"
+        world, bf16 = self.processes.world, self.config.precision == "bf16"
 
         def encode(*pairs: Batch, **options: bool) -> Parts:
-            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bf16):
                 return self.learner(*pairs, **options)
 
         return backward(
             encode,
             batch.split(self.config.micro_batch),
-            gather=gather_rows(self.accelerator, self.config.batch // world),
+            gather=gather_rows(self.processes, self.config.batch // world),
             world=world,
-            soft_target_scale=self.config.soft_target_scale,
-            contrast="contrastive" in self.config.losses,
+            weights=self.config.losses,
+            settings=self.config.loss_settings,
             no_sync=unsynced(self.learner),
         )
 
@@ -217,15 +184,41 @@ class Run:
         before, self.clock = self.clock, time.perf_counter()
         return self.clock - before
 
-    def _ask_to_stop(self) -> None:
-        self.stopping = True
+    def validate(self, validation: Validation, step: int) -> Record:
+        """Write a sheet, and where there is a validation set find the mIoU; all processes must call this.
 
-    def _save(self, step: int) -> None:
+        The best model by mIoU is kept.
+        """
+        model = self.whole_model()
+        if not self.processes.is_main:
+            return {}
+        model.eval()
+        validation.write_sheet(model, step)
+        miou = validation.miou(model)
+        if miou is None:
+            return {}
+        if miou > self.counts.best:
+            self.counts.best = miou
+            save_model(model, self.out / BEST)
+        return {"miou": miou}
+
+    def whole_model(self) -> SegCLIP:
+        """The model as one process has it, in the main process; all processes must call this."""
+        if not self.config.shard:
+            return self.model
+        state = full_state(self.learner, self.optimiser)["model"]
+        whole = SegCLIP(self.model.config)
+        if self.processes.is_main:
+            whole.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+        return whole
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; all processes must call this."""
         state = {**full_state(self.learner, self.optimiser), "counts": asdict(self.counts)}
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             save_checkpoint(self.out, step, state, self.config.keep_checkpoints)
 
-    def _restore(self) -> int:
+    def restore(self) -> int:
         """Take up the last checkpoint; gives the steps that are done."""
         state = last_checkpoint(self.out)
         if state is None:
@@ -240,82 +233,19 @@ class Run:
         self.counts = Counts(**state["counts"])
         return state["step"]
 
-    def _whole_model(self) -> SegCLIP:
-        """The model as one process has it; all processes must call this."""
-        if not self.config.shard:
-            return self.model
-        state = full_state(self.learner, self.optimiser)["model"]
-        whole = SegCLIP(self.model.config)
-        if self.accelerator.is_main_process:
-            whole.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
-        return whole
-
-    def _prepare_look(self, shards: Shards) -> Callable[[int], dict[str, float]]:
-        """What writes a sheet, and finds the mIoU where there is a validation set."""
-        photos, captions = fixed_photos(shards, self.model.config.image.side)
-        truth = open_folder(Path(self.config.validation)) if self.config.validation else None
-
-        def look(step: int) -> dict[str, float]:
-            whole = self._whole_model()
-            if not self.accelerator.is_main_process:
-                return {}
-            whole.eval()
-            (self.out / "sheets").mkdir(exist_ok=True)
-            write_sheet(whole, photos, captions, self.out / "sheets" / f"{step:08d}.png")
-            if truth is None:
-                return {}
-            miou = validate(whole, truth)
-            if miou > self.counts.best:
-                self.counts.best = miou
-                save_model(whole, self.out / BEST)
-            return {"miou": miou}
-
-        return look
-
-    @contextmanager
-    def _shown(self, steps: int, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Metrics into their file, the trackers and a line in the terminal; only the first process has them."""
-        if not self.accelerator.is_main_process:
-            yield lambda record: None
-            return
-        columns = (MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with (
-            (self.out / METRICS).open("a", encoding="utf-8") as lines,
-            Progress(*columns, console=Console(stderr=True)) as progress,
-        ):
-            task = progress.add_task("", total=steps, completed=step)
-
-            def show(record: dict[str, Any]) -> None:
-                finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
-                lines.write(json.dumps(finite) + "\n")
-                lines.flush()
-                self.accelerator.log(
-                    {name: value for name, value in finite.items() if value is not None}, record["step"]
-                )
-                progress.update(task, completed=record["step"], description=_line(record))
-
-            yield show
+    def ask_to_stop(self) -> None:
+        """Let all processes stop after the next step that they take together."""
+        self.stopping = True
 
 
-def _line(record: dict[str, Any]) -> str:
-    parts = " ".join(f"{name} {record[name]:.3f}" for name in ("contrastive", "superpixel", "reconstruction"))
-    seen = f" mIoU {record['miou']:.3f}" if "miou" in record else ""
-    speed = f"{record['samples_per_s']:.0f} samples/s{_memory()}"
-    return f"loss {record['loss']:.3f} ({parts}) lr {record['lr']:.1e}{seen} {speed}"
-
-
-def _memory() -> str:
-    """The most that was in use, where it is known."""
-    if torch.cuda.is_available():
-        return f" {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
-    if resource is None:
-        return ""
-    unit = 1e6 if sys.platform == "linux" else 1e9
-    return f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GB"
+def seed_draws(seed: int, step: int, rank: int) -> None:
+    """Seed what a module draws by itself, such as dropout: a resumed run draws what an unbroken one does."""
+    (state,) = np.random.SeedSequence((seed, step, rank), spawn_key=STEP_DRAWS).generate_state(1, np.uint64)
+    torch.manual_seed(int(state) >> 1)
 
 
 @contextmanager
-def _on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
     """Answer SIGTERM by `act`; elsewhere than in the main thread, where Python allows no answer, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from segclip.losses import weighted_losses
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
 
@@ -20,13 +21,14 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 def freeze(model: SegCLIP, config: TrainConfig) -> None:
     """Leave out of training what the recipe freezes, and what no loss reaches.
 
-    That is the masked branch where its loss is left out, and the class token of CLIP, which no block ever sees.
+    That is the masked branch where no loss needs it, and what the tower computes nothing from.
 
     Raises:
         ValueError: a prefix that no parameter's name has.
     """
-    idle = () if "reconstruction" in config.losses else ("reconstruction.",)
-    idle += ("image.class_token",) if model.config.image.kind == "clip" else ()
+    masked = any(loss.masked for loss in weighted_losses(config.losses).values())
+    idle = () if masked else ("reconstruction.",)
+    idle += tuple(f"image.tower.{name}" for name in model.image.tower.idle)
     names = [name for name, _ in model.named_parameters()]
     for prefix in (*config.frozen, *config.slow):
         if not any(name.startswith(prefix) for name in names):

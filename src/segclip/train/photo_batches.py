@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from segclip.config import ModelConfig
-from segclip.data.normalise import normalise
 from segclip.data.reader import Reader, ReaderConfig
 from segclip.data.shards import Shards
+from segclip.model.grouping import count_regions
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import Noise, Parts, SegCLIP
 from segclip.text.tokenizers import tokenizer_for
 from segclip.train.config import TrainConfig
+from segclip.train.initialization import initialize_centers
 
 CHUNK = 16  # samples whose noise is drawn together
 
@@ -52,16 +53,14 @@ class PairLearner(nn.Module):
         self.model, self.config = model, config
 
     def forward(self, batch: PairBatch, embed_only: bool = False) -> Parts:
-        """With `embed_only`, the losses of Parts are 0."""
-        wanted = () if embed_only else self.config.losses
+        """With `embed_only`, Parts has no losses."""
         return self.model.parts(
-            normalise(batch.pixels).to(self.model.logit_scale.dtype),
+            self.model.image.normalise(batch.pixels).to(self.model.logit_scale.dtype),
             batch.token_ids,
-            batch.superpixels if "superpixel" in wanted else None,
+            batch.superpixels,
             batch.noise,
-            reconstruct="reconstruction" in wanted,
-            kind=self.config.superpixel_loss,
-            smoothing=self.config.label_smoothing,
+            weights={} if embed_only else self.config.losses,
+            settings=self.config.loss_settings,
         )
 
 
@@ -85,7 +84,23 @@ class PairStream:
         self.reader = Reader(shards, reading, rank=rank, world=world, workers=config.workers)
         self.tokenize = tokenizer_for(replace(model.text, context=min(config.tokens, model.text.context)))
         self.seed, self.share, self.rank, self.device = config.seed, config.batch // world, rank, device
-        self.centers, self.patches = model.centers, (side // patch) ** 2
+        self.regions, self.patches = count_regions(model), (side // patch) ** 2
+        self.shards, self.config, self.model = shards, config, model
+
+    def initialize(self, model: SegCLIP) -> None:
+        """Start its centers as k-means of what its trunk gives for the photos, on every process alike."""
+        initialize_centers(model, self._trunk_features(model), self.seed)
+
+    @torch.no_grad()
+    def _trunk_features(self, model: SegCLIP) -> Iterator[Float[np.ndarray, "P D"]]:
+        whole = PairStream(self.shards, self.config, self.model, rank=0, world=1, device=torch.device("cpu"))
+        for batch in whole.epoch(0, 0):
+            for pairs in batch.split(CHUNK):
+                yield from model.image.encode_patches(model.image.normalise(pairs.pixels)).numpy()
+
+    def learner(self, model: SegCLIP) -> PairLearner:
+        """What learns from the batches."""
+        return PairLearner(model, self.config)
 
     @property
     def steps(self) -> int:
@@ -96,7 +111,13 @@ class PairStream:
         """The batches of an epoch, from step `start` on."""
         for step, batch in enumerate(self.reader.epoch(number, start), start=number * self.steps + start):
             noise = draw_noise(
-                (self.seed, step), self.rank * self.share, len(batch.keys), self.centers, self.patches, self.device
+                (self.seed, step),
+                self.rank * self.share,
+                len(batch.keys),
+                self.regions,
+                self.patches,
+                self.device,
+                self.model.mask_ratio,
             )
             yield PairBatch(
                 batch.pixels.to(self.device, non_blocking=True),
@@ -108,19 +129,25 @@ class PairStream:
 
 
 def draw_noise(
-    seed: tuple[int, int], first: int, count: int, centers: int, patches: int, device: torch.device
+    seed: tuple[int, int],
+    first: int,
+    count: int,
+    regions: int,
+    patches: int,
+    device: torch.device,
+    mask_ratio: float = ModelConfig.mask_ratio,
 ) -> Noise:
     """The noise of samples `first` to `first + count` of a step's batch: the same on any number of processes."""
-    visible = visible_count(patches)
+    visible = visible_count(patches, mask_ratio)
     chunks = []
     for chunk in range(first // CHUNK, (first + max(count, 1) - 1) // CHUNK + 1):
         (state,) = np.random.SeedSequence((*seed, chunk)).generate_state(1, np.uint64)
         generator = torch.Generator(device).manual_seed(int(state) >> 1)
-        width = centers * (patches + visible) + patches
+        width = regions * (patches + visible) + patches
         chunks.append(torch.rand(CHUNK, width, generator=generator, device=device))
     rows = torch.cat(chunks)[first % CHUNK :][:count]
-    gumbel, mask, gumbel_visible = rows.split([centers * patches, patches, centers * visible], dim=1)
-    return Noise(_gumbel(gumbel).unflatten(1, (centers, -1)), mask, _gumbel(gumbel_visible).unflatten(1, (centers, -1)))
+    gumbel, mask, gumbel_visible = rows.split([regions * patches, patches, regions * visible], dim=1)
+    return Noise(_gumbel(gumbel).unflatten(1, (regions, -1)), mask, _gumbel(gumbel_visible).unflatten(1, (regions, -1)))
 
 
 def _gumbel(uniform: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from segclip.train.config import CacheConfig, TrainConfig
 
 # Of every model: what the paper keeps as CLIP had it.
 INPUTS = (
-    "image.patch_embed", "image.class_token", "image.positions", "image.norm_pre",
+    "image.tower.patch_embed", "image.tower.class_token", "image.tower.positions", "image.tower.norm_pre",
     "text.token_embedding", "text.positions",
 )  # fmt: skip
-TOWERS = ("image.patch_embed", "image.class_token", "image.positions", "image.trunk", "image.norm_trunk", "text.")
+TOWERS = ("image.tower.", "text.")
 # What decides which center a patch goes to.
 ASSIGNMENT = tuple(f"image.grouping.{part}" for part in ("centers", "blocks", "norm_centers", "key", "norm_key"))
 
@@ -19,7 +19,7 @@ def paper() -> TrainConfig:
     Command: segclip train paper --data SHARDS --out RUN --init-from ViT-B-16.pt
     Hardware: eight A100 (the authors); with --micro-batch, one GPU of 24 GB, or a CPU. Hours and result: unmeasured.
     """
-    return TrainConfig(frozen=INPUTS, slow=("image.trunk", "text.", "logit_scale"))
+    return TrainConfig(frozen=INPUTS, slow=("image.tower.trunk", "text.", "logit_scale"))
 
 
 def mini() -> TrainConfig:

@@ -1,6 +1,7 @@
 """What a recipe trains: its model, where the weights that it starts from have a say.
 
-No torch, as long as the weights are in our own format: `segclip train RECIPE --help` shows the model's real numbers.
+Of weights in our own format the header is enough, so that `segclip train RECIPE --help` shows the model's real numbers
+at once.
 """
 
 import dataclasses
@@ -9,12 +10,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from segclip.checkpoints.loading import find_adapter, locate
+from segclip.checkpoints.tensors import read_tensors
 from segclip.config import ModelConfig
 from segclip.train.config import TrainConfig
 
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
-OVER_OURS = ("centers",)
-OVER_CLIP = ("centers", "decoder_layers")  # a CLIP has neither grouping nor masked branch
+OVER_OURS = ("centers", "grouping", "tau", "center_blocks", "mask_ratio")
+OVER_CLIP = (*OVER_OURS, "decoder_layers", "decoder_heads")  # a CLIP has neither grouping nor masked branch
 LARGEST_HEADER = 1 << 27  # bytes
 
 
@@ -32,11 +35,12 @@ class Start:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The recipe with the model that is trained.
+    """The recipe with the model that is trained, and without losses of no weight.
 
     Raises:
         ValueError: `config.model` differs from the weights of `config.init_from` in what cannot be changed over them.
     """
+    config = replace(config, losses={name: weight for name, weight in config.losses.items() if weight})
     if config.init_from is None:
         return replace(config, model=config.model or ModelConfig())
     start = read_start(config.init_from)
@@ -47,7 +51,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         if name not in start.free and value != known[name]:
             raise ValueError(
                 f"model.{name} {value}; the weights of init_from, {config.init_from}, have {known[name]}, and over "
-                f"weights only {' and '.join(start.free)} can be changed: leave it out, or start from other weights or "
+                f"weights only {', '.join(start.free)} can be changed: leave it out, or start from other weights or "
                 "from none"
             )
     return config
@@ -58,8 +62,6 @@ def read_start(name: str) -> Start:
     path = MINI if name == "mini" else Path(name).expanduser()
     if (model := _read_header(path)) is not None:
         return Start(model, OVER_OURS)
-    from segclip.checkpoints.loading import locate  # torch, which --help does not wait for
-
     path = locate(name)
     if (model := _read_header(path)) is not None:
         return Start(model, OVER_OURS)
@@ -68,9 +70,6 @@ def read_start(name: str) -> Start:
 
 @lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
 def _read_foreign(path: Path, changed: int) -> Start:
-    from segclip.checkpoints.loading import find_adapter
-    from segclip.checkpoints.tensors import read_tensors
-
     adapter, state = find_adapter(read_tensors(path)[0], path)
     return Start(adapter.read(state, path).config, OVER_OURS if adapter.COMPLETE else OVER_CLIP)
 

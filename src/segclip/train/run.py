@@ -1,40 +1,44 @@
-"""From a recipe and data to a trained model."""
+"""A run from beginning to end: `train` is the whole of it. Broken at any moment, it goes on as if nothing had been.
 
-import dataclasses
-import json
-from collections.abc import Iterator
+A run's folder: `recipe.json`, `metrics.jsonl` (a line a step), `checkpoints/`, `sheets/`, and at the end
+`model.safetensors`; `best.safetensors` is the best by mIoU where there is a validation set.
+"""
+
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 
-from segclip.data.normalise import normalise
+from segclip.checkpoints.loading import load
+from segclip.checkpoints.native import save_model
 from segclip.data.shards import Shards
-from segclip.model.segclip import SegCLIP
+from segclip.model.grouping import count_regions
 from segclip.train.caption_words import find_words
 from segclip.train.config import TrainConfig
-from segclip.train.distributed import check_agreement, only_cpu
-from segclip.train.feature_batches import CachedLearner, CachedStream, captioned, embed_captions, read_captions
-from segclip.train.feature_cache import cache_features
-from segclip.train.initialization import start_centers, start_model, start_projection
-from segclip.train.loop import Run
+from segclip.train.distributed import check_agreement
+from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
+from segclip.train.feature_cache import FeatureSettings, cache_features
+from segclip.train.initialization import check_recipe, initialize_model
+from segclip.train.loop import Run, Stream, batches, on_sigterm
+from segclip.train.metrics import check_trackers, record_metrics
 from segclip.train.optim import freeze
-from segclip.train.photo_batches import CHUNK, PairLearner, PairStream
+from segclip.train.photo_batches import PairStream
 from segclip.train.resolve import resolve
-from segclip.train.run_files import RECIPE, changes
-from segclip.utils.files import atomic
+from segclip.train.run_files import MODEL, keep_recipe
+from segclip.train.validation import Validation
+from segclip.utils.failures import Stopped
+from segclip.utils.processes import Processes, alone
 
-FREE = ("workers", "save_every", "keep_checkpoints", "trackers")  # fields that may change when a run goes on
 
-
-def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
-    """Train, or go on with a run that was broken; under torchrun or accelerate launch, over all processes.
+def train(config: TrainConfig, shards: Shards, out: Path, processes: Processes | None = None) -> Path:
+    """Train, or go on with a run that was broken.
 
     Args:
         config: the recipe; recipe.json has it with the model that is trained.
         shards: photos and captions.
         out: folder of the run; where it has a checkpoint, the run goes on from there.
+        processes: those that train together, each of which calls this; None: this one alone, on a GPU where there is
+            one.
 
     Returns:
         The file of the trained model.
@@ -44,113 +48,70 @@ def train(config: TrainConfig, shards: Shards, out: Path) -> Path:
         FloatingPointError: ten steps in a row had no finite loss.
         Stopped: SIGTERM came; the state is saved.
     """
-    config = resolve(config)
-    accelerator = Accelerator(
-        cpu=only_cpu(),
-        mixed_precision="no",  # the recipe's, which a process may change from run to run, is the loop's to apply
-        log_with=list(config.trackers) or None,
-        project_dir=out,
-    )
+    config, processes = resolve(config), processes or alone()
+    check_trackers(config.trackers)
+    check_recipe(config)
     data = [shard.sha256 for shard in shards.index.shards]
-    out.mkdir(parents=True, exist_ok=True)
-    check_agreement(accelerator, config.to_json() + repr(data))
-    _claim(out / RECIPE, config, shards.address, data, accelerator.is_main_process)
+    check_agreement(processes, config.to_json() + repr(data))
+    keep_recipe(out, config, shards.address, data, write=processes.is_main)
+
+    stream = build_stream(config, shards, out, processes)
     torch.manual_seed(config.seed)
-    learner, model, stream = (
-        _cached(config, shards, out, accelerator) if config.cache else _pairs(config, shards, accelerator)
-    )
-    if accelerator.is_main_process:
-        accelerator.init_trackers("segclip", json.loads(json.dumps({"recipe": config.to_json()})))
-    try:
-        file = Run(config, learner, model, accelerator, out).train(stream, shards)
-        accelerator.wait_for_everyone()  # or one process takes the connections down while another still needs them
-        return file
-    finally:
-        accelerator.end_training()
-
-
-def read_recipe(out: Path) -> tuple[TrainConfig, str]:
-    """The recipe of a run, and where its data is. Raises ValueError where there is none."""
-    try:
-        found = json.loads((out / RECIPE).read_text("utf-8"))
-        return TrainConfig.from_json(json.dumps(found["recipe"])), found["data"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{out / RECIPE}: no recipe of a run ({error}); give the folder of a run") from error
-
-
-def _pairs(config: TrainConfig, shards: Shards, accelerator: Accelerator) -> tuple[PairLearner, SegCLIP, PairStream]:
-    model = start_model(config)
+    model = initialize_model(config)
     if config.init_centers == "k-means":
-        start_centers(model, _trunk_features(config, shards, model), config.seed)
+        stream.initialize(model)
     freeze(model, config)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    stream = PairStream(shards, config, model.config, rank=rank, world=world, device=accelerator.device)
-    return PairLearner(model, config), model, stream
+    run = Run(config, model, stream.learner(model), out, processes)
+
+    steps, done = config.steps or config.epochs * stream.steps, run.restore()
+    validation = Validation(config, shards, out)
+    metrics = record_metrics(out, config.trackers, steps, done) if processes.is_main else nullcontext(lambda _: None)
+    with metrics as record, on_sigterm(run.ask_to_stop):
+        for step, batch in batches(stream, done, steps):
+            last = step == steps
+            figures = run.step(batch, step, steps)
+            if last or step % config.validate_every == 0:
+                figures |= run.validate(validation, step)
+            record(figures)
+            if last or step % config.save_every == 0 or run.stopping:
+                run.save(step)
+            if run.stopping:
+                raise Stopped(f"stopped at step {step} of {steps}; go on with: segclip train --resume {out}")
+
+    model = run.whole_model()
+    if processes.is_main:
+        save_model(model, out / MODEL)
+    return out / MODEL
 
 
-@torch.no_grad()
-def _trunk_features(config: TrainConfig, shards: Shards, model: SegCLIP) -> Iterator[np.ndarray]:
-    """What the trunk gives for photos, on every process alike."""
-    stream = PairStream(shards, config, model.config, rank=0, world=1, device=torch.device("cpu"))
-    for batch in stream.epoch(0, 0):
-        for pairs in batch.split(CHUNK):
-            yield from model.image.encode_patches(normalise(pairs.pixels)).numpy()
+def build_stream(config: TrainConfig, shards: Shards, out: Path, processes: Processes) -> Stream:
+    """This process's batches: of photos, or of features that frozen towers give for them, which are computed here.
 
+    Args:
+        config: a recipe with its model, as `resolve` gives it.
+        shards: photos and captions.
+        out: folder of the run, whose features are kept in `out`/features if the recipe names no other folder.
+        processes: those that train together.
 
-def _cached(
-    config: TrainConfig, shards: Shards, out: Path, accelerator: Accelerator
-) -> tuple[CachedLearner, SegCLIP, CachedStream]:
-    assert config.cache and config.init_from
+    Raises:
+        ValueError: data or recipe that cannot be used.
+    """
+    assert config.model
+    where = {"rank": processes.rank, "world": processes.world, "device": processes.device}
+    if config.cache is None:
+        return PairStream(shards, config, config.model, **where)
+    assert config.init_from
     folder = Path(config.cache.folder) if config.cache.folder else out / "features"
-    with accelerator.main_process_first():  # the others find them there
+    captions = read_captions(shards)
+    words = find_words(captions) if config.cache.caption_words else [[] for _ in captions]
+    with processes.main_first():  # the others find them there
         crops = cache_features(
             config.init_from,
             shards,
             folder,
+            FeatureSettings(config.reduction, config.crop_scale, config.model.mask_ratio, config.cache.seed),
             crops=config.cache.crops,
-            small=config.cache.half_size_prob > 0,
-            crop_scale=config.crop_scale,
-            reduction=config.reduction,
-            seed=config.cache.seed,
+            half_size=config.cache.half_size_prob > 0,
         )
-        model = start_model(config)
-        captions = read_captions(shards)
-        words = find_words(captions) if config.cache.caption_words else [[] for _ in captions]
-        embedded = embed_captions(model, [*captions, *words], folder / "captions.pt")
-        if config.init_centers == "k-means":
-            start_centers(model, (patches for block in crops[0] for patches in block.patches), config.seed)
-            start_projection(model, captioned(crops[0], captions, words, embedded))
-    freeze(model, config)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    stream = CachedStream(
-        crops,
-        captions,
-        words,
-        embedded,
-        config,
-        model.config.centers,
-        rank=rank,
-        world=world,
-        device=accelerator.device,
-    )
-    return CachedLearner(model, config), model, stream
-
-
-def _claim(file: Path, config: TrainConfig, place: str, data: list[str], main: bool) -> None:
-    """Keep the recipe beside the run; refuse to go on with another one."""
-    wanted = {"recipe": json.loads(config.to_json()), "data": place, "shards": data}
-    found = None
-    if file.exists():
-        found, _ = read_recipe(file.parent)
-        kept = json.loads(file.read_text("utf-8"))
-        free = {name: getattr(config, name) for name in FREE}
-        model = found.model or config.model  # 0.1 did not keep the model that it trained over weights
-        old = json.loads(dataclasses.replace(found, **free, model=model).to_json())
-        if differences := changes({**old, "shards": kept.get("shards")}, {**wanted["recipe"], "shards": data}):
-            raise ValueError(
-                f"{file.parent}: a run with another recipe or other data ({', '.join(differences)}); go on with "
-                f"segclip train --resume {file.parent}, or give another folder"
-            )
-    if main and not (found and found.model):
-        with atomic(file) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+        embedded = embed_captions(load(config.init_from, "cpu"), [*captions, *words], folder / "captions.pt")
+    return CachedStream(crops, captions, words, embedded, config, count_regions(config.model), **where)

@@ -1,5 +1,6 @@
-"""The files of a run: nothing is ever half-written, and every checkpoint is whole."""
+"""The files of a run: each is whole or not there."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -7,12 +8,57 @@ from typing import Any
 
 import torch
 
+from segclip.config import current_name
+from segclip.train.config import TrainConfig
 from segclip.utils.files import atomic, remove_unfinished
 
 log = logging.getLogger(__name__)
 
 RECIPE, METRICS, MODEL, BEST = "recipe.json", "metrics.jsonl", "model.safetensors", "best.safetensors"
 CHECKPOINTS = "checkpoints"
+FREE = ("workers", "save_every", "keep_checkpoints", "trackers")  # fields that may change when a run goes on
+
+
+def read_recipe(run: Path) -> tuple[TrainConfig, str]:
+    """The recipe of a run, and where its data is. Raises ValueError where there is none."""
+    try:
+        found = json.loads((run / RECIPE).read_text("utf-8"))
+        return TrainConfig.from_json(json.dumps(found["recipe"])), found["data"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{run / RECIPE}: no recipe of a run ({error}); give the folder of a run") from error
+
+
+def keep_recipe(run: Path, config: TrainConfig, address: str, data: list[str], *, write: bool) -> None:
+    """Keep the recipe beside the run; refuse to go on with another one.
+
+    Args:
+        run: folder of the run; made if missing.
+        config: the recipe, with the model that is trained.
+        address: where the data is.
+        data: checksums of its shards.
+        write: whether this process writes it.
+
+    Raises:
+        ValueError: the folder holds a run with another recipe or other data.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    file, recipe = run / RECIPE, json.loads(config.to_json())
+    found = None
+    if file.exists():
+        found, _ = read_recipe(run)
+        free = {name: getattr(config, name) for name in FREE}
+        model = found.model or config.model  # 0.1 did not keep the model that it trained over weights
+        old = json.loads(dataclasses.replace(found, **free, model=model).to_json())
+        kept = json.loads(file.read_text("utf-8")).get("shards")
+        if differences := changes({**old, "shards": kept}, {**recipe, "shards": data}):
+            raise ValueError(
+                f"{run}: a run with another recipe or other data ({', '.join(differences)}); go on with "
+                f"segclip train --resume {run}, or give another folder"
+            )
+    if write and not (found and found.model):
+        with atomic(file) as temporary:
+            content = {"recipe": recipe, "data": address, "shards": data}
+            temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def save_tensors(value: object, file: Path) -> None:
@@ -40,7 +86,19 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> N
 def last_checkpoint(run: Path) -> dict[str, Any] | None:
     """The newest state, on the CPU; None where there is none. Nothing in it is executed."""
     files = sorted((run / CHECKPOINTS).glob("*.pt"))
-    return torch.load(files[-1], map_location="cpu", weights_only=True) if files else None
+    return _with_current_names(torch.load(files[-1], map_location="cpu", weights_only=True)) if files else None
+
+
+def _with_current_names(state: dict[str, Any]) -> dict[str, Any]:
+    """A state that 0.1 may have written, with the names that parameters have today."""
+
+    def rename(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {current_name(name): value for name, value in tensors.items()}
+
+    optimiser = state["optimiser"]
+    groups = [{**group, "params": list(map(current_name, group["params"]))} for group in optimiser["param_groups"]]
+    optimiser = {**optimiser, "state": rename(optimiser["state"]), "param_groups": groups}
+    return {**state, "model": rename(state["model"]), "optimiser": optimiser}
 
 
 def cut_metrics(file: Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Looking at a run: a sheet of a few photos with their regions and masks, and the mIoU on photos with masks."""
+"""Validation of a run: a sheet of a few photos with their regions and masks, and the mIoU on photos with masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +11,38 @@ from PIL import Image
 from skimage.segmentation import mark_boundaries
 
 from segclip.data.crops import Box, crop_photo
-from segclip.data.normalise import normalise
 from segclip.data.shards import SampleError, Shards
 from segclip.evaluate.datasets.benchmark import Benchmark
+from segclip.evaluate.datasets.folder import open_folder
 from segclip.evaluate.evaluator import Evaluator, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion
 from segclip.model.segclip import SegCLIP
 from segclip.segment.segmenter import Segmenter
+from segclip.train.config import TrainConfig
 from segclip.utils.files import atomic
 from segclip.visualize import palette
 
 PHOTOS, GAP = 6, 6  # rows of a sheet; pixels between pictures
+
+
+class Validation:
+    """What a run is validated with: some photos of its data, and where the recipe names one, a validation set."""
+
+    def __init__(self, config: TrainConfig, shards: Shards, out: Path) -> None:
+        """Read it; raises ValueError where no photo can be read, or for a set that cannot be used."""
+        assert config.model
+        self.photos, self.captions = fixed_photos(shards, config.model.image.side)
+        self.benchmark = open_folder(Path(config.validation)) if config.validation else None
+        self.folder = out / "sheets"
+
+    def write_sheet(self, model: SegCLIP, step: int) -> None:
+        """See the function; the sheet is called by its step."""
+        self.folder.mkdir(exist_ok=True)
+        write_sheet(model, self.photos, self.captions, self.folder / f"{step:08d}.png")
+
+    def miou(self, model: SegCLIP) -> float | None:
+        """On the validation set; None where there is none."""
+        return None if self.benchmark is None else validate(model, self.benchmark)
 
 
 def fixed_photos(shards: Shards, side: int) -> tuple[UInt8[np.ndarray, "N S S 3"], list[str]]:
@@ -51,10 +72,10 @@ def write_sheet(model: SegCLIP, photos: UInt8[np.ndarray, "N S S 3"], captions: 
     The last picture is dark where another photo's caption fits the region better.
     """
     device = model.logit_scale.device
-    output = model.encode_image(normalise(photos).to(device))
+    output = model.encode_image(model.image.normalise(photos).to(device))
     text = F.normalize(model.encode_text(model.tokenize(captions).to(device)), dim=-1)
-    likeness = F.normalize(output.regions, dim=-1) @ text.T  # photo, center, caption
-    own = likeness.argmax(dim=-1) == torch.arange(len(photos), device=device)[:, None]
+    similarity = F.normalize(output.regions, dim=-1) @ text.T  # photo, center, caption
+    own = similarity.argmax(dim=-1) == torch.arange(len(photos), device=device)[:, None]
     centers = output.soft.argmax(dim=1)
     side = round(centers.shape[1] ** 0.5)
     rows = []

@@ -1,4 +1,4 @@
-"""What could not be done: a value, where one bad item of many must not stop the others."""
+"""What could not be done: a value, where one bad item of many must not stop the others; and what was broken off."""
 
 from dataclasses import dataclass
 
@@ -14,3 +14,7 @@ class Failed:
 
     item: str
     reason: str
+
+
+class Stopped(Exception):
+    """The work was asked to stop (SIGTERM), and has saved its state."""

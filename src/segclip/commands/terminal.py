@@ -1,0 +1,34 @@
+"""What commands tell people: on standard error, a line each, taken as it is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from segclip.utils.failures import Failed
+
+console = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(what: str, why: str) -> None:
+    """Print a line that begins with a word in red."""
+    console.print(f"[bold red]{what}:[/] {escape(' '.join(why.split()))}", highlight=False, soft_wrap=True)
+
+
+def report(done: int, failures: Sequence[Failed], out: Path) -> int:
+    """Say how many photos were written to `out`, and which failed.
+
+    Returns:
+        The exit code: 0, 1 where some failed, or 2 where nothing was written.
+    """
+    if done:
+        say(f"{'1 photo' if done == 1 else f'{done} photos'} written to {out}")
+    for failed in failures:
+        complain("failed", failed.reason if failed.item in failed.reason else f"{failed.item}: {failed.reason}")
+    return (1 if failures else 0) if done else 2

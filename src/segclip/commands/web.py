@@ -1,0 +1,15 @@
+"""`segclip web`: a page and an endpoint on one port."""
+
+from segclip.web.server import serve
+
+
+def web(port: int = 7860, host: str = "127.0.0.1", model: tuple[str, ...] = ("mini",), device: str = "auto") -> int:
+    """Serve a page where photos are dropped and labels typed, and an endpoint for programs. docs/web.md tells more.
+
+    Args:
+        port: To listen at; 0: any that is free, which is printed.
+        host: Address to listen at. 127.0.0.1: this computer alone. 0.0.0.0: whoever can reach it, without a password.
+        model: What can be chosen, the first at the start: mini, vit-b16, files of weights, Hugging Face hub ids.
+        device: auto, cpu, cuda, mps ...
+    """
+    return serve(port, host, model, device)

@@ -1,0 +1,68 @@
+"""What a paper sweeps of the grouping and the masked branch is a field, and does what it says."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from helpers.small_model import CLIP, small_model
+
+from segclip.config import ModelConfig
+from segclip.model.grouping import CenterBlock, sample_gumbel
+from segclip.model.reconstruction import visible_count
+
+
+def test_a_configuration_of_0_1_has_the_papers_values() -> None:
+    known = asdict(CLIP)
+    for name in ("grouping", "tau", "center_blocks", "mask_ratio", "decoder_heads"):
+        del known[name]
+    for name in ("heads", "mlp_ratio", "activation"):
+        del known["image"][name]
+    for name in ("mlp_ratio", "activation", "tokenizer"):
+        del known["text"][name]
+    assert ModelConfig.from_json(json.dumps(known)) == CLIP
+    assert ModelConfig.from_json(CLIP.to_json()) == CLIP
+
+
+def test_tau_is_the_temperature_of_the_gradient() -> None:
+    """d softmax / d logits is larger where the temperature is lower."""
+    patches, size = torch.randn(2, 16, 64), []
+    gumbel = sample_gumbel((2, 4, 16), like=patches)
+    for tau in (0.9, 0.3):
+        grouping = small_model(replace(CLIP, tau=tau)).image.grouping
+        found = grouping(patches, gumbel)
+        assert found.hard.detach().amax(dim=1).allclose(torch.ones(2, 16))
+        (by_centers,) = torch.autograd.grad(found.hard.square().sum(), grouping.centers)
+        size.append(by_centers.norm())
+    assert size[0] != size[1]
+
+
+def test_center_blocks_and_decoder_heads() -> None:
+    model = small_model(replace(CLIP, center_blocks=3, decoder_heads=4))
+    assert sum(isinstance(module, CenterBlock) for module in model.modules()) == 3
+    assert [block.attention.heads for block in model.reconstruction.decoder] == [4]
+
+
+@pytest.mark.parametrize("mask_ratio", [0.5, 0.75, 0.9])
+def test_mask_ratio_is_the_share_of_patches_that_are_not_seen(mask_ratio: float) -> None:
+    model = small_model(replace(CLIP, mask_ratio=mask_ratio))
+    pixels = torch.randn(2, 3, 128, 128)
+    visible = model.draw_noise(pixels).gumbel_visible.shape[-1]
+    assert visible == visible_count(64, mask_ratio)
+    assert visible / 64 == pytest.approx(1 - mask_ratio, abs=0.03)
+    losses = model.losses(pixels, torch.ones(2, 4, dtype=torch.int64))
+    assert losses.reconstruction > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"tau": 0.0}, "tau 0.0; give a temperature above 0"),
+        ({"mask_ratio": 1.0}, "mask_ratio 1.0; give a share"),
+        ({"decoder_heads": 5}, "half of image.width 32 is not a multiple of 5"),
+        ({"image": replace(CLIP.image, heads=5)}, "image.width 64 is not a multiple of 5"),
+    ],
+)
+def test_configurations_that_cannot_be(change: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        replace(CLIP, **change)

@@ -1,0 +1,105 @@
+"""What people of this field change is one file and one line in a table: the files of `extending` prove it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import extending.my_grouping
+import extending.my_loss
+import extending.my_tower  # noqa: F401
+import numpy as np
+import pytest
+from helpers import ROOT
+from helpers.shard_files import FAST, map_serially
+from helpers.small_runs import metrics
+
+from segclip import Segmenter
+from segclip.checkpoints.native import load_model
+from segclip.cli import main
+from segclip.data.prepare import prepare
+from segclip.data.scenes import write_scenes
+from segclip.data.sources.open import open_source
+
+TRAIN = ("train", "debug", "--batch", "4", "--steps", "2", "--workers", "0", "--trackers")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extending")
+    scenes = open_source(write_scenes(folder / "scenes", 8, seed=0))
+    prepare(scenes, folder / "shards", FAST, map_chunks=map_serially)
+    return folder / "shards"
+
+
+def trained(shards: Path, out: Path, *options: str) -> list[dict[str, float]]:
+    assert main([*TRAIN, "--data", str(shards), "--out", str(out), *options]) == 0
+    return metrics(out)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (("--model.grouping", "slots", "--init-centers", "random", "--micro-batch", "2"), ("grouping", "slots")),
+        (("--model.image.kind", "mixer"), ("kind", "mixer")),
+    ],
+)
+def test_a_grouping_or_a_tower_is_trained_saved_loaded_and_segments(
+    options: tuple[str, ...], kind: tuple[str, str], shards: Path, tmp_path: Path
+) -> None:
+    lines = trained(shards, tmp_path, *options)
+    assert len(lines) == 2 and lines[-1]["loss"] > 0
+    model = load_model(tmp_path / "model.safetensors")
+    assert kind in {**vars(model.config.image), **vars(model.config)}.items()
+    photo = np.random.default_rng(0).integers(0, 256, (64, 80, 3)).astype(np.uint8)
+    expected = Segmenter(model).segment(photo, ["a star", "a ring"])
+    assert expected.labels.shape == (64, 80)
+    for dtype in ("bfloat16", "int8"):
+        found = Segmenter(str(tmp_path / "model.safetensors"), dtype=dtype).segment(photo, ["a star", "a ring"])
+        assert (found.labels == expected.labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["my_grouping", "my_loss", "my_tower"])
+def test_contributing_shows_it(name: str) -> None:
+    assert (ROOT / "tests" / "extending" / f"{name}.py").read_text() in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_a_file_whose_grouping_nobody_added_says_so(shards: Path, tmp_path: Path) -> None:
+    trained(shards, tmp_path, "--model.grouping", "slots", "--init-centers", "random", "--steps", "1")
+    file = str(tmp_path / "model.safetensors")
+    result = subprocess.run(
+        [sys.executable, "-m", "segclip", "convert", file, file + "2"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "grouping 'slots'" in result.stderr and "import the module that adds it" in " ".join(result.stderr.split())
+
+
+def test_an_example_runs_by_itself(shards: Path, tmp_path: Path) -> None:
+    """As the first line of each says."""
+    file = str(Path(__file__).parent / "extending" / "my_loss.py")
+    options = ["--data", str(shards), "--out", str(tmp_path), "--losses.balance", "0.5", "--losses.superpixel", "0"]
+    subprocess.run([sys.executable, file, *TRAIN, *options], check=True, capture_output=True)
+    recipe = json.loads((tmp_path / "recipe.json").read_text())["recipe"]
+    assert recipe["losses"] == {"contrastive": 1.0, "reconstruction": 1.0, "balance": 0.5}
+    for line in metrics(tmp_path):
+        assert line["superpixel"] == 0 < line["balance"]
+        parts = line["contrastive"] + line["reconstruction"] + 0.5 * line["balance"]
+        assert line["loss"] == pytest.approx(parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--losses.blance", "0.5"), "loss 'blance'; known are contrastive, superpixel, reconstruction, balance"),
+        (("--model.grouping", "slot"), "grouping 'slot'; known are centers, slots"),
+        (("--model.image.kind", "vit"), "image tower 'vit'; known are clip, dinov2, mixer"),
+        (("--model.image.activation", "relu"), "image.activation 'relu'; known are quick_gelu, gelu"),
+        (("--model.mask-ratio", "0.99"), "mask_ratio 0.99 leaves none of 64 patches visible"),
+        (("--model.grouping", "slots", "--init-centers", "k-means"), "'slots' cannot start from k-means"),
+    ],
+)
+def test_names_that_are_in_no_table(
+    options: tuple[str, ...], why: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRAIN, "--data", str(shards), "--out", str(tmp_path), *options]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,204 @@
+"""A broken run goes on, and ends with the same bits."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.small_model import SENTENCE
+from helpers.small_runs import PAIRS, assert_same_run, run_script
+
+from segclip.config import ModelConfig
+from segclip.data.shards import Shards
+from segclip.model.grouping import GROUPINGS, CenterGrouping, Grouping
+from segclip.train import loop
+from segclip.train import run_files as files
+from segclip.train.config import TrainConfig
+from segclip.train.resolve import resolve
+from segclip.train.run import train
+from segclip.train.run_files import read_recipe
+from segclip.utils.failures import Stopped
+
+FORMER = {"init_from": "start", "init_centers": "centers", "max_grad_norm": "clip", "keep_checkpoints": "keep"}
+FORMER_CACHE = {"reconstruction_fraction": "reconstructed", "half_size_prob": "small", "caption_words": "words"}
+
+
+class Break(BaseException):
+    """What a kill is, for a test that wants it at a certain place."""
+
+
+@pytest.mark.parametrize("kind", ["cached", "photos"])
+@pytest.mark.parametrize("place", ["step", "checkpoint"])
+def test_broken_anywhere_it_goes_on_and_ends_alike(
+    kind: str,
+    place: str,
+    data: Shards,
+    config: TrainConfig,
+    whole: Path,
+    whole_pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken in its first step, later, and while a checkpoint is being written; it goes on with other workers."""
+    expected, recipe = (whole, config) if kind == "cached" else (whole_pairs, PAIRS)
+    if kind == "cached":
+        shutil.copytree(whole / "features", tmp_path / "features")
+    owner, name = (loop.Run, "step") if place == "step" else (torch, "save")
+    real, calls, at = getattr(owner, name), [], [1, 4, 5]
+
+    def breaking(*args, **kwargs):
+        calls.append(1)
+        if at and len(calls) == at[0]:
+            if place == "checkpoint":
+                args[1].write_bytes(b"half a file")
+            raise Break
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, breaking)
+    for workers in (0, 0, 1):
+        with pytest.raises(Break):
+            train(replace(recipe, workers=workers), data, tmp_path)
+        calls.clear()
+        at.pop(0)
+        assert not (tmp_path / "model.safetensors").exists()
+    train(recipe, data, tmp_path)
+    assert_same_run(tmp_path, expected)
+
+
+class Dropping(CenterGrouping):
+    """A grouping with a dropout, of the kind that somebody adds."""
+
+    def forward(self, patches: torch.Tensor, gumbel: torch.Tensor | None = None) -> Grouping:
+        return super().forward(F.dropout(patches, 0.2, self.training), gumbel)
+
+
+def test_what_a_module_draws_by_itself_is_drawn_again(
+    data: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(GROUPINGS, "dropping", Dropping)
+    recipe = replace(PAIRS, model=replace(SENTENCE, grouping="dropping"), steps=8)
+    train(recipe, data, tmp_path / "whole")
+    real = loop.Run.step
+
+    def breaking(self, batch, step, steps):
+        if step == 5:
+            raise Break
+        return real(self, batch, step, steps)
+
+    with monkeypatch.context() as broken, pytest.raises(Break):
+        broken.setattr(loop.Run, "step", breaking)
+        train(recipe, data, tmp_path / "broken")
+    torch.manual_seed(123)  # as another process would have it
+    train(recipe, data, tmp_path / "broken")
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_sigterm_saves_and_stops(
+    data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.Run.step
+
+    def step(self, batch, number, steps):
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batch, number, steps)
+
+    monkeypatch.setattr(loop.Run, "step", step)
+    with pytest.raises(Stopped, match="stopped at step 5 of 24"):
+        train(PAIRS, data, tmp_path)
+    assert (tmp_path / "checkpoints" / "00000005.pt").exists()
+    monkeypatch.undo()
+    train(PAIRS, data, tmp_path)
+    assert_same_run(tmp_path, whole_pairs)
+
+
+def test_a_full_disk_at_a_checkpoint_does_not_stop_the_run(
+    data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, calls = torch.save, []
+
+    def full(value, file):
+        calls.append(1)
+        real(value, file)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    train(PAIRS, data, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000003.pt"]
+    assert "No space left on device" in caplog.text and "the last one is kept" in caplog.text
+    monkeypatch.undo()
+    assert_same_run(tmp_path, whole_pairs)
+
+
+def test_a_run_with_another_recipe_is_refused(data: Shards, config: TrainConfig, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"lr 0\.002 -> 0\.1"):
+        train(replace(config, lr=0.1), data, whole)
+
+
+def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_pairs / "checkpoints", tmp_path / "checkpoints")
+    wide = replace(PAIRS, model=replace(SENTENCE, image=replace(SENTENCE.image, width=128)))
+    with pytest.raises(ValueError, match="a checkpoint of another model"):
+        train(wide, data, tmp_path)
+
+
+def test_a_run_of_the_first_version_goes_on(data: Shards, config: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    """Its recipe.json has former names, and the paper's model whatever was trained; so have its checkpoints."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    recipe = json.loads((run / "recipe.json").read_text())
+    raw = recipe["recipe"]
+    for new, old in FORMER.items():
+        raw[old] = raw.pop(new)
+    raw["cache"] = {FORMER_CACHE.get(name, name): value for name, value in raw["cache"].items()}
+    raw["cache"]["likeness"] = raw.pop("soft_target_scale")
+    raw["model"] = asdict(ModelConfig())
+    for name in ("betas", "eps", "label_smoothing", "crop_scale"):
+        del raw[name]
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (run / "model.safetensors").unlink()
+    (run / "checkpoints" / "00000018.pt").unlink()
+    checkpoint = torch.load(run / "checkpoints" / "00000016.pt", weights_only=True)
+    checkpoint["model"] = {name.replace("image.tower.", "image."): t for name, t in checkpoint["model"].items()}
+    torch.save(checkpoint, run / "checkpoints" / "00000016.pt")
+    found, _ = read_recipe(run)
+    assert found == config  # whose model is that of its weights
+    train(found, data, run)
+    assert_same_run(run, whole)
+    assert json.loads((run / "recipe.json").read_text())["recipe"] == json.loads(resolve(config).to_json())
+
+
+def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    files.cut_metrics(file, 2)
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.slow
+def test_killed_at_random_it_ends_with_the_same_bits(data: Shards, tmp_path: Path) -> None:
+    """SIGKILL, also before the first checkpoint; the command itself, and again, and again."""
+    command = ["train", "debug", "--data", str(data.folder), "--steps", "12", "--batch", "4", "--save-every", "2"]
+    command += ["--validate-every", "100", "--trackers", "--workers", "1", "--out"]
+    run_script("-m", "segclip", *command, str(tmp_path / "whole"))
+    generator, run, kills = random.Random(0), tmp_path / "killed", 0
+    for lines in (0, *sorted(generator.sample(range(1, 10), 3))):  # of metrics, at which it is killed
+        process = subprocess.Popen([sys.executable, "-m", "segclip", *command, str(run)], stderr=subprocess.DEVNULL)
+        file = run / "metrics.jsonl" if lines else run
+        while process.poll() is None and not (file.exists() and (not lines or file.read_bytes().count(b"\n") >= lines)):
+            time.sleep(0.02 * generator.random())
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    run_script("-m", "segclip", *command, str(tmp_path / "killed"))
+    assert kills
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
