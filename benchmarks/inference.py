@@ -2,8 +2,8 @@
 
 Measures, on this machine's CPU with all its cores (PARTs in this order; default: all):
   window   one 224 px window, 20 labels, ViT-B/16 (encode, score, label map), relative to a forward pass of
-           transformers' CLIPVisionModel of the same size in the same precision, float32 and bfloat16; 8 bits relative to float32;
-           and the same compiled
+           transformers' CLIPVisionModel of the same size in the same precision, float32 and bfloat16; 8 bits
+           relative to float32; and the same compiled
   labels   the same window with 1 to 1,000 labels, whose text is already embedded: time, and growth of memory
   windows  a 500x375 photo under `open`: its windows in batches, relative to one at a time
   onnx     the file of `segclip export` in ONNX Runtime relative to the encoder, one window and eight

@@ -2,8 +2,8 @@
 
 SET_FOLDER is what `segclip evaluate folder --root` takes, class 0 being the background. Each photo is encoded once.
 Prints, pooled over all photos:
-  told     given only the photo's own labels, over labelled pixels: mIoU and pixel accuracy; also for PASCAL VOC's twenty
-           classes alone, if the folder has voc21.json
+  told     given only the photo's own labels, over labelled pixels: mIoU and pixel accuracy; also for PASCAL VOC's
+           twenty classes alone, if the folder has voc21.json
   named    given all names, over labelled pixels: foreground mIoU
   whole    given all names, with background, over all pixels: mIoU
   one      given each label of a photo alone, with background: mean IoU

@@ -1,8 +1,8 @@
 """`segclip web` under load: python benchmarks/web.py [PART ...] [--model mini]
 
 Starts the command in a separate process, at 127.0.0.1, and measures (PARTs in this order; default: all):
-  click    seconds from pressing Segment to the overlay in Chromium, for a photo of 600x400 and four labels; and the same
-           at the endpoint
+  click    seconds from pressing Segment to the overlay in Chromium, for a photo of 600x400 and four labels; and the
+           same at the endpoint
   twenty   20 people at once, at the endpoint and on the page: how many are served, how many are told to wait
   hostile  500 requests that should be refused: damaged photos, decompression bombs, wrong types, long labels, path
            tricks; then whether the server still works, and its memory
