@@ -65,8 +65,8 @@ def report_labels(benchmark: Benchmark, protocol: str) -> None:
     """Count the same windows and pixels with 20 and with 171 names; the true class of a pixel does not matter."""
     segmenter, names, few = Segmenter("mini", protocol), COCO_THINGS + COCO_STUFF, 20
     evaluators = [
-        Evaluator(segmenter, replace(benchmark, names=own), tuple((name,) for name in own))
-        for own in (names[:few], names)
+        Evaluator(segmenter, replace(benchmark, names=classes), tuple((name,) for name in classes))
+        for classes in (names[:few], names)
     ]
     batches = cut_batches(benchmark.pairs)
     ratios = []

@@ -199,7 +199,7 @@ def report_changes(folders: Sequence[Path], every: int) -> None:
                 expected = plain.segment(photo, names).labels
                 pixels[number] += expected.size
                 changed[number] += [(other.segment(photo, names).labels != expected).sum() for other in others]
-        rows = {folder.name: own for folder, own in zip(folders, changed / pixels, strict=True)}
+        rows = {folder.name: shares for folder, shares in zip(folders, changed / pixels, strict=True)}
         for name, row in {**rows, "all": changed.sum(axis=0) / pixels.sum()}.items():
             cells = [f"{variant} {share:.2%}" for variant, share in zip([*VARIANTS][1:], row, strict=True)]
             print(f"changes, {protocol}, {name}: {'; '.join(cells)}", flush=True)
@@ -262,12 +262,12 @@ def medians(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> 
     """Median seconds of each; they alternate, so that a slow moment of the machine affects all of them."""
     seconds: list[list[float]] = [[] for _ in functions]
     for turn in range(WARM_UP + rounds):
-        for function, own in zip(functions, seconds, strict=True):
+        for function, times in zip(functions, seconds, strict=True):
             start = time.perf_counter()
             function()
             if turn >= WARM_UP:
-                own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in seconds]
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ def main() -> None:
         labels, (width, height), photos = cell
         numbers = list(map(str, (labels, width, height, photos)))
         found[cell] = {name: run_process(name, numbers, options.rounds) for name in SYSTEMS}
-        own = (f"{seconds:.2f} s, {memory:.0f} MB" for seconds, memory in found[cell].values())
-        print(labels, f"{width}x{height}", photos, *own, sep="\t", flush=True)
+        cells = (f"{seconds:.2f} s, {memory:.0f} MB" for seconds, memory in found[cell].values())
+        print(labels, f"{width}x{height}", photos, *cells, sep="\t", flush=True)
     if options.plot:
         draw(found, options.plot)
 

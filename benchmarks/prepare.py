@@ -249,7 +249,7 @@ def copy_some(source: Path, folder: Path) -> None:
 
 
 def make_photos(folder: Path, count: int, side: int = 0) -> Path:
-    """Random pieces of scikit-image's photos, short side 224, or squares of `side`."""
+    """Random crops of scikit-image's samples, short side 224, or squares of `side`."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     photos = [Image.fromarray(load()) for load in (skimage.data.chelsea, skimage.data.coffee, skimage.data.rocket)]

@@ -1,7 +1,7 @@
 """Segment a photo with an exported model: python examples/run_onnx.py MODEL.onnx PHOTO MASK
 
-MODEL.onnx comes from `segclip export MODEL.onnx --labels ...`; the mask's pixel values are label numbers. This needs only
-onnxruntime, numpy and pillow.
+MODEL.onnx comes from `segclip export MODEL.onnx --labels ...`; the mask's pixel values are label numbers. This needs
+only onnxruntime, numpy and pillow.
 """
 
 import json

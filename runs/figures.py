@@ -1,6 +1,7 @@
 """Draw the pictures of docs/how-it-works.md with the embedded model: python runs/figures.py [FOLDER]
 
-The photos are scikit-image's samples, in the public domain. Takes a minute on two cores; needs `pip install -e '.[dev]'`.
+The photos are scikit-image's samples, in the public domain. This takes a minute on two cores and needs
+`pip install -e '.[dev]'`.
 Axes: B windows, C centers, P patches, E embedding, S side of a window in pixels.
 """
 

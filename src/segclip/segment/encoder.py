@@ -133,12 +133,12 @@ def _lighten(module: nn.Module, dtype: DType, lightest: DType = "bfloat16", *, c
     The residual stream stays in float32, and so do the inputs of a module that declares nothing.
     """
     lightest = getattr(module, "lightest", lightest)
-    own = DTYPES[min(DTYPES.index(dtype), DTYPES.index(lightest))]
+    allowed = DTYPES[min(DTYPES.index(dtype), DTYPES.index(lightest))]
     light = is_light(module)
     for name, child in list(module.named_children()):
         # Exactly these two classes: a subclass may compute something else.
         if light and isinstance(child, nn.Linear) and type(child) in (nn.Linear, Projection):
-            setattr(module, name, InferenceLinear(child, own, light=caller_is_light))
+            setattr(module, name, InferenceLinear(child, allowed, light=caller_is_light))
         else:
             _lighten(child, dtype, lightest, caller_is_light=light)
     if not light:
@@ -146,9 +146,9 @@ def _lighten(module: nn.Module, dtype: DType, lightest: DType = "bfloat16", *, c
             module.register_forward_pre_hook(_give_float32, with_kwargs=True)
         return
     # Without gradients an activation's input is not needed again, and new memory costs more time than the arithmetic.
-    own_names = vars(module)
-    if "activation" in own_names and all(isinstance(child, InferenceLinear) for child in module.children()):
-        own_names["activation"] = overwriting(own_names["activation"])
+    attributes = vars(module)
+    if "activation" in attributes and all(isinstance(child, InferenceLinear) for child in module.children()):
+        attributes["activation"] = overwriting(attributes["activation"])
 
 
 def _give_float32(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -57,9 +57,9 @@ def answer(service: Service, body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
-        raise ValueError("the request is no JSON") from None
+        raise ValueError("the request is not JSON") from None
     if not isinstance(fields, dict):
-        raise ValueError('the request is no JSON object; expected {"photo": ..., "labels": [...]}')
+        raise ValueError('the request is not a JSON object; expected {"photo": ..., "labels": [...]}')
     if unknown := [name[:40] for name in fields if name not in FIELDS]:
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
     query = service.query(

@@ -138,14 +138,14 @@ def _compete(
 
     Text embeddings of any two words are similar, but less so after subtracting their mean, so cosines are taken then.
     """
-    center = F.normalize(contrast, dim=-1).mean(dim=0)
-    around = [F.normalize(F.normalize(x, dim=-1) - center, dim=-1) for x in (contrast, labels)]
+    mean = F.normalize(contrast, dim=-1).mean(dim=0)
+    around = [F.normalize(F.normalize(x, dim=-1) - mean, dim=-1) for x in (contrast, labels)]
     far = (around[0] @ around[1].T).amax(dim=-1) <= too_near
     kinds = [_kinds(name) for name in names]
     labels_and_kinds, whole = set().union(*kinds), {singular(name) for name in names}
     # "table" does not compete with the label "dining table", nor does "brick wall" with "wall".
-    other = [singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
-    return far & torch.tensor(other, device=far.device)
+    different = [singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
+    return far & torch.tensor(different, device=far.device)
 
 
 def _kinds(name: str) -> set[str]:
@@ -204,8 +204,8 @@ def _scales(
         grid = windows.tile(torch.einsum("bcj,bcp->bjp", table, output.soft))
         axes = windows.drawing(math.isqrt(output.soft.shape[-1]))
         to_size = [
-            bilinear(first, length) @ (bilinear(own, first) @ drawn)
-            for drawn, own, first, length in zip(axes, windows.size, photo[0].size, size, strict=True)
+            bilinear(first, length) @ (bilinear(working, first) @ drawn)
+            for drawn, working, first, length in zip(axes, windows.size, photo[0].size, size, strict=True)
         ]
         scales.append(_Scale(grid.movedim(0, -1), *(axis.to(grid) for axis in to_size)))
     return scales
@@ -221,10 +221,10 @@ def _vote(
     winner = torch.zeros_like(ids)
     for first in range(0, count, COLUMNS):  # a few at a time, to save memory
         # A pixel's scores are adjacent in memory, which is faster; there may be many columns.
-        own = torch.stack([scale.draw(slice(first, first + COLUMNS)) for scale in scales]).mean(dim=0)
-        own = own.view(len(ids), -1)
-        mean = own.new_zeros(len(area), own.shape[1]).index_add_(0, ids, own).div_(area)
-        score, column = own.lerp_(mean.index_select(0, ids), weight).max(dim=1)
+        scores = torch.stack([scale.draw(slice(first, first + COLUMNS)) for scale in scales]).mean(dim=0)
+        scores = scores.view(len(ids), -1)
+        mean = scores.new_zeros(len(area), scores.shape[1]).index_add_(0, ids, scores).div_(area)
+        score, column = scores.lerp_(mean.index_select(0, ids), weight).max(dim=1)
         winner = torch.where(score > best, column + first, winner)
         best = torch.maximum(best, score)
     return best.clamp(0, 1).view(superpixels.shape), winner.view(superpixels.shape)
