@@ -1,4 +1,4 @@
-"""Seconds and memory of a process, seconds and matrix rate of a GPU, for the benchmarks."""
+"""Time and memory of a process, time and matrix rate of a GPU, for the benchmarks."""
 
 import statistics
 import subprocess
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-MATRIX = 8192  # side of the product that measures a chip's matrix rate
+MATRIX = 8192  # side of the matrices whose product measures a GPU's matrix rate
 
-# Between us and the process that is measured stands a small one: Linux counts what its parent held as its own peak.
+# A small process starts the measured one, because Linux counts the memory of a process's parent towards its own peak.
 LAUNCH = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -19,14 +19,14 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 
 
 def run_python(arguments: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of a Python process of its own."""
+    """Seconds and peak memory in bytes of a separate Python process."""
     command = [sys.executable, "-c", LAUNCH, sys.executable, *arguments]
     seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(seconds), int(memory) * (1 if sys.platform == "darwin" else 1024)
 
 
 def matrix_rate() -> float:
-    """Floating-point operations a second of a large bfloat16 product on this chip."""
+    """Floating-point operations per second of a large bfloat16 product on this GPU."""
     a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     cuda_seconds(lambda: a @ b)
     return 2 * MATRIX**3 / statistics.median(cuda_seconds(lambda: a @ b) for _ in range(50))

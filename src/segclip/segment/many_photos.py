@@ -1,4 +1,4 @@
-"""Many photos through one model: reading and finishing overlap its work, and a bad photo stops no other."""
+"""Segments many photos: reading and writing overlap with the model's work, and a bad photo does not stop the others."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +28,14 @@ def segment_all(
     background: Background,
     finish: Callable[[Segmentation, Path, str], R | Failed],
 ) -> Iterator[tuple[Path, R | Failed]]:
-    """Each photo, and what became of it; the next ones are read, the last ones finished, while the model works.
+    """Each photo with its result; the next photos are read and the last ones finished while the model works.
 
     Args:
         segmenter: the model and the protocol.
         named: photos, each with the stem of its files.
         labels: as for `Segmenter.segment`.
-        background: likewise.
-        finish: makes of a photo's segmentation, its path and stem what is given back, or says why it cannot.
+        background: as for `Segmenter.segment`.
+        finish: turns a photo's segmentation, path and stem into its result, or says why it cannot.
     """
 
     def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | Failed]]:
@@ -59,7 +59,7 @@ def segment_all(
 def _encode(
     segmenter: Segmenter, batch: Sequence[tuple[Path, str, AnyPhoto | Failed]]
 ) -> list[tuple[Path, str, EncodedPhoto | Failed]]:
-    """Encode together; where that fails, for want of memory mostly, one by one."""
+    """Encode a batch together; if that fails, mostly for lack of memory, one by one."""
     photos = {path: photo for path, _, photo in batch if not isinstance(photo, Failed)}
     found = attempt("a batch", partial(segmenter.encode, list(photos.values())))
     if isinstance(found, Failed):
@@ -69,7 +69,7 @@ def _encode(
 
 
 def attempt(item: Path | str, work: Callable[[], T]) -> T | Failed:
-    """What `work` gives, or why the photo `item` cannot be segmented."""
+    """The result of `work`, or why `item` cannot be segmented."""
     try:
         return work()
     except ValueError as error:
