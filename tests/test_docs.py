@@ -24,6 +24,9 @@ from segclip.config import ModelConfig
 from segclip.data.shards import Shards
 from segclip.evaluate.datasets import DATASETS
 from segclip.export import EXPORTERS
+from segclip.losses import LOSSES
+from segclip.model.grouping import GROUPINGS
+from segclip.model.towers import IMAGE_TOWERS
 from segclip.train.config import CacheConfig
 from segclip.train.recipes import RECIPES, mini
 
@@ -52,7 +55,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tables() -> Iterator[None]:
     """The pages add to these."""
-    tables: tuple[dict[str, Any], ...] = (DATASETS, FORMATS, EXPORTERS)
+    tables: tuple[dict[str, Any], ...] = (DATASETS, FORMATS, EXPORTERS, GROUPINGS, LOSSES, IMAGE_TOWERS)
     known = [dict(table) for table in tables]
     yield
     for table, items in zip(tables, known, strict=True):

@@ -1,20 +1,28 @@
 """What people of this field change is one file and one line in a table: the files of `extending` prove it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import extending.my_benchmark
+import extending.my_format
 import extending.my_grouping
 import extending.my_loss
+import extending.my_protocol
 import extending.my_tower  # noqa: F401
 import numpy as np
 import pytest
+from extending.my_protocol import Squeezed
+from helpers import ROOT
+from helpers.benchmark_files import write_mask, write_photo
 from helpers.shard_files import FAST, map_serially
+from helpers.small_model import small_model
 from helpers.small_runs import metrics
 
 from segclip import Segmenter
-from segclip.checkpoints.native import load_model
+from segclip.checkpoints.native import load_model, save_model
 from segclip.cli import main
 from segclip.data.prepare import prepare
 from segclip.data.scenes import write_scenes
@@ -58,6 +66,11 @@ def test_a_grouping_or_a_tower_is_trained_saved_loaded_and_segments(
         assert (found.labels == expected.labels).mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ["my_grouping", "my_loss", "my_tower"])
+def test_contributing_shows_it(name: str) -> None:
+    assert (ROOT / "tests" / "extending" / f"{name}.py").read_text() in (ROOT / "CONTRIBUTING.md").read_text()
+
+
 def test_a_file_whose_grouping_nobody_added_says_so(shards: Path, tmp_path: Path) -> None:
     trained(shards, tmp_path, "--model.grouping", "slots", "--init-centers", "random", "--steps", "1")
     file = str(tmp_path / "model.safetensors")
@@ -97,3 +110,56 @@ def test_names_that_are_in_no_table(
 ) -> None:
     assert main([*TRAIN, "--data", str(shards), "--out", str(tmp_path), *options]) == 2
     assert why in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_model(small_model(), file)
+    return str(file)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        write_photo(tmp_path / "photos" / f"{name}.jpg")
+    return tmp_path / "photos"
+
+
+def test_a_protocol(weights: str, photos: Path, tmp_path: Path) -> None:
+    options = ["--labels", "cat", "dog", "--model", weights, "--protocol", "squeezed"]
+    assert main(["segment", str(photos / "a.jpg"), *options, "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert record["protocol"] == "squeezed" and record["found"]
+    all_background = Squeezed(floor=1.0)
+    assert not Segmenter(weights, all_background).segment(photos / "a.jpg", ["cat", "dog"]).labels.any()
+
+
+def test_a_benchmark(weights: str, photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "sea"
+    shutil.copytree(photos, root / "val" / "photos")
+    for name in ("a", "b"):
+        write_mask(root / "val" / "truth" / f"{name}.png", 0, 1, 2)
+    result = tmp_path / "result.json"
+    command = ["evaluate", "sea", "--root", str(root), "--model", weights, "--json", str(result)]
+    assert main([*command, "--protocol", "squeezed", "--set", "floor=0.2"]) == 0
+    found = json.loads(result.read_text())
+    assert list(found["per_class"]) == ["background", "boat", "water"] and 0 <= found["miou"] <= 1
+    assert found["changed"] == ["floor=0.2"]
+
+
+def test_an_annotation_format(weights: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["annotate", str(photos), "--labels", "cat", "dog", "--model", weights, "--background", "none"]
+    assert main([*command, "--out", str(out)]) == 0
+    rows = [line.split("\t") for line in (out / "areas.tsv").read_text().splitlines()]
+    assert {photo for photo, *_ in rows} == {"a.jpg", "b.jpg"}
+    areas = [annotation["area"] for annotation in json.loads((out / "coco.json").read_text())["annotations"]]
+    assert sorted(int(area) for *_, area in rows) == sorted(areas)
+
+
+def test_an_exporter(weights: str, tmp_path: Path) -> None:
+    """In a process of its own: torch cannot trace through the type checks of the tests."""
+    file, out = Path(__file__).parent / "extending" / "my_exporter.py", tmp_path / "model.txt"
+    subprocess.run([sys.executable, str(file), "export", str(out), "--model", weights], check=True)
+    assert out.read_text().startswith("outputs: embedding, regions, soft\ngraph():")

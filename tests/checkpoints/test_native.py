@@ -49,6 +49,33 @@ def test_what_is_saved_is_loaded_again(tiny: SegCLIP, saved: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())
 
 
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_a_file_of_version_1_is_read(eight_bit: bool, tmp_path: Path) -> None:
+    """Its image tower had no name of its own; what is saved of it is of version 2."""
+    model = SegCLIP(DINO_CONFIG)
+    save_model(model, tmp_path / "m", eight_bit=eight_bit)
+    expected = load_model(tmp_path / "m").state_dict()
+
+    def to_version_1(state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        for name in list(state):
+            state[name.replace("image.tower.", "image.")] = state.pop(name)
+        metadata["format_version"] = "1"
+
+    loaded = load_model(rewrite(tmp_path / "m", to_version_1))
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    save_model(loaded, tmp_path / "n")
+    with safe_open(tmp_path / "n", "pt") as file:
+        assert file.metadata()["format_version"] == "2" and "image.tower.class_token" in file.keys()  # noqa: SIM118
+
+
+def test_weights_of_0_1_go_into_a_model(tmp_path: Path) -> None:
+    """As `from_pretrained` puts them there."""
+    model, other = SegCLIP(DINO_CONFIG), SegCLIP(DINO_CONFIG)
+    other.load_state_dict({name.replace("image.tower.", "image."): t for name, t in model.state_dict().items()})
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in other.state_dict().items())
+
+
 def test_loaded_models_evaluate_and_can_be_trained(saved: Path, golden: dict[str, Tensor]) -> None:
     loaded = load_model(saved)
     assert not loaded.training

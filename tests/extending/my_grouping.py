@@ -24,7 +24,7 @@ class Slots(nn.Module):
     def count_regions(config: ModelConfig) -> int:
         return config.centers
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         nn.init.normal_(self.slots)
 
     def forward(self, patches: Tensor, gumbel: Tensor | None = None) -> Grouping:

@@ -26,7 +26,7 @@ class Mixer(nn.Module):
         layers = ((nn.Linear(config.width, config.width), nn.Tanh()) for _ in range(config.trunk_layers))
         self.trunk = nn.Sequential(*chain.from_iterable(layers))
 
-    def initialise_inputs(self) -> None:
+    def initialize_inputs(self) -> None:
         for direction in (self.rows, self.columns):
             nn.init.normal_(direction, std=0.1)
 

@@ -1,5 +1,6 @@
 """The model computes what the authors' code does (golden arrays), and its CLIP towers what transformers' CLIP does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,16 +93,18 @@ def test_superpixels_of_another_grid_are_an_error(tiny: SegCLIP, golden: dict[st
         tiny.losses(golden["image"], golden["train_token_ids"], superpixels)
 
 
-@pytest.fixture(scope="module")
-def clip() -> "CLIPModel":
+@pytest.fixture(scope="module", params=[("quick_gelu", 64), ("gelu", 32)])
+def clip(request: pytest.FixtureRequest) -> "CLIPModel":
     """transformers' CLIP, small, of random weights in which a swapped or forgotten tensor shows."""
     transformers = pytest.importorskip("transformers")  # make test-lowest has none
     torch.manual_seed(0)
+    activation, head = request.param
     text = {
         "hidden_size": 128,
         "intermediate_size": 512,
         "num_hidden_layers": 3,
-        "num_attention_heads": 2,
+        "num_attention_heads": 128 // head,
+        "hidden_act": activation,
         "vocab_size": 300,
         "max_position_embeddings": 20,
         "bos_token_id": 298,
@@ -112,7 +115,8 @@ def clip() -> "CLIPModel":
         "hidden_size": 192,
         "intermediate_size": 768,
         "num_hidden_layers": 5,
-        "num_attention_heads": 3,
+        "num_attention_heads": 192 // head,
+        "hidden_act": activation,
         "image_size": 64,
         "patch_size": 8,
     }
@@ -126,9 +130,21 @@ def clip() -> "CLIPModel":
 
 @pytest.fixture(scope="module")
 def from_clip(clip: "CLIPModel", tmp_path_factory: pytest.TempPathFactory) -> SegCLIP:
+    """Its weights, in towers that have its activation and its heads."""
     folder = tmp_path_factory.mktemp("clip")
     clip.save_pretrained(folder)
-    return load(folder, "cpu")
+    (folder / "config.json").unlink()  # which loading reads only to refuse what is not CLIP's own
+    theirs: Any = clip.config
+    loaded, text, vision = load(folder, "cpu"), theirs.text_config, theirs.vision_config
+    config = replace(
+        loaded.config,
+        text=replace(loaded.config.text, heads=text.num_attention_heads, activation=text.hidden_act),
+        image=replace(loaded.config.image, heads=vision.num_attention_heads, activation=vision.hidden_act),
+    )
+    model = SegCLIP(config).eval()
+    known = {name: tensor for name, tensor in loaded.state_dict().items() if not name.startswith("image.grouping.")}
+    model.load_state_dict(known, strict=False)
+    return model
 
 
 def test_text_tower_equals_transformers(clip: "CLIPModel", from_clip: SegCLIP) -> None:

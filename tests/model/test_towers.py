@@ -27,7 +27,7 @@ def randomise(module: torch.nn.Module) -> None:
 
 
 def renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """Their tensors under our names; `names` maps their pieces of a name to ours, in order."""
+    """Their tensors under our names; `names` maps parts of a name to ours, in order."""
     result = {}
     for name, value in weights.items():
         for theirs, ours in names.items():

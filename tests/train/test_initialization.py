@@ -9,7 +9,7 @@ from helpers.small_model import CLIP, SENTENCE, small_model
 
 from segclip.checkpoints.native import load_model, save_model
 from segclip.train.config import TrainConfig
-from segclip.train.initialization import start_centers, start_model, start_projection
+from segclip.train.initialization import initialize_centers, initialize_model, initialize_projection
 from segclip.train.resolve import resolve
 
 
@@ -23,7 +23,7 @@ def test_centers_start_where_alike_patches_meet() -> None:
     for started in (False, True):
         model = small_model(SENTENCE)
         if started:
-            start_centers(model, patches.numpy(), 0)
+            initialize_centers(model, patches.numpy(), 0)
         hard = model.image.grouping(patches).hard
         alike = torch.einsum("bcp,bpk->bck", hard, F.one_hot(kind, 4).float())
         purity.append(float(alike.amax(dim=-1).sum() / alike.sum()))
@@ -37,8 +37,8 @@ def test_regions_start_pointing_to_the_captions_of_their_photo() -> None:
     kind = torch.arange(80) % 2
     patches = directions[kind][:, None] + 0.3 * torch.randn(80, 16, 64)
     model = small_model(SENTENCE)
-    start_centers(model, patches.numpy(), 0)
-    start_projection(model, zip(patches[:40].numpy(), captions[kind[:40]], strict=True))
+    initialize_centers(model, patches.numpy(), 0)
+    initialize_projection(model, zip(patches[:40].numpy(), captions[kind[:40]], strict=True))
     grouping = model.image.grouping(patches[40:])
     _, embedded = model.image.embed_regions(grouping.regions)
     likeness = F.normalize(embedded, dim=-1) @ F.normalize(captions - captions.mean(dim=0), dim=-1).T
@@ -51,7 +51,7 @@ def test_another_number_of_centers_keeps_all_else_of_the_weights(tmp_path: Path)
     path = tmp_path / "clip.safetensors"
     save_model(small_model(CLIP), path)
     config = resolve(TrainConfig(init_from=str(path), model=replace(CLIP, centers=6)))
-    before, after = load_model(path).state_dict(), start_model(config).state_dict()
+    before, after = load_model(path).state_dict(), initialize_model(config).state_dict()
     anew = {name for name in before if not torch.equal(before[name], after[name])}
     assert anew == {"image.grouping.centers", "reconstruction.unpool.weight", "reconstruction.unpool.bias"}
     assert after["image.grouping.centers"].shape == (6, 64) and after["reconstruction.unpool.weight"].shape == (6, 6)

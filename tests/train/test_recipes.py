@@ -1,5 +1,6 @@
 """What a recipe may be, which parameters it trains, and how fast."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def test_recipes_that_cannot_be(change: dict, why: str) -> None:
 def test_a_recipe_survives_its_json() -> None:
     for config in (paper(), mini(), CACHED, PAIRS):
         assert TrainConfig.from_json(config.to_json()) == config
+    raw = json.loads(paper().to_json())
+    raw |= {"losses": ["contrastive", "superpixel", "reconstruction"], "slow": ["image.trunk", "text.", "logit_scale"]}
+    raw["frozen"] = [name.replace("image.tower.", "image.") for name in raw["frozen"]]
+    assert TrainConfig.from_json(json.dumps(raw)) == paper()  # as 0.1 wrote it
     with pytest.raises(ValueError, match="not a training recipe"):
         TrainConfig.from_json('{"lr": 1}')
 

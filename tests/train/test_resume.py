@@ -38,6 +38,7 @@ class Break(BaseException):
 
 @pytest.mark.parametrize("kind", ["cached", "photos"])
 @pytest.mark.parametrize("place", ["step", "checkpoint"])
+@pytest.mark.slow
 def test_broken_anywhere_it_goes_on_and_ends_alike(
     kind: str,
     place: str,
@@ -102,6 +103,7 @@ def test_what_a_module_draws_by_itself_is_drawn_again(
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_stops(
     data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +123,7 @@ def test_sigterm_saves_and_stops(
     assert_same_run(tmp_path, whole_pairs)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_checkpoint_does_not_stop_the_run(
     data: Shards, whole_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +148,7 @@ def test_a_run_with_another_recipe_is_refused(data: Shards, config: TrainConfig,
         train(replace(config, lr=0.1), data, whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
     shutil.copytree(whole_pairs / "checkpoints", tmp_path / "checkpoints")
     wide = replace(PAIRS, model=replace(SENTENCE, image=replace(SENTENCE.image, width=128)))
@@ -153,7 +157,7 @@ def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Pat
 
 
 def test_a_run_of_the_first_version_goes_on(data: Shards, config: TrainConfig, whole: Path, tmp_path: Path) -> None:
-    """Its recipe.json has former names, and the paper's model whatever was trained."""
+    """Its recipe.json has former names, and the paper's model whatever was trained; so have its checkpoints."""
     run = shutil.copytree(whole, tmp_path / "run")
     recipe = json.loads((run / "recipe.json").read_text())
     raw = recipe["recipe"]
@@ -166,6 +170,10 @@ def test_a_run_of_the_first_version_goes_on(data: Shards, config: TrainConfig, w
         del raw[name]
     (run / "recipe.json").write_text(json.dumps(recipe))
     (run / "model.safetensors").unlink()
+    (run / "checkpoints" / "00000018.pt").unlink()
+    checkpoint = torch.load(run / "checkpoints" / "00000016.pt", weights_only=True)
+    checkpoint["model"] = {name.replace("image.tower.", "image."): t for name, t in checkpoint["model"].items()}
+    torch.save(checkpoint, run / "checkpoints" / "00000016.pt")
     found, _ = read_recipe(run)
     assert found == config  # whose model is that of its weights
     train(found, data, run)

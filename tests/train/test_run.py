@@ -42,6 +42,7 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig
     assert len(list((whole / "checkpoints").iterdir())) == config.keep_checkpoints
 
 
+@pytest.mark.slow
 def test_training_on_photos(whole_pairs: Path) -> None:
     lines = metrics(whole_pairs)
     assert len(lines) == 2 * (48 // 4)  # each caption is a sample
@@ -51,6 +52,7 @@ def test_training_on_photos(whole_pairs: Path) -> None:
     assert lines[-1]["bad_samples"] == 2  # the damaged one, once an epoch
 
 
+@pytest.mark.slow
 def test_activations_computed_again_change_nothing(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
     train(replace(PAIRS, checkpoint_activations=True), data, tmp_path)
     for line, expected in zip(metrics(tmp_path), metrics(whole_pairs), strict=True):
@@ -100,6 +102,7 @@ def test_too_few_photos_and_too_many_bad_ones(data: Shards, config: TrainConfig,
         train(PAIRS, Shards(bad), tmp_path / "d")
 
 
+@pytest.mark.slow
 def test_steps_without_a_finite_loss_are_skipped_and_ten_in_a_row_stop_the_run(
     data: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

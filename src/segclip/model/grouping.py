@@ -47,7 +47,7 @@ class GroupedLinear(nn.Module):
         self.groups = groups
         self.weight = nn.Parameter(torch.empty(width, width // groups))
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         bound = self.weight.shape[1] ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -58,7 +58,7 @@ class GroupedLinear(nn.Module):
 
 
 class CenterBlock(nn.Module):
-    """Centers look at themselves and at the patches (cross-attention), then pass an MLP."""
+    """Centers attend to themselves and to the patches, then pass an MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class CenterGrouping(nn.Module):
         """One a center."""
         return config.centers
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         nn.init.normal_(self.centers, std=0.02)
 
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
@@ -123,7 +123,7 @@ class CenterGrouping(nn.Module):
         return Grouping(regions, hard, soft)
 
     @torch.no_grad()
-    def start_from_clusters(self, patches: Float[Tensor, "N D"], cluster: Int[Tensor, "N"]) -> None:
+    def initialize_from_clusters(self, patches: Float[Tensor, "N D"], cluster: Int[Tensor, "N"]) -> None:
         """Start as k-means: a center is the mean of a cluster, and each block takes a step toward what is like it."""
         width = patches.shape[1]
         normed = F.layer_norm(patches, (width,))
@@ -152,7 +152,7 @@ class CenterGrouping(nn.Module):
             nn.init.xavier_uniform_(layer.weight)  # no residual goes around this one: N(0, 0.02) would make it tiny
 
     @torch.no_grad()
-    def hand_means_on(self) -> None:
+    def pass_means_through(self) -> None:
         """Let a region be what its center gathered, lifted: GELU(x) - GELU(-x) = x."""
         wide, narrow = self.mlp_out.fc1, self.mlp_out.fc2
         width = wide.in_features
@@ -164,7 +164,7 @@ class CenterGrouping(nn.Module):
 
 # Anyone can add a module: GROUPINGS["mine"] = MyGrouping. It is made of (configuration, attention heads of the tower);
 # its forward is that of CenterGrouping, and `count_regions` says how many regions it gives. It may say how it starts
-# (`initialise`, see `segclip.model.layers`), and how from k-means (`start_from_clusters`, `hand_means_on`).
+# (`initialize`, see `segclip.model.layers`), and how from k-means (`initialize_from_clusters`, `pass_means_through`).
 GROUPINGS: dict[str, Callable[[ModelConfig, int], Any]] = {"centers": CenterGrouping}
 
 

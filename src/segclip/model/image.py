@@ -32,8 +32,8 @@ class ImageEncoder(nn.Module):
         self.norm_post = nn.LayerNorm(image.width)
         self.projection = nn.Parameter(torch.empty(image.width, config.embed))
 
-    def initialise(self) -> None:
-        self.tower.initialise_inputs()
+    def initialize(self) -> None:
+        self.tower.initialize_inputs()
         nn.init.normal_(self.projection, std=len(self.projection) ** -0.5)
 
     def normalise(self, photos: np.ndarray | Tensor) -> Float[Tensor, "... 3 H W"]:

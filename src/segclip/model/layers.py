@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.in_proj = Projection(width, 3 * width)  # queries, keys, values
         self.out_proj = nn.Linear(width, width)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         nn.init.xavier_uniform_(self.in_proj.weight)
 
     @light
@@ -198,17 +198,17 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.mlp(x))
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Draw the weights that a module, and all that is in it, starts from; what is inside first.
 
     Linear layers and embeddings are N(0, 0.02), biases 0; other layers stay as torch made them. A module that starts
-    otherwise says so in a method `initialise` without arguments, which is called last and so has its way.
+    otherwise says so in a method `initialize` without arguments, which is called last and so has its way.
     """
     for child in module.children():
-        initialise(child)
+        initialize(child)
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
-    elif (own := getattr(module, "initialise", None)) is not None:
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(bias)
+    elif (own := getattr(module, "initialize", None)) is not None:
         own()

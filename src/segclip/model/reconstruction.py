@@ -38,7 +38,7 @@ class Reconstruction(nn.Module):
         self.norm = nn.LayerNorm(narrow, 1e-6)
         self.predict = nn.Linear(narrow, config.image.patch**2 * 3)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(

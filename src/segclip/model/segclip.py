@@ -19,7 +19,7 @@ from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings, ModelCon
 from segclip.losses import LossInputs, Masked, compute_terms, weighted_losses, weighted_sum
 from segclip.model.grouping import count_regions, sample_gumbel
 from segclip.model.image import ImageEncoder
-from segclip.model.layers import initialise
+from segclip.model.layers import initialize
 from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.towers import TEXT_TOWERS
@@ -79,7 +79,7 @@ class SegCLIP(
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.register_load_state_dict_pre_hook(_use_current_names)
         if not self.logit_scale.is_meta:  # else a file's weights are to come
-            initialise(self)
+            initialize(self)
 
     @property
     def scale(self) -> float:
@@ -223,12 +223,15 @@ class SegCLIP(
         with torch.autocast(pixels.device.type, enabled=False):
             scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
             inputs = LossInputs(
-                *map(_full, (embedding, text)),
-                scale,
-                settings,
-                *map(_full, (grouping.hard, grouping.soft, grouping.regions)),
-                superpixels,
-                masked,
+                image=_full(embedding),
+                text=_full(text),
+                scale=scale,
+                settings=settings,
+                hard=_full(grouping.hard),
+                soft=_full(grouping.soft),
+                regions=_full(grouping.regions),
+                superpixels=superpixels,
+                masked=masked,
             )
             return Parts(embedding, text, scale, compute_terms(losses, inputs))
 

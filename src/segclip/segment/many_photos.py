@@ -1,4 +1,4 @@
-"""Many photos through one model: reading and finishing overlap its work, and a bad photo stops no other."""
+"""Segments many photos: reading and writing overlap with the model's work, and a bad photo does not stop the others."""
 
 import logging
 import os
@@ -17,10 +17,7 @@ from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
 
 BATCH, GPU_BATCH = 4, 16  # photos at once: few enough pixels for a laptop, windows enough for a GPU
-READERS, FINISHERS = (
-    4,
-    8,
-)  # threads beside a GPU, at most, so that it seldom waits; beside a model on a CPU there is one
+READERS, FINISHERS = 4, 8  # most threads while a GPU encodes, so that it rarely waits; on a CPU there is one of each
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,17 +31,17 @@ def segment_all(
     background: Background,
     finish: Callable[[Segmentation, Path, str], R | Failed],
 ) -> Iterator[tuple[Path, R | Failed]]:
-    """Each photo, and what became of it; the next ones are read, the last ones finished, while the model works.
+    """Each photo with its result; the next photos are read and the last ones finished while the model works.
 
-    Beside a GPU several threads do that; on a CPU, whose cores the model takes, one each.
+    On a GPU several threads read and several finish photos; on a CPU, whose cores the model uses, one each.
 
     Args:
         segmenter: the model and the protocol.
         named: photos, each with the stem of its files.
         labels: as for `Segmenter.segment`.
-        background: likewise.
-        finish: makes of a photo's segmentation, its path and stem what is given back, or says why it cannot; several
-            threads call it at once.
+        background: as for `Segmenter.segment`.
+        finish: turns a photo's segmentation, path and stem into its result, or says why it cannot; called by several
+            threads at once.
     """
 
     def read(one: tuple[Path, str]) -> tuple[Path, str, AnyPhoto | Failed]:
@@ -68,7 +65,7 @@ def segment_all(
 def _encode(
     segmenter: Segmenter, batch: Sequence[tuple[Path, str, AnyPhoto | Failed]]
 ) -> list[tuple[Path, str, EncodedPhoto | Failed]]:
-    """Encode together; where that fails, for want of memory mostly, one by one."""
+    """Encode a batch together; if that fails, mostly for lack of memory, one by one."""
     photos = {path: photo for path, _, photo in batch if not isinstance(photo, Failed)}
     found = attempt("a batch", partial(segmenter.encode, list(photos.values())))
     if isinstance(found, Failed):
@@ -78,7 +75,7 @@ def _encode(
 
 
 def attempt(item: Path | str, work: Callable[[], T]) -> T | Failed:
-    """What `work` gives, or why the photo `item` cannot be segmented."""
+    """The result of `work`, or why `item` cannot be segmented."""
     try:
         return work()
     except ValueError as error:

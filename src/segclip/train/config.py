@@ -90,7 +90,7 @@ class TrainConfig:
         shard: cut parameters, gradients and optimiser among the processes (FSDP) instead of keeping all in each.
         save_every: steps between two checkpoints.
         keep_checkpoints: how many of the last ones are kept; the best by mIoU is kept besides.
-        validate_every: steps between two looks: a sheet of photos with their regions and, with `validation`, the mIoU.
+        validate_every: steps between two validations: a sheet of photos with their regions, with `validation` the mIoU.
         validation: folder of photos with masks: images/, masks/, classes.json.
         trackers: names of accelerate's trackers, such as tensorboard or wandb, beside metrics.jsonl.
         workers: processes that read for each process that trains; they change no figure.

@@ -17,13 +17,13 @@ from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import Noise, Parts, SegCLIP
 from segclip.train.config import TrainConfig
 from segclip.train.feature_cache import FeatureChunk
-from segclip.train.initialization import start_centers, start_projection
+from segclip.train.initialization import initialize_centers, initialize_projection
 from segclip.train.run_files import save_tensors
 
 
 @dataclass(frozen=True)
 class CachedBatch:
-    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`."""
+    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`, but pixels as they were read."""
 
     patches: Tensor
     visible: Tensor
@@ -109,8 +109,8 @@ class CachedStream:
 
     def initialize(self, model: SegCLIP) -> None:
         """Start its centers as k-means of the features, and what names the regions from the captions."""
-        start_centers(model, (patches for chunk in self.crops[0] for patches in chunk.patches), self.config.seed)
-        start_projection(model, captioned(self.crops[0], self.captions, self.words, self.embedded))
+        initialize_centers(model, (patches for chunk in self.crops[0] for patches in chunk.patches), self.config.seed)
+        initialize_projection(model, captioned(self.crops[0], self.captions, self.words, self.embedded))
 
     def learner(self, model: SegCLIP) -> CachedLearner:
         """What learns from the batches."""

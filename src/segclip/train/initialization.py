@@ -39,7 +39,7 @@ def check_recipe(config: TrainConfig) -> None:
         raise ValueError(f"mask_ratio {model.mask_ratio} leaves none of {patches} patches visible; lower it")
 
 
-def start_model(config: TrainConfig) -> SegCLIP:
+def initialize_model(config: TrainConfig) -> SegCLIP:
     """The model of a resolved recipe, over the weights of `config.init_from`.
 
     With cached features it is new but for what is frozen. Else all is as in the weights, but for another grouping, and
@@ -66,17 +66,17 @@ def start_model(config: TrainConfig) -> SegCLIP:
 
 
 @torch.no_grad()
-def start_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], seed: int) -> None:
+def initialize_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], seed: int) -> None:
     """Start the grouping as k-means of what the trunk gives for photos: of the first 3,000, some patches each.
 
     Raises:
         ValueError: a grouping that cannot start so.
     """
     grouping = model.image.grouping
-    if not hasattr(grouping, "start_from_clusters"):
+    if not hasattr(grouping, "initialize_from_clusters"):
         raise ValueError(
             f"the grouping {model.config.grouping!r} cannot start from k-means; give init_centers random, or write its "
-            "start_from_clusters"
+            "initialize_from_clusters"
         )
     generator = np.random.default_rng(seed)
     patches = torch.cat([_some_patches(photo, generator) for photo in islice(photos, PHOTOS)])
@@ -84,11 +84,11 @@ def start_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], se
     mean, spread = normed.mean(dim=0), normed.std(dim=0).clamp(min=1e-6)
     directions = F.normalize((normed - mean) / spread, dim=-1)
     _, cluster = kmeans2(directions.numpy(), count_regions(model.config), minit="++", rng=generator)
-    grouping.start_from_clusters(patches, torch.from_numpy(cluster))
+    grouping.initialize_from_clusters(patches, torch.from_numpy(cluster))
 
 
 @torch.no_grad()
-def start_projection(
+def initialize_projection(
     model: SegCLIP,
     photos: Iterable[tuple[Float[np.ndarray, "P D"], Float[Tensor, "E"]]],
 ) -> None:
@@ -99,7 +99,7 @@ def start_projection(
         photos: the patches of each, and the embedding of what its captions say.
     """
     image, width = model.image, model.config.image.width
-    image.grouping.hand_means_on()
+    image.grouping.pass_means_through()
     found, wanted, weights = [], [], []
     some = list(islice(photos, PHOTOS))
     for i in range(0, len(some), CHUNK):

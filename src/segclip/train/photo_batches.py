@@ -19,7 +19,7 @@ from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import Noise, Parts, SegCLIP
 from segclip.text.tokenizers import tokenizer_for
 from segclip.train.config import TrainConfig
-from segclip.train.initialization import start_centers
+from segclip.train.initialization import initialize_centers
 
 CHUNK = 16  # samples whose noise is drawn together
 
@@ -89,7 +89,7 @@ class PairStream:
 
     def initialize(self, model: SegCLIP) -> None:
         """Start its centers as k-means of what its trunk gives for the photos, on every process alike."""
-        start_centers(model, self._trunk_features(model), self.seed)
+        initialize_centers(model, self._trunk_features(model), self.seed)
 
     @torch.no_grad()
     def _trunk_features(self, model: SegCLIP) -> Iterator[Float[np.ndarray, "P D"]]:

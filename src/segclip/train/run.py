@@ -18,7 +18,7 @@ from segclip.train.config import TrainConfig
 from segclip.train.distributed import check_agreement
 from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
 from segclip.train.feature_cache import FeatureSettings, cache_features
-from segclip.train.initialization import check_recipe, start_model
+from segclip.train.initialization import check_recipe, initialize_model
 from segclip.train.loop import Run, Stream, batches, on_sigterm
 from segclip.train.metrics import check_trackers, record_metrics
 from segclip.train.optim import freeze
@@ -57,7 +57,7 @@ def train(config: TrainConfig, shards: Shards, out: Path, processes: Processes |
 
     stream = build_stream(config, shards, out, processes)
     torch.manual_seed(config.seed)
-    model = start_model(config)
+    model = initialize_model(config)
     if config.init_centers == "k-means":
         stream.initialize(model)
     freeze(model, config)

@@ -9,7 +9,7 @@ ImageConfig and says of itself
     region_block(): a new block over regions (B,C,D), as it would go on itself
     mean, deviation: of the pixels that it takes, RGB of 0-1
     idle: names of parameters that nothing is computed from
-    initialise_inputs(): draws what stands before the trunk, when all else is drawn (`segclip.model.layers.initialise`)
+    initialize_inputs(): draws what stands before the trunk, when all else is drawn (`segclip.model.layers.initialize`)
 
 A text tower is made of a ModelConfig; its forward takes token ids (B,L) and gives embeddings (B,E), not normalised.
 """

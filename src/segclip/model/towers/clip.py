@@ -40,7 +40,7 @@ class ClipImageTower(nn.Module):
         # that unpacking weights would take longer than multiplying by them.
         self.trunk = limit_precision(blocks, "int8")
 
-    def initialise_inputs(self) -> None:
+    def initialize_inputs(self) -> None:
         nn.init.normal_(self.class_token, std=len(self.class_token) ** -0.5)
         nn.init.normal_(self.positions, std=len(self.positions) ** -0.5)
 
@@ -71,7 +71,7 @@ class ClipTextTower(nn.Module):
         self.norm_final = nn.LayerNorm(text.width)
         self.projection = nn.Parameter(torch.empty(text.width, config.embed))
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         nn.init.normal_(self.positions, std=len(self.positions) ** -0.5)
         nn.init.normal_(self.projection, std=len(self.projection) ** -0.5)
 

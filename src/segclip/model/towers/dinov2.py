@@ -40,7 +40,7 @@ class Dinov2ImageTower(nn.Module):
         self.trunk = limit_precision(blocks, "int8")  # for CLIP's reasons
         self.norm_trunk = norm(width)
 
-    def initialise_inputs(self) -> None:
+    def initialize_inputs(self) -> None:
         nn.init.normal_(self.class_token, std=len(self.class_token) ** -0.5)
         nn.init.normal_(self.positions, std=len(self.positions) ** -0.5)
 

@@ -38,7 +38,7 @@ class SentenceTextTower(nn.Module):
         self.norm_embedding = nn.LayerNorm(text.width, 1e-12)
         self.blocks = nn.ModuleList(block() for _ in range(text.layers))
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         nn.init.normal_(self.positions, std=len(self.positions) ** -0.5)
 
     def forward(self, token_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B E"]:
