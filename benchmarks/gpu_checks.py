@@ -90,7 +90,9 @@ def golden_arrays(device: str) -> Figures:
     found["gradient norms"] = norms_differ(model, losses["grad_norms"])
     stored = load_file(GOLDEN / "tiny.photo.safetensors")
     photo = skimage.data.chelsea()
-    assert (resize_photo(photo, paper_size(*photo.shape[:2], 96)) == stored["photo_resized"].numpy()).all()
+    assert (
+        resize_photo(photo, paper_size(photo.shape[0], photo.shape[1], 96)) == stored["photo_resized"].numpy()
+    ).all()
     labels = Segmenter(model).segment_embeddings(photo, stored["photo_class_embeds"], background=0.5)
     found["photo labels equal"] = float((labels == stored["photo_labels"].numpy()).mean())
     close = all(found[name] < ABSOLUTE for name in (*named, "text", "scores", "loss"))
@@ -112,7 +114,8 @@ def norms_differ(model: SegCLIP, expected: Mapping[str, float]) -> float:
 
 def equal_label_maps(sizes: Sizes) -> Figures:
     """Share of pixels with the label that the CPU finds in float32; a random model with centers from k-means."""
-    photos = np.stack([draw_photo(i, (sizes.paper.image.side,) * 2) for i in range(sizes.checked)])
+    side = sizes.paper.image.side
+    photos = np.stack([draw_photo(i, (side, side)) for i in range(sizes.checked)])
     model, windows = structured_model(sizes.paper, photos), torch.from_numpy(photos)
     embeds = torch.randn(20, model.config.embed, generator=torch.Generator().manual_seed(1))
     expected = label_maps(Encoder(model), windows, embeds)
@@ -153,7 +156,9 @@ def take_step(
     model = random_model(sizes.paper).to(device)
     freeze(model, config)
     learner = PairLearner(model, config)
-    own = PairBatch(*(x.to(device) for x in (batch.pixels, batch.token_ids, batch.superpixels, batch.noise)))
+    own = PairBatch(
+        batch.pixels.to(device), batch.token_ids.to(device), batch.superpixels.to(device), batch.noise.to(device)
+    )
 
     def encode(*pairs: PairBatch, **options: bool) -> Any:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
@@ -186,7 +191,8 @@ def resumes(device: str, folder: Path) -> Figures:
         with deterministic(exactly):
             run = partial(train, config, Shards(folder / "shards"), processes=alone(device))
             whole, again, broken = (folder / f"{name}-{kind}" for kind in ("whole", "again", "broken"))
-            run(out=whole), run(out=again)
+            run(out=whole)
+            run(out=again)
             shutil.copytree(whole, broken)
             (broken / "checkpoints" / f"{STEPS:08d}.pt").unlink()
             (broken / "model.safetensors").unlink()

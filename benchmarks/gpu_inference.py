@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -28,7 +28,7 @@ from segclip.segment.encoder import DType, Encoder
 from segclip.segment.protocols.paper import region_owner, region_scores
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
-from segclip.train.initialization import start_centers
+from segclip.train.initialization import initialize_centers
 
 # Protocol, dtype, and how many threads label and write.
 FOLDERS: tuple[tuple[str, DType, int], ...] = (
@@ -125,7 +125,7 @@ def structured_model(config: ModelConfig, photos: UInt8[ndarray, "N S S 3"]) -> 
     model = SegCLIP(config).eval()
     with torch.no_grad():
         features = model.image.encode_patches(model.image.normalise(photos)).numpy()
-    start_centers(model, features, 0)
+    initialize_centers(model, features, 0)
     return model
 
 
@@ -141,7 +141,7 @@ class Watch:
     """Adds up seconds by name, over all threads."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = Lock()
 
     @contextmanager

@@ -1,7 +1,8 @@
 """Training in gpu.sh: the paper's recipe on random pairs; and profiles of inference and training."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +10,6 @@ import torch
 from gpu_inference import label_maps, peak_gigabytes, random_encoder, random_windows
 from gpu_report import Figures, Report, Sizes
 from measuring import count_operations, device_seconds, matrix_rate, median_seconds
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from training import Step, random_pairs
 
@@ -24,11 +24,21 @@ KERNELS = 20
 def learn(report: Report, sizes: Sizes) -> None:
     """Fill the report."""
     rate = report.measure("matrix rate", 5, lambda: {"per second": matrix_rate(sizes.device, sizes.matrix)})
-    ways = [(size, False) for size in sizes.micro_batches] + [(size, True) for size in sizes.compiled]
-    for size, compiled in ways:
-        title = f"micro-batch {size}{', compiled' * compiled}"
-        run = partial(images, size, compiled, sizes, rate.get("per second", float("nan")))
-        report.measure(title, 45 if compiled else 15, run)
+    speed = rate.get("per second", float("nan"))
+    fits = {size: measure_step(report, size, False, sizes, speed) for size in sizes.micro_batches}
+    for size in sorted(sizes.compiled, key=lambda size: (not fits.get(size), -size)):
+        measure_step(report, size, True, sizes, speed)
+
+
+def measure_step(report: Report, micro_batch: int, compiled: bool, sizes: Sizes, rate: float) -> bool:
+    """Whether it fitted into the memory and the time."""
+    run = partial(images, micro_batch, compiled, sizes, rate)
+    found = report.measure(title(micro_batch, compiled), 45 if compiled else 10, run)
+    return "images per second" in found
+
+
+def title(micro_batch: int, compiled: bool) -> str:
+    return f"micro-batch {micro_batch}{', compiled' * compiled}"
 
 
 def images(micro_batch: int, compiled: bool, sizes: Sizes, rate: float) -> Figures:
@@ -78,15 +88,22 @@ def training_step(micro_batch: int, compiled: bool, sizes: Sizes) -> Callable[[]
 
 
 def look(report: Report, sizes: Sizes) -> None:
-    """Fill the report with profiles."""
-    batch, middle = sizes.batches[-1], sizes.micro_batches[len(sizes.micro_batches) // 2]
-    name, config = sizes.models[0]
-    for compiled in (False, True) if sizes.compiled else (False,):
-        title = f"{name}, batch {batch}{', compiled' * compiled}"
-        report.measure(title, 40 if compiled else 15, partial(profile_batch, config, batch, compiled, sizes))
-    report.measure(f"training, micro-batch {middle}", 15, partial(profile_step, middle, False, sizes))
-    for size in sizes.compiled[-1:]:
-        report.measure(f"training, micro-batch {size}, compiled", 40, partial(profile_step, size, True, sizes))
+    """Fill the report with profiles: of the largest batch of inference, and of the fastest training steps."""
+    (name, config), batch = sizes.models[0], sizes.batches[-1]
+    report.measure(f"{name}, batch {batch}", 12, partial(profile_batch, config, batch, False, sizes))
+    plain = fastest(report, sizes.micro_batches, False)
+    report.measure(title(plain, False), 12, partial(profile_step, plain, False, sizes))
+    if sizes.compiled:
+        report.measure(f"{name}, batch {batch}, compiled", 25, partial(profile_batch, config, batch, True, sizes))
+        best = fastest(report, sizes.compiled, True)
+        report.measure(title(best, True), 35, partial(profile_step, best, True, sizes))
+
+
+def fastest(report: Report, micro_batches: Sequence[int], compiled: bool) -> int:
+    """Of the sizes that were measured, if any were; else the first."""
+    file = report.file.with_name("training.json")
+    known = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return max(micro_batches, key=lambda size: known.get(title(size, compiled), {}).get("images per second", 0))
 
 
 def profile_batch(config: ModelConfig, batch: int, compiled: bool, sizes: Sizes) -> Figures:
@@ -108,10 +125,9 @@ def kernels(run: Callable[[], object], device: str) -> Figures:
         run()
         if device != "cpu":
             torch.cuda.synchronize()
-    wanted = DeviceType.CPU if device == "cpu" else DeviceType.CUDA
     # The profiler also records a span around the kernels of compiled code.
     marks = ("##", "Torch-Compiled Region")
-    events = [e for e in found.key_averages() if e.device_type == wanted and not e.key.startswith(marks)]
+    events = [e for e in found.key_averages() if e.device_type.name.lower() == device and not e.key.startswith(marks)]
     spent = {e.key: (e.self_cpu_time_total if device == "cpu" else e.self_device_time_total) / 1e3 for e in events}
     total = sum(spent.values())
     rows = sorted(events, key=lambda event: -spent[event.key])[:KERNELS]
