@@ -14,8 +14,8 @@ from segclip.utils.files import atomic
 WIDTH = 100  # characters per line
 INTRODUCTION = """# Commands
 
-The output of `segclip COMMAND --help`. `python -m segclip` is the same as `segclip`. The exit code is 0 if all was done,
-1 if some photos failed, 2 if nothing could be done.
+The output of `segclip COMMAND --help`. `python -m segclip` is the same as `segclip`. The exit code is 0 if all was
+done, 1 if some photos failed, 2 if nothing could be done.
 """
 
 
