@@ -13,9 +13,9 @@ Measures, on this machine's CPU with all its cores (PARTs in this order; default
            each FOLDER, with all of its names as labels
   command  `segclip segment` of one photo with `mini`, in a separate process: seconds and peak memory
   import   `import segclip` in a separate process, and with its public names, which import torch
-  gpu      windows/s with label maps on a GPU, ViT-B/16, bfloat16, batch 256, and the share of the GPU's matrix rate
 
 Weights are random unless `mini` is named. Figures are medians; what is compared alternates. Needs the extra `test`.
+On a GPU: gpu.sh.
 """
 
 import argparse
@@ -32,10 +32,9 @@ import numpy as np
 import onnxruntime
 import skimage.data
 import torch
-from measuring import cuda_seconds, matrix_rate, run_python
+from measuring import WARM_UP, run_python
 from PIL import Image
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from segclip import ModelConfig, SegCLIP, Segmenter
@@ -44,11 +43,9 @@ from segclip.data.photos import open_photo
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
-from segclip.segment.protocols.paper import region_owner, region_scores
 from segclip.segment.windows import encode_windows
 
 ROUNDS = 15
-WARM_UP = 3
 SIDE = 224
 LABEL_COUNTS = (1, 20, 200, 1000)
 COMPILED = ", compiled"
@@ -65,7 +62,7 @@ segmenter.segment(np.zeros(({1}, {1}, 3), np.uint8), [f"thing number {{i}}" for 
 def main() -> None:
     parts = {
         "window": report_window, "labels": report_labels, "windows": report_windows, "onnx": report_onnx,
-        "folder": report_folder, "command": report_command, "import": report_import, "gpu": report_gpu,
+        "folder": report_folder, "command": report_command, "import": report_import,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description="Speed of inference.")
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*parts, "changes"])
@@ -203,34 +200,6 @@ def report_changes(folders: Sequence[Path], every: int) -> None:
         for name, row in {**rows, "all": changed.sum(axis=0) / pixels.sum()}.items():
             cells = [f"{variant} {share:.2%}" for variant, share in zip([*VARIANTS][1:], row, strict=True)]
             print(f"changes, {protocol}, {name}: {'; '.join(cells)}", flush=True)
-
-
-def report_gpu() -> None:
-    if not torch.cuda.is_available():
-        print("gpu: unmeasured; there is no GPU here")
-        return
-    count, rate = 256, matrix_rate()
-    model = SegCLIP(ModelConfig()).cuda().eval().requires_grad_(False)  # as FlopCounterMode requires
-    embeds = torch.randn(20, model.config.embed, device="cuda")
-    windows = torch.randint(256, (count, SIDE, SIDE, 3), dtype=torch.uint8, device="cuda")
-
-    @torch.inference_mode()
-    def run(encoder: Encoder) -> None:
-        output = encoder(windows)
-        labels = region_scores(output, embeds, 100.0).argmax(dim=-1)
-        labels.gather(1, region_owner(output, (SIDE, SIDE)).flatten(1))
-
-    with FlopCounterMode(display=False) as counter:
-        run(Encoder(model, "bfloat16"))
-    work = counter.get_total_flops()
-    for suffix in ("", COMPILED):
-        encoder = Encoder(model, "bfloat16", compile=bool(suffix))
-        seconds = statistics.median([cuda_seconds(partial(run, encoder)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:])
-        print(
-            f"gpu, {torch.cuda.get_device_name()}{suffix}: {count / seconds:.0f} windows/s with label maps; "
-            f"{work / count / 1e9:.0f} GFLOP each; matrix rate {rate / 1e12:.0f} TFLOP/s; "
-            f"share {work / seconds / rate:.1%}"
-        )
 
 
 def report_command() -> None:

@@ -5,11 +5,11 @@ Axes: H W pixels, K labels, E embedding.
 
 import copy
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -95,14 +95,14 @@ class Segmenter:
     def _set_protocol(self, protocol: Protocol | str) -> None:
         self.protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
         self.protocol_name = protocol if isinstance(protocol, str) else name_of(protocol)
-        self._embedded = lru_cache(LABEL_SETS)(self._embed_labels)
+        self._embedded = _remember(self._embed_labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_embedded"}  # a cache cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._embedded = lru_cache(LABEL_SETS)(self._embed_labels)
+        self._embedded = _remember(self._embed_labels)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
         """Segment one photo.
@@ -179,7 +179,7 @@ class Segmenter:
     ) -> tuple[Int[ndarray, "_ _"], Float[ndarray, "_ _"]]:
         """Labels and scores of a photo."""
         found = protocol.label_photo(encoded, labels, background, self.model.scale)
-        return found.labels.cpu().numpy().astype(np.int32), found.scores.float().cpu().numpy()
+        return found.labels.int().cpu().numpy(), found.scores.float().cpu().numpy()
 
     @torch.inference_mode()
     def _embed_labels(self, names: tuple[str, ...]) -> EmbeddedLabels:
@@ -192,3 +192,16 @@ def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device
         return checkpoints.load(model, device)
     target = None if device == "auto" else pick_device(device)
     return copy.deepcopy(model).to(target)
+
+
+def _remember(
+    embed: Callable[[tuple[str, ...]], EmbeddedLabels],
+) -> Callable[[tuple[str, ...]], EmbeddedLabels]:
+    """`embed`, whose last results are kept; a thread that asks for what another one embeds just then waits for it."""
+    known, lock = lru_cache(LABEL_SETS)(embed), threading.Lock()
+
+    def ask(names: tuple[str, ...]) -> EmbeddedLabels:
+        with lock:
+            return known(names)
+
+    return ask

@@ -116,9 +116,17 @@ def encode_windows(encoder: Encoder, photos: Sequence[Windows]) -> list[ImageOut
         One ImageOutput per photo, B being its windows.
     """
     crops = [crop for photo in photos for crop in photo.crops()]
+    on_gpu = encoder.device.type == "cuda"
     size = BATCH if encoder.device.type == "cpu" else GPU_BATCH
-    batches = (torch.from_numpy(np.stack(crops[i : i + size])) for i in range(0, len(crops), size))
+    batches = (_stack(crops[i : i + size], pinned=on_gpu) for i in range(0, len(crops), size))
     return ImageOutput.cat([encoder(batch) for batch in batches]).split([len(photo.boxes) for photo in photos])
+
+
+def _stack(crops: Sequence[UInt8[ndarray, "side side 3"]], *, pinned: bool) -> UInt8[Tensor, "B side side 3"]:
+    """Windows as a batch; pinned, a GPU fetches them while it works on the batch before."""
+    batch = torch.empty((len(crops), *crops[0].shape), dtype=torch.uint8, pin_memory=pinned)
+    np.stack(crops, out=batch.numpy())
+    return batch
 
 
 def fit_size(

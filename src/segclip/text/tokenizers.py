@@ -7,6 +7,7 @@ import functools
 import gzip
 import html
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor
 from segclip.config import BERT_VOCABULARY, CLIP_VOCABULARY, TextConfig
 from segclip.utils.tables import choose
 
-VOCABULARY = {"clip": CLIP_VOCABULARY, "sentence": BERT_VOCABULARY}
 PADDING = 0
 CLIP_START, CLIP_END = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1
 # How CLIP splits a text into words (openai/CLIP, clip/simple_tokenizer.py).
@@ -56,11 +56,11 @@ def tokenizer_for(config: TextConfig) -> TextTokenizer:
     Raises:
         ValueError: an unknown tokenizer; the tower's vocabulary is not the tokenizer's.
     """
-    kind = config.tokenizer or config.kind
-    expected = choose(VOCABULARY, kind, "tokenizer")
-    if config.vocabulary != expected:
+    name = config.tokenizer or config.kind
+    kind = choose(TOKENIZERS, name, "tokenizer")
+    if config.vocabulary != kind.vocabulary:
         raise ValueError(
-            f"text vocabulary {config.vocabulary} is not that of the {kind} tokenizer ({expected}); "
+            f"text vocabulary {config.vocabulary} is not that of the {name} tokenizer ({kind.vocabulary}); "
             "give the model token ids of your own"
         )
     if config.context < 3:
@@ -70,12 +70,29 @@ def tokenizer_for(config: TextConfig) -> TextTokenizer:
     return _load(kind, config.context)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A tokenizer, and how it is used.
+
+    Attributes:
+        vocabulary: how many token ids there are.
+        make: loads it.
+        clean: what is done to a text before.
+        fill: pad every text to the context, instead of to the longest of the batch.
+    """
+
+    vocabulary: int
+    make: Callable[[], Tokenizer]
+    clean: Callable[[str], str]
+    fill: bool
+
+
 @functools.cache
-def _load(kind: str, context: int) -> TextTokenizer:
-    tokenizer = _clip_tokenizer() if kind == "clip" else Tokenizer.from_str(_asset("sentence_tokenizer.json.gz"))
+def _load(kind: Kind, context: int) -> TextTokenizer:
+    tokenizer = kind.make()
     tokenizer.enable_truncation(max_length=context)
-    tokenizer.enable_padding(pad_id=PADDING, length=context if kind == "clip" else None)
-    return TextTokenizer(tokenizer, _clean_clip if kind == "clip" else str)
+    tokenizer.enable_padding(pad_id=PADDING, length=context if kind.fill else None)
+    return TextTokenizer(tokenizer, kind.clean)
 
 
 def _clip_tokenizer() -> Tokenizer:
@@ -94,6 +111,10 @@ def _clip_tokenizer() -> Tokenizer:
         single="<start> $A <end>", special_tokens=[("<start>", CLIP_START), ("<end>", CLIP_END)]
     )
     return tokenizer
+
+
+def _sentence_tokenizer() -> Tokenizer:
+    return Tokenizer.from_str(_asset("sentence_tokenizer.json.gz"))
 
 
 def _clean_clip(text: str) -> str:
@@ -121,3 +142,10 @@ def _checked(texts: Sequence[Any]) -> list[str]:
 
 def _asset(name: str) -> str:
     return gzip.decompress(resources.files("segclip").joinpath("assets", name).read_bytes()).decode("utf-8")
+
+
+# By the kind of the text tower, or by `TextConfig.tokenizer`; anyone can add one.
+TOKENIZERS: dict[str, Kind] = {
+    "clip": Kind(CLIP_VOCABULARY, _clip_tokenizer, _clean_clip, fill=True),
+    "sentence": Kind(BERT_VOCABULARY, _sentence_tokenizer, str, fill=False),
+}
