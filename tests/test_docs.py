@@ -55,7 +55,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tables() -> Iterator[None]:
     """The pages add to these."""
-    tables: tuple[dict[str, Any], ...] = (DATASETS, FORMATS, EXPORTERS, GROUPINGS, LOSSES, IMAGE_TOWERS)
+    tables: list[Any] = [DATASETS, FORMATS, EXPORTERS, GROUPINGS, LOSSES, IMAGE_TOWERS]
     known = [dict(table) for table in tables]
     yield
     for table, items in zip(tables, known, strict=True):
