@@ -9,6 +9,7 @@ from helpers.small_model import CLIP, small_model
 
 from segclip.config import ModelConfig
 from segclip.model.grouping import CenterBlock, sample_gumbel
+from segclip.model.layers import Block
 from segclip.model.reconstruction import visible_count
 
 
@@ -40,7 +41,8 @@ def test_tau_is_the_temperature_of_the_gradient() -> None:
 def test_center_blocks_and_decoder_heads() -> None:
     model = small_model(replace(CLIP, center_blocks=3, decoder_heads=4))
     assert sum(isinstance(module, CenterBlock) for module in model.modules()) == 3
-    assert [block.attention.heads for block in model.reconstruction.decoder] == [4]
+    decoder = [module for module in model.reconstruction.decoder if isinstance(module, Block)]
+    assert [block.attention.heads for block in decoder] == [4]
 
 
 @pytest.mark.parametrize("mask_ratio", [0.5, 0.75, 0.9])

@@ -134,7 +134,8 @@ def from_clip(clip: "CLIPModel", tmp_path_factory: pytest.TempPathFactory) -> Se
     folder = tmp_path_factory.mktemp("clip")
     clip.save_pretrained(folder)
     (folder / "config.json").unlink()  # which loading reads only to refuse what is not CLIP's own
-    loaded, text, vision = load(folder, "cpu"), clip.config.text_config, clip.config.vision_config
+    theirs: Any = clip.config
+    loaded, text, vision = load(folder, "cpu"), theirs.text_config, theirs.vision_config
     config = replace(
         loaded.config,
         text=replace(loaded.config.text, heads=text.num_attention_heads, activation=text.hidden_act),

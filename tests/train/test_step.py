@@ -107,7 +107,7 @@ def test_both_passes_of_a_micro_batch_draw_the_same(batch: PairBatch) -> None:
     assert torch.equal(kept[0], kept[2]) and torch.equal(kept[1], kept[4]) and not torch.equal(kept[0], kept[1])
 
     masks = iter([torch.cat([kept[2], kept[4]]), torch.cat([kept[3], kept[5]])])
-    grouping.dropout.forward = lambda ones: next(masks)
+    grouping.dropout.forward = lambda input: next(masks)
     whole = step(model, batch, None, weights)
     assert whole.total.item() == pytest.approx(losses.total.item(), rel=1e-5)
     for name, gradient in gradients(model).items():

@@ -39,7 +39,7 @@ RULES: Rules = (
     *openai.RULES,
 )
 IGNORED = r"decoder_pos_embed$|(^|\.)attn_mask$"  # fixed positions, and the causal mask
-COMPLETE = True  # a whole SegCLIP
+COMPLETE: bool = True  # a whole SegCLIP
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -27,7 +27,7 @@ EXPECTED = (
     "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
     "(OpenAI's archive or state dict, transformers' CLIPModel)"
 )
-COMPLETE = True  # a whole SegCLIP
+COMPLETE: bool = True  # a whole SegCLIP
 LISTED = 5  # names that an error message lists before it only counts
 
 

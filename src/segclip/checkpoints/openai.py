@@ -29,7 +29,7 @@ RULES: Rules = (
     (r"\.c_proj\.", ".fc2."),
 )
 IGNORED = r"^(input_resolution|context_length|vocab_size)$|(^|\.)attn_mask$"  # sizes, and the causal mask
-COMPLETE = False  # CLIP's towers alone: grouping and masked branch are new
+COMPLETE: bool = False  # CLIP's towers alone: grouping and masked branch are new
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -28,7 +28,7 @@ RULES: Rules = (
     (r"\.layer_norm(\d)\.", r".norm\1."),
 )
 IGNORED = r"\.position_ids$"
-COMPLETE = False  # CLIP's towers alone: grouping and masked branch are new
+COMPLETE: bool = False  # CLIP's towers alone: grouping and masked branch are new
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -208,7 +208,7 @@ def initialize(module: nn.Module) -> None:
         initialize(child)
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(bias)
     elif (own := getattr(module, "initialize", None)) is not None:
         own()

@@ -223,12 +223,15 @@ class SegCLIP(
         with torch.autocast(pixels.device.type, enabled=False):
             scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
             inputs = LossInputs(
-                *map(_full, (embedding, text)),
-                scale,
-                settings,
-                *map(_full, (grouping.hard, grouping.soft, grouping.regions)),
-                superpixels,
-                masked,
+                image=_full(embedding),
+                text=_full(text),
+                scale=scale,
+                settings=settings,
+                hard=_full(grouping.hard),
+                soft=_full(grouping.soft),
+                regions=_full(grouping.regions),
+                superpixels=superpixels,
+                masked=masked,
             )
             return Parts(embedding, text, scale, compute_terms(losses, inputs))
 

@@ -7,6 +7,7 @@ import functools
 import gzip
 import html
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor
 from segclip.config import BERT_VOCABULARY, CLIP_VOCABULARY, TextConfig
 from segclip.utils.tables import choose
 
-VOCABULARY = {"clip": CLIP_VOCABULARY, "sentence": BERT_VOCABULARY}
 PADDING = 0
 CLIP_START, CLIP_END = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1
 # How CLIP splits a text into words (openai/CLIP, clip/simple_tokenizer.py).
@@ -26,22 +26,22 @@ CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class TextTokenizer:
-    """Texts to the token ids of one text tower; made by `tokenizer_for`."""
+    """Turns texts into the token ids of one text tower; made by `tokenizer_for`."""
 
     def __init__(self, tokenizer: Tokenizer, clean: Callable[[str], str]) -> None:
         self._tokenizer = tokenizer
         self._clean = clean
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
-        """Token ids, start and end included, padded with 0; longer texts are cut, their end token kept.
+        """Token ids with start and end, padded with 0; texts that are too long are truncated and keep their end token.
 
         Raises:
-            ValueError: a lone str, no text, or something that is no text.
+            ValueError: a str instead of a list, no texts, or an item that is not a str.
         """
         return torch.tensor([encoding.ids for encoding in self._encode(texts)])
 
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
-        """Whether each text is longer than the context, so that its end is not seen. Raises as `__call__` does."""
+        """Whether each text is longer than the context, and so truncated. Raises as `__call__` does."""
         return [bool(encoding.overflowing) for encoding in self._encode(texts)]
 
     def _encode(self, texts: Sequence[Any]) -> list[Encoding]:
@@ -56,11 +56,11 @@ def tokenizer_for(config: TextConfig) -> TextTokenizer:
     Raises:
         ValueError: an unknown tokenizer; the tower's vocabulary is not the tokenizer's.
     """
-    kind = config.tokenizer or config.kind
-    expected = choose(VOCABULARY, kind, "tokenizer")
-    if config.vocabulary != expected:
+    name = config.tokenizer or config.kind
+    kind = choose(TOKENIZERS, name, "tokenizer")
+    if config.vocabulary != kind.vocabulary:
         raise ValueError(
-            f"text vocabulary {config.vocabulary} is not that of the {kind} tokenizer ({expected}); "
+            f"text vocabulary {config.vocabulary} is not that of the {name} tokenizer ({kind.vocabulary}); "
             "give the model token ids of your own"
         )
     if config.context < 3:
@@ -70,12 +70,29 @@ def tokenizer_for(config: TextConfig) -> TextTokenizer:
     return _load(kind, config.context)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A tokenizer, and how it is used.
+
+    Attributes:
+        vocabulary: how many token ids there are.
+        make: loads it.
+        clean: what is done to a text before.
+        fill: pad every text to the context, instead of to the longest of the batch.
+    """
+
+    vocabulary: int
+    make: Callable[[], Tokenizer]
+    clean: Callable[[str], str]
+    fill: bool
+
+
 @functools.cache
-def _load(kind: str, context: int) -> TextTokenizer:
-    tokenizer = _clip_tokenizer() if kind == "clip" else Tokenizer.from_str(_asset("sentence_tokenizer.json.gz"))
+def _load(kind: Kind, context: int) -> TextTokenizer:
+    tokenizer = kind.make()
     tokenizer.enable_truncation(max_length=context)
-    tokenizer.enable_padding(pad_id=PADDING, length=context if kind == "clip" else None)
-    return TextTokenizer(tokenizer, _clean_clip if kind == "clip" else str)
+    tokenizer.enable_padding(pad_id=PADDING, length=context if kind.fill else None)
+    return TextTokenizer(tokenizer, kind.clean)
 
 
 def _clip_tokenizer() -> Tokenizer:
@@ -85,7 +102,7 @@ def _clip_tokenizer() -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     assert len(vocabulary) == CLIP_START
 
-    # Start and end are not in the vocabulary: no text, whatever it says, can spell an end token.
+    # Start and end are not in the vocabulary, so that no text can spell an end token.
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
     split = pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True)
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -96,18 +113,22 @@ def _clip_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def _sentence_tokenizer() -> Tokenizer:
+    return Tokenizer.from_str(_asset("sentence_tokenizer.json.gz"))
+
+
 def _clean_clip(text: str) -> str:
-    """CLIP's cleaning: mojibake repaired, HTML unescaped twice, white space single, lower case."""
-    import ftfy  # here, so that `import segclip` does not wait for it
+    """CLIP's cleaning: repair mojibake, unescape HTML twice, collapse white space, lower case."""
+    import ftfy  # here, because importing it is slow
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def _checked(texts: Sequence[Any]) -> list[str]:
-    """The texts, as long as they are texts.
+    """The texts, checked.
 
-    Half characters (surrogates), as a shell with another encoding passes them, become "?": the library refuses them.
+    Surrogates, which a shell with another encoding can pass, become "?", because the library refuses them.
     """
     if isinstance(texts, str):
         raise ValueError(f"one text, {texts[:50]!r}, where a list of texts is expected; put it in a list")
@@ -121,3 +142,10 @@ def _checked(texts: Sequence[Any]) -> list[str]:
 
 def _asset(name: str) -> str:
     return gzip.decompress(resources.files("segclip").joinpath("assets", name).read_bytes()).decode("utf-8")
+
+
+# By the kind of the text tower, or by `TextConfig.tokenizer`; anyone can add one.
+TOKENIZERS: dict[str, Kind] = {
+    "clip": Kind(CLIP_VOCABULARY, _clip_tokenizer, _clean_clip, fill=True),
+    "sentence": Kind(BERT_VOCABULARY, _sentence_tokenizer, str, fill=False),
+}
