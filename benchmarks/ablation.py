@@ -13,10 +13,10 @@ broke goes on. Figures, pooled over all photos:
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.windows import Windows
 from segclip.train.config import TrainConfig
+from segclip.train.feature_batches import CachedBatch
 from segclip.train.loop import batches
 from segclip.train.optim import make_optimiser, set_learning_rate
 from segclip.train.recipes import mini
@@ -126,11 +127,11 @@ def train_head(config: TrainConfig, shards: Shards, out: Path) -> PatchHead:
     """On the same batches, optimiser and schedule, by the contrastive loss alone: there is no assignment to learn."""
     config = resolve(config)
     assert config.model and config.steps
-    found: Iterable[tuple[int, Any]] = batches(build_stream(config, shards, out, alone("cpu")), 0, config.steps)
+    stream = build_stream(config, shards, out, alone("cpu"))
     torch.manual_seed(config.seed)
     head = PatchHead(config.model.image.width, config.model.embed)
     optimiser = make_optimiser(head, config)
-    for step, batch in found:
+    for step, batch in cast(Iterator[tuple[int, CachedBatch]], batches(stream, 0, config.steps)):
         set_learning_rate(optimiser, config, step, config.steps)
         with torch.autocast("cpu", torch.bfloat16):
             image = head(batch.patches).unflatten(1, (batch.photos, -1)).mean(dim=2).flatten(0, 1)

@@ -1,7 +1,7 @@
 """Share of pixels on which two models agree: python benchmarks/agreement.py SET_FOLDER MODEL OTHER
 
-Each photo of SET_FOLDER (see mini_quality.py) is labelled by both, among the labels it has and with background.
-What 8-bit storage costs: MODEL the float32 file of a run, OTHER `mini`.
+Both segment each photo of SET_FOLDER (see mini_quality.py), given the labels in its mask, with background.
+To measure what 8-bit storage costs, let MODEL be the float32 file of a run and OTHER `mini`.
 """
 
 import sys

@@ -1,13 +1,13 @@
-"""Annotating many small photos: is memory flat, and does a run that is killed again and again end well?
+"""Annotation of many small photos: is memory constant, and is the result right after several kills?
 
     python benchmarks/annotate.py [--model mini] [--photos 500 2000] [--kills 5]
     python benchmarks/annotate.py --doubt SET [--model mini]
 
-The photos, 64x48, are cut out of those that scikit-image carries. While the run that is killed goes on, every file in
-its folder is read over and over; at the end, it must be what an undisturbed run wrote, each photo done once.
+The photos, 64x48, are crops of scikit-image's samples. While the command is killed and restarted, the files in its
+folder are read over and over; at the end they must be the same as without kills, with each photo processed once.
 
-SET is a folder of photos with masks, as segclip evaluate takes it; all its names are the labels. How well does the
-doubt of a segment tell how much of it is wrong?
+SET is a folder of photos with masks, as for segclip evaluate; all its class names are the labels. How well does a
+segment's doubt predict how much of it is wrong?
 """
 
 import json
@@ -39,7 +39,7 @@ from segclip.segment.segmenter import Segmenter
 
 LABELS = ("cat", "cup", "table", "rocket", "sky")
 WIDTH, HEIGHT = 64, 48
-KILL_AFTER = 40  # photos, at most, since the run was started
+KILL_AFTER = 40  # at most so many photos after a start
 
 
 def main(model: str = "mini", photos: tuple[int, int] = (500, 2000), kills: int = 5, doubt: Path | None = None) -> None:
@@ -48,34 +48,32 @@ def main(model: str = "mini", photos: tuple[int, int] = (500, 2000), kills: int 
         return
     table = Table("what", "value", title=f"segclip annotate, {model}")
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder)
+        root = Path(folder)
         for count in photos:
-            source = make_photos(made / f"photos-{count}", count)
-            seconds, memory = run_python(command(source, made / f"out-{count}", model))
+            source = make_photos(root / f"photos-{count}", count)
+            seconds, memory = run_python(command(source, root / f"out-{count}", model))
             value = f"{seconds:.0f} s, {memory / 2**20:.0f} MiB at the peak"
             table.add_row(f"{count:,} photos", value)
             print(f"{count:,} photos: {value}", flush=True)
-        source = made / f"photos-{photos[0]}"
-        seen = kill_and_resume(source, made / "killed", model, kills)
-        same = contents(made / "killed") == contents(made / f"out-{photos[0]}")
-        table.add_row(
-            f"{photos[0]:,} photos, killed {kills} times", f"{seen:,} files read meanwhile, all of them valid"
-        )
-        table.add_row("files as those of the undisturbed run", "yes" if same else "NO")
-        table.add_row("photos done more than once", str(repeated(made / "killed")))
+        source = root / f"photos-{photos[0]}"
+        seen = kill_and_resume(source, root / "killed", model, kills)
+        same = contents(root / "killed") == contents(root / f"out-{photos[0]}")
+        table.add_row(f"{photos[0]:,} photos, killed {kills} times", f"{seen:,} files read meanwhile, all valid")
+        table.add_row("same files as without kills", "yes" if same else "NO")
+        table.add_row("photos processed more than once", str(repeated(root / "killed")))
     Console().print(table)
 
 
 def measure_doubt(root: Path, model: str) -> None:
     """Print the rank correlation of doubt and the share of wrong pixels, over the segments of all photos."""
-    found = open_benchmark("folder", root, "val")
-    labels = found.names[1:] if found.background else found.names
+    benchmark = open_benchmark("folder", root, "val")
+    labels = benchmark.names[1:] if benchmark.background else benchmark.names
     segmenter, rows = Segmenter(model), []
-    for pair in track(found.pairs):
-        photo, truth = found.load(pair)
-        result = segmenter.segment(photo, labels, background="auto" if found.background else None)
+    for pair in track(benchmark.pairs):
+        photo, truth = benchmark.load(pair)
+        result = segmenter.segment(photo, labels, background="auto" if benchmark.background else None)
         result = replace(result, labels=clean_labels(result.labels, Drawing().clean * result.labels.size))
-        indices = result.labels - (not found.background)
+        indices = result.labels - (not benchmark.background)
         for one in result.found():
             known = (result.labels == one.index) & (truth != IGNORED)
             if one.index and known.any():
@@ -83,7 +81,7 @@ def measure_doubt(root: Path, model: str) -> None:
     doubts, wrong = np.array(rows).T
     most = np.argsort(-doubts)[: len(rows) // 4]
     order = rankdata(np.stack([doubts, wrong]), axis=1)
-    print(f"{len(found.pairs)} photos, {len(rows)} segments; wrong pixels of a segment: {wrong.mean():.1%}")
+    print(f"{len(benchmark.pairs)} photos, {len(rows)} segments; wrong pixels of a segment: {wrong.mean():.1%}")
     print(f"in the most doubtful quarter {wrong[most].mean():.1%}, in the others {np.delete(wrong, most).mean():.1%}")
     print(f"Spearman's correlation of doubt and wrong pixels: {np.corrcoef(order)[0, 1]:.2f}")
 
@@ -93,8 +91,8 @@ def command(source: Path, out: Path, model: str) -> list[str]:
 
 
 def kill_and_resume(source: Path, out: Path, model: str, kills: int) -> int:
-    """Start, kill and start again, then let it end; gives how often a file was read, all of them valid."""
-    generator, seen = random.Random(0), 0
+    """Start, kill and restart the command, then let it finish; the number of times a file was read, always valid."""
+    generator, checked = random.Random(0), 0
     for attempt in range(kills + 1):
         process = subprocess.Popen([sys.executable, *command(source, out, model)], stderr=subprocess.DEVNULL)
         before = len(list(out.glob("masks/*.png")))
@@ -104,15 +102,15 @@ def kill_and_resume(source: Path, out: Path, model: str, kills: int) -> int:
                 time.sleep(generator.random() / 10)
                 process.kill()
                 process.wait()
-            seen += check(out)
+            checked += check(out)
             time.sleep(0.05)
         if attempt == kills and process.returncode:
-            raise RuntimeError(f"the last run ended with {process.returncode}")
-    return seen
+            raise RuntimeError(f"the last start ended with exit code {process.returncode}")
+    return checked
 
 
 def check(out: Path) -> int:
-    """Read the files that are there, all that are about many photos and some of the others."""
+    """Read the files that cover all photos, and some of the others; the number read."""
     masks = random.sample(found := sorted(out.glob("*/*.png")), min(20, len(found)))
     whole = [path for path in out.glob("*.*") if path.suffix in (".json", ".xml")]
     for path in (*masks, *whole):

@@ -1,10 +1,9 @@
 """Speed and memory of evaluation: python benchmarks/evaluate.py SET_FOLDER [--photos 50] [--protocol open]
 
 SET_FOLDER is what `segclip evaluate folder --root` takes. Prints, for `mini` on this machine's CPU:
-  time    the whole evaluation of the photos to a bare pass of the model over their windows, the two taking turns,
-          batch by batch
-  labels  encoding and counting with 171 classes to the same with 20
-  memory  peak of `segclip evaluate` in a process of its own, for a quarter of the photos and for all
+  time    evaluation of the photos relative to the model alone on their windows, alternating batch by batch
+  labels  encoding and counting with 171 classes relative to 20
+  memory  peak of `segclip evaluate` in a separate process, for a quarter of the photos and for all
 """
 
 import argparse
@@ -53,7 +52,7 @@ def report_time(benchmark: Benchmark, protocol: str) -> None:
     evaluator = Evaluator(Segmenter("mini", protocol), benchmark, words_of(benchmark))
     batches = cut_batches(benchmark.pairs)
     encoded = evaluator.encode(batches)
-    count(evaluator, next(encoded))  # texts are embedded, pages touched
+    count(evaluator, next(encoded))  # warm up: embed texts, touch memory
     whole = bare = 0.0
     for _ in batches[1:]:
         seconds, batch = timed(lambda: next(encoded))
@@ -63,23 +62,23 @@ def report_time(benchmark: Benchmark, protocol: str) -> None:
 
 
 def report_labels(benchmark: Benchmark, protocol: str) -> None:
-    """The same windows and the same pixels counted, with 20 or 171 names; which class a pixel has does not matter."""
+    """Count the same windows and pixels with 20 and with 171 names; the true class of a pixel does not matter."""
     segmenter, names, few = Segmenter("mini", protocol), COCO_THINGS + COCO_STUFF, 20
     evaluators = [
-        Evaluator(segmenter, replace(benchmark, names=own), tuple((name,) for name in own))
-        for own in (names[:few], names)
+        Evaluator(segmenter, replace(benchmark, names=classes), tuple((name,) for name in classes))
+        for classes in (names[:few], names)
     ]
     batches = cut_batches(benchmark.pairs)
     ratios = []
     for number, batch in enumerate(evaluators[0].encode(batches)):
         known = [(key, photo, np.where(truth == IGNORED, truth, truth % few)) for key, photo, truth in batch]
-        if not number:  # texts are embedded, pages touched
+        if not number:  # warm up: embed texts, touch memory
             for evaluator in evaluators:
                 count(evaluator, known)
         encoding = timed(lambda known=known: encode(segmenter, known))[0]
         fewer, more = (encoding + timed(lambda e=e, known=known: count(e, known))[0] for e in evaluators)
         ratios.append(more / fewer)
-    print(f"labels, protocol {protocol}: {len(names)} to {few} classes {statistics.median(ratios):.3f}")
+    print(f"labels, protocol {protocol}: {len(names)} relative to {few} classes {statistics.median(ratios):.3f}")
 
 
 def report_memory(folder: Path, photos: int, protocol: str) -> None:
@@ -93,8 +92,8 @@ def report_memory(folder: Path, photos: int, protocol: str) -> None:
 
 
 def encode(segmenter: Segmenter, batch: Batch) -> None:
-    """A bare pass of the model over the windows of some photos."""
-    encode_windows(segmenter.encoder, [view for _, photo, _ in batch for view in photo.views])
+    """Run the model alone on the windows of some photos."""
+    encode_windows(segmenter.encoder, [windows for _, photo, _ in batch for windows in photo.windows])
 
 
 def count(evaluator: Evaluator, batch: Batch) -> None:

@@ -1,21 +1,21 @@
 """Speed of inference: python benchmarks/inference.py [PART ...] [--photos FOLDER ...] [--every N]
 
-Prints, on this machine's CPU with all its cores (PARTs in this order; all if none is named):
-  window   one 224 px window, 20 labels, ViT-B/16 (encode, score, label map) against a forward pass of transformers'
-           CLIPVisionModel of the same size in the same numbers, float32 and bfloat16; 8 bits against float32; and
-           the same compiled
-  labels   the same window with 1 to 1,000 labels, their text being embedded already: time, and the growth of memory
-  windows  a 500x375 photo under `open`: its windows in common batches against one at a time
-  onnx     what `segclip export` writes, run by ONNX Runtime, against the encoder, one window and eight
-  folder   `segclip segment` of a folder of 200 photos with `mini` against the encoder alone on the same windows, and
-           its peak memory for a quarter of them
-  changes  share of pixels that bfloat16, 8 bits and torch.compile change, `mini`, both protocols: of every N-th photo
-           of each FOLDER, among all of its names
-  command  `segclip segment` of one photo with `mini`, in a process of its own: seconds and peak memory
-  import   `import segclip` in a process of its own, and with its public names, which bring torch
-  gpu      windows/s with label maps on a GPU, ViT-B/16, bfloat16, batch 256, and the share of the chip's matrix rate
+Measures, on this machine's CPU with all its cores (PARTs in this order; default: all):
+  window   one 224 px window, 20 labels, ViT-B/16 (encode, score, label map), relative to a forward pass of
+           transformers' CLIPVisionModel of the same size in the same precision, float32 and bfloat16; 8 bits
+           relative to float32; and the same compiled
+  labels   the same window with 1 to 1,000 labels, whose text is already embedded: time, and growth of memory
+  windows  a 500x375 photo under `open`: its windows in batches, relative to one at a time
+  onnx     the file of `segclip export` in ONNX Runtime relative to the encoder, one window and eight
+  folder   `segclip segment` of a folder of 200 photos with `mini` relative to the encoder alone on the same windows,
+           and its peak memory for a quarter of them
+  changes  share of pixels that bfloat16, 8 bits and torch.compile change, `mini`, both protocols: every N-th photo of
+           each FOLDER, with all of its names as labels
+  command  `segclip segment` of one photo with `mini`, in a separate process: seconds and peak memory
+  import   `import segclip` in a separate process, and with its public names, which import torch
 
-Weights are random where `mini` is not named. Medians; what is compared takes turns. Needs the extra `test`.
+Weights are random unless `mini` is named. Figures are medians; what is compared alternates. Needs the extra `test`.
+On a GPU: gpu.sh.
 """
 
 import argparse
@@ -32,10 +32,9 @@ import numpy as np
 import onnxruntime
 import skimage.data
 import torch
-from measuring import cuda_seconds, matrix_rate, run_python
+from measuring import WARM_UP, run_python
 from PIL import Image
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from segclip import ModelConfig, SegCLIP, Segmenter
@@ -44,15 +43,13 @@ from segclip.data.photos import open_photo
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
-from segclip.segment.protocols.paper import region_owner, region_scores
 from segclip.segment.windows import encode_windows
 
 ROUNDS = 15
-WARM_UP = 3
 SIDE = 224
 LABEL_COUNTS = (1, 20, 200, 1000)
 COMPILED = ", compiled"
-# What a Segmenter is asked for.
+# Arguments of each Segmenter.
 VARIANTS = {name + suffix: {"dtype": name, "compile": bool(suffix)} for suffix in ("", COMPILED) for name in DTYPES}
 PROGRAM = """
 import numpy as np
@@ -65,12 +62,12 @@ segmenter.segment(np.zeros(({1}, {1}, 3), np.uint8), [f"thing number {{i}}" for 
 def main() -> None:
     parts = {
         "window": report_window, "labels": report_labels, "windows": report_windows, "onnx": report_onnx,
-        "folder": report_folder, "command": report_command, "import": report_import, "gpu": report_gpu,
+        "folder": report_folder, "command": report_command, "import": report_import,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description="Speed of inference.")
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*parts, "changes"])
-    parser.add_argument("--photos", type=Path, nargs="+", help="of the part changes: folders as of segclip evaluate")
-    parser.add_argument("--every", type=int, default=1, help="of the part changes")
+    parser.add_argument("--photos", type=Path, nargs="+", help="for the part changes: folders as for segclip evaluate")
+    parser.add_argument("--every", type=int, default=1, help="for the part changes")
     options = parser.parse_args()
     if "changes" in options.parts and not options.photos:
         parser.error("changes needs photos with masks; name their folders with --photos")
@@ -85,7 +82,7 @@ def main() -> None:
 
 
 def report_window() -> None:
-    """Ours, whole, and transformers' bare tower, in the same numbers."""
+    """Our whole segmentation, relative to transformers' tower alone in the same precision."""
     model, pixels = SegCLIP(ModelConfig()), torch.randn(1, 3, SIDE, SIDE)
     tower = CLIPVisionModel(CLIPVisionConfig(patch_size=16, image_size=SIDE)).eval()
     light = copy.deepcopy(tower)
@@ -120,7 +117,9 @@ def report_labels() -> None:
         cells = ", ".join(f"{count}: {s * 1e3:.0f} ms" for count, s in zip(LABEL_COUNTS, seconds, strict=True))
         growth = seconds[-1] / seconds[0] - 1
         print(f"labels, {protocol}: {cells}; {growth:+.1%} from 1 to {LABEL_COUNTS[-1]:,}")
-        with tempfile.TemporaryDirectory() as folder:  # a model given would be copied, and the copy be the peak
+        with (
+            tempfile.TemporaryDirectory() as folder
+        ):  # a Segmenter copies a model object, and the copy would be the peak
             file = f"{folder}/model.safetensors"
             save_model(model, file)
             programs = [PROGRAM.format(protocol, SIDE, count, file) for count in (1, LABEL_COUNTS[-1])]
@@ -131,14 +130,14 @@ def report_labels() -> None:
 def report_windows() -> None:
     segmenter = Segmenter(SegCLIP(ModelConfig()), "open")
     photo = np.array(Image.fromarray(skimage.data.chelsea()).resize((500, 375)))
-    views = segmenter.protocol.cut_photo(photo, SIDE)
-    crops = torch.from_numpy(np.stack([crop for view in views for crop in view.crops()]))
+    scales = segmenter.protocol.cut_photo(photo, SIDE)
+    crops = torch.from_numpy(np.stack([crop for windows in scales for crop in windows.crops()]))
 
     def one_at_a_time() -> None:
         for crop in crops:
             segmenter.encoder(crop[None])
 
-    batched, alone = medians([lambda: encode_windows(segmenter.encoder, views), one_at_a_time], rounds=5)
+    batched, alone = medians([lambda: encode_windows(segmenter.encoder, scales), one_at_a_time], rounds=5)
     print(f"windows: {len(crops)} in batches {batched:.2f} s, one at a time {alone:.2f} s; ratio {alone / batched:.2f}")
 
 
@@ -160,7 +159,7 @@ def report_onnx() -> None:
 
 
 def report_folder() -> None:
-    """The command over 200 photos; the encoder's own time is that of a sample of them, scaled up."""
+    """The command on 200 photos; the time of the encoder alone is measured on a sample and scaled up."""
     count, sample = 200, 20
     segmenter = Segmenter("mini")
     with tempfile.TemporaryDirectory() as folder:
@@ -173,9 +172,10 @@ def report_folder() -> None:
                 Image.fromarray(cat).resize((500, 375)).save(photos / f"{i}.jpg")
             command = ["-m", "segclip", "segment", str(photos), "--labels", "cat", "dog", "car"]
             seconds, peaks[number] = run_python([*command, "--out", f"{folder}/out"])
-        views = [v for i in range(sample) for v in segmenter.protocol.cut_photo(open_photo(photos / f"{i}.jpg"), SIDE)]
+        files = (photos / f"{i}.jpg" for i in range(sample))
+        scales = [windows for file in files for windows in segmenter.protocol.cut_photo(open_photo(file), SIDE)]
         start = time.perf_counter()
-        encode_windows(segmenter.encoder, views)
+        encode_windows(segmenter.encoder, scales)
         bare = (time.perf_counter() - start) * count / sample
         few, many = peaks.values()
         print(
@@ -196,38 +196,10 @@ def report_changes(folders: Sequence[Path], every: int) -> None:
                 expected = plain.segment(photo, names).labels
                 pixels[number] += expected.size
                 changed[number] += [(other.segment(photo, names).labels != expected).sum() for other in others]
-        rows = {folder.name: own for folder, own in zip(folders, changed / pixels, strict=True)}
+        rows = {folder.name: shares for folder, shares in zip(folders, changed / pixels, strict=True)}
         for name, row in {**rows, "all": changed.sum(axis=0) / pixels.sum()}.items():
             cells = [f"{variant} {share:.2%}" for variant, share in zip([*VARIANTS][1:], row, strict=True)]
             print(f"changes, {protocol}, {name}: {'; '.join(cells)}", flush=True)
-
-
-def report_gpu() -> None:
-    if not torch.cuda.is_available():
-        print("gpu: unmeasured; there is none here")
-        return
-    count, rate = 256, matrix_rate()
-    model = SegCLIP(ModelConfig()).cuda().eval().requires_grad_(False)  # which the counter of FLOPs asks for
-    embeds = torch.randn(20, model.config.embed, device="cuda")
-    windows = torch.randint(256, (count, SIDE, SIDE, 3), dtype=torch.uint8, device="cuda")
-
-    @torch.inference_mode()
-    def run(encoder: Encoder) -> None:
-        output = encoder(windows)
-        labels = region_scores(output, embeds, 100.0).argmax(dim=-1)
-        labels.gather(1, region_owner(output, (SIDE, SIDE)).flatten(1))
-
-    with FlopCounterMode(display=False) as counter:
-        run(Encoder(model, "bfloat16"))
-    work = counter.get_total_flops()
-    for suffix in ("", COMPILED):
-        encoder = Encoder(model, "bfloat16", compile=bool(suffix))
-        seconds = statistics.median([cuda_seconds(partial(run, encoder)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:])
-        print(
-            f"gpu, {torch.cuda.get_device_name()}{suffix}: {count / seconds:.0f} windows/s with label maps; "
-            f"{work / count / 1e9:.0f} GFLOP each; matrix rate {rate / 1e12:.0f} TFLOP/s; "
-            f"share {work / seconds / rate:.1%}"
-        )
 
 
 def report_command() -> None:
@@ -244,7 +216,7 @@ def report_command() -> None:
 def report_import() -> None:
     programs = ("import segclip", "from segclip import *")
     alone, names = (statistics.median(run_python(["-c", program])[0] for _ in range(5)) for program in programs)
-    print(f"import: {alone:.2f} s, with its public names {names:.2f} s; Python's own start is in both")
+    print(f"import: {alone:.2f} s, with its public names {names:.2f} s; both include Python's start-up")
 
 
 def label_names(count: int) -> list[str]:
@@ -256,15 +228,15 @@ def window() -> np.ndarray:
 
 
 def medians(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
-    """Median seconds of each; they take turns, so that a slow moment of the machine meets all of them."""
+    """Median seconds of each; they alternate, so that a slow moment of the machine affects all of them."""
     seconds: list[list[float]] = [[] for _ in functions]
     for turn in range(WARM_UP + rounds):
-        for function, own in zip(functions, seconds, strict=True):
+        for function, times in zip(functions, seconds, strict=True):
             start = time.perf_counter()
             function()
             if turn >= WARM_UP:
-                own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in seconds]
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
 
 
 if __name__ == "__main__":

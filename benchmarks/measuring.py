@@ -1,15 +1,18 @@
-"""Seconds and memory of a process, seconds and matrix rate of a GPU, for the benchmarks."""
+"""Time and memory of a process, time and matrix rate of a GPU, for the benchmarks."""
 
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-MATRIX = 8192  # side of the product that measures a chip's matrix rate
+MATRIX = 8192  # side of the matrices whose product measures a device's matrix rate
+WARM_UP = 3
 
-# Between us and the process that is measured stands a small one: Linux counts what its parent held as its own peak.
+# A small process starts the measured one, because Linux counts the memory of a process's parent towards its own peak.
 LAUNCH = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -19,23 +22,39 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 
 
 def run_python(arguments: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of a Python process of its own."""
+    """Seconds and peak memory in bytes of a separate Python process."""
     command = [sys.executable, "-c", LAUNCH, sys.executable, *arguments]
     seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(seconds), int(memory) * (1 if sys.platform == "darwin" else 1024)
 
 
-def matrix_rate() -> float:
-    """Floating-point operations a second of a large bfloat16 product on this chip."""
-    a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    cuda_seconds(lambda: a @ b)
-    return 2 * MATRIX**3 / statistics.median(cuda_seconds(lambda: a @ b) for _ in range(50))
+def matrix_rate(device: str = "cuda", side: int = MATRIX) -> float:
+    """Floating-point operations per second of a large bfloat16 product on a device."""
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: a @ b, device, 50)
 
 
-def cuda_seconds(run: Callable[[], object]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
+def median_seconds(run: Callable[[], object], device: str, rounds: int, warm_up: int = WARM_UP) -> float:
+    """Median seconds that a device takes, after some rounds that do not count."""
+    return statistics.median([device_seconds(run, device) for _ in range(warm_up + rounds)][warm_up:])
+
+
+def device_seconds(run: Callable[[], object], device: str) -> float:
+    """Seconds that a device takes; on a GPU by its own clock."""
+    if device == "cpu":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
     run()
-    end.record()
+    after.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
+    return before.elapsed_time(after) / 1e3
+
+
+def count_operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()

@@ -2,13 +2,13 @@
 
 SET_FOLDER is what `segclip evaluate folder --root` takes, class 0 being the background. Each photo is encoded once.
 Prints, pooled over all photos:
-  told     asked for the labels that a photo has, over labelled pixels: mIoU and pixel accuracy; for PASCAL VOC's
-           twenty things alone too, where the folder has voc21.json
-  named    asked for all names, over labelled pixels: foreground mIoU
-  whole    all names and the background, over all pixels: mIoU
-  one      each label of a photo asked for alone, with background: its IoU, the mean over all
+  told     given only the photo's own labels, over labelled pixels: mIoU and pixel accuracy; also for PASCAL VOC's
+           twenty classes alone, if the folder has voc21.json
+  named    given all names, over labelled pixels: foreground mIoU
+  whole    given all names, with background, over all pixels: mIoU
+  one      given each label of a photo alone, with background: mean IoU
   regions  mIoU with the best name for each region of a window; and the same for Felzenszwalb's superpixels, merged by
-           colour to as many regions
+           colour to the same number of regions
 """
 
 import argparse
@@ -69,7 +69,7 @@ def report(folder: Path, model: str, protocol: str) -> None:
     print(f"named, {size - 1} names: foreground mIoU {named.miou():.3f}")
     print(f"whole, {size} classes: mIoU {whole.miou():.3f}")
     print(f"one label alone: mean IoU {np.mean(alone):.3f}")
-    print(f"regions: mIoU {regions.miou():.3f}; superpixels merged to as many {merged.miou():.3f}")
+    print(f"regions: mIoU {regions.miou():.3f}; superpixels merged to the same number {merged.miou():.3f}")
 
 
 def _voc_things(folder: Path) -> dict[int, int]:
@@ -85,11 +85,11 @@ def _one(evaluator: Evaluator, encoded: EncodedPhoto, truth: Integer[np.ndarray,
 
 
 def _count_superpixels(encoded: EncodedPhoto, truth: Mask, classes: int) -> Int[np.ndarray, "_ 3"]:
-    """As `Evaluator.count_regions`, with superpixels of each window merged to as many as the model's regions there."""
-    view, output = encoded.views[0], encoded.outputs[0]
-    owners = region_owner(output, (view.side, view.side)).cpu().numpy()
+    """Like `Evaluator.count_regions`, with each window's superpixels merged to the number of the model's regions."""
+    windows, output = encoded.windows[0], encoded.outputs[0]
+    owners = region_owner(output, (windows.side, windows.side)).cpu().numpy()
     found = []
-    for crop, part, owner in zip(view.crops(), view.crops_of(truth), owners, strict=True):
+    for crop, part, owner in zip(windows.crops(), windows.crops_of(truth), owners, strict=True):
         ids = find_superpixels(crop, "opencv")
         colours = np.stack(
             [mean(channel, ids, range(ids.max() + 1)) for channel in np.moveaxis(rgb2lab(crop), -1, 0)], 1

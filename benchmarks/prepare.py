@@ -1,9 +1,9 @@
-"""Preparing and reading training data: speed against the libraries below it, and memory.
+"""Preparing and reading training data: memory, and speed relative to the libraries underneath.
 
     python benchmarks/prepare.py [SOURCE]
 
-SOURCE is anything that `segclip prepare` takes, such as a folder with pairs.jsonl; without it, photos are cut out of
-those that scikit-image carries. Two processes do the work, in every measurement.
+SOURCE is anything that `segclip prepare` takes, such as a folder with pairs.jsonl; without it, photos are crops of
+scikit-image's samples. Every measurement uses two processes.
 """
 
 import io
@@ -36,8 +36,8 @@ from segclip.data.sources.open import open_source
 from segclip.data.superpixels import Method, crop_superpixels, find_superpixels, patch_superpixels
 
 CORES = 2
-PHOTOS = 800  # of the source that are used
-CAPTIONS = 5  # of each, so that an epoch is long
+PHOTOS = 800  # of the source to use
+CAPTIONS = 5  # of each photo, to make an epoch long
 METHODS: tuple[Method, ...] = ("scikit-image", "opencv")
 
 
@@ -54,22 +54,22 @@ def main() -> None:
 
 
 def superpixel_rows(source: Path) -> Iterator[tuple[str, str]]:
-    """Time of the two methods, and how much they agree."""
+    """Time of the two methods, and how well they agree."""
     photos = [decode_photo(data, "photo") for data in islice(photo_files(source), 60)]
     found, times = [], []
     for method in METHODS:
         with clock(times):
             found.append([find_superpixels(photo, method) for photo in photos])
-        yield f"superpixels, {method}", f"{times[-1] / len(photos) * 1e3:.1f} ms a photo in one process"
-        yield f"superpixels a photo, {method}", f"{np.mean([ids.max() + 1 for ids in found[-1]]):.1f}"
+        yield f"superpixels, {method}", f"{times[-1] / len(photos) * 1e3:.1f} ms per photo in one process"
+        yield f"superpixels per photo, {method}", f"{np.mean([ids.max() + 1 for ids in found[-1]]):.1f}"
     overlap = np.mean([best_overlap(a, b) for a, b in zip(*found, strict=True)])
     patches = np.mean([same_neighbours(a, b) for a, b in zip(*found, strict=True)])
-    yield "overlap (IoU) of a pixel's superpixels by the two methods", f"{overlap:.3f}"
-    yield "neighbouring patches that both put together, or both apart", f"{patches:.1%}"
+    yield "agreement: IoU of a pixel's superpixels by the two methods", f"{overlap:.3f}"
+    yield "neighbouring patches that both join, or both separate", f"{patches:.1%}"
 
 
 def best_overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of each pixel's superpixel in `a` and in `b`, mean over the pixels."""
+    """IoU of each pixel's superpixels in `a` and `b`, averaged over pixels."""
     size_a, size_b = np.bincount(a.ravel()), np.bincount(b.ravel())
     both = np.zeros((len(size_a), len(size_b)))
     np.add.at(both, (a.ravel(), b.ravel()), 1)
@@ -86,7 +86,7 @@ def same_neighbours(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def prepare_rows(source: Path, made: Path) -> Iterator[tuple[str, str]]:
-    """`segclip prepare` against its superpixel library alone, one after the other, three times."""
+    """`segclip prepare` relative to its superpixel library alone, alternating, three times."""
     files = list(photo_files(source))
     for method in METHODS:
         ratios, rates = [], []
@@ -106,17 +106,17 @@ def prepare_rows(source: Path, made: Path) -> Iterator[tuple[str, str]]:
             rates.append((last - first) / (end - start))
             ratios.append(rates[-1] / alone)
         size = sum(shard.bytes for shard in Shards(out).index.shards) / len(files)
-        yield f"prepare, {method}", f"{np.median(rates):.0f} photos/s, {size / 1e3:.1f} kB a photo"
-        yield f"prepare to {method} alone, photos/s", f"{np.median(ratios):.2f}"
+        yield f"prepare, {method}", f"{np.median(rates):.0f} photos/s, {size / 1e3:.1f} kB per photo"
+        yield f"prepare relative to {method} alone, photos/s", f"{np.median(ratios):.2f}"
 
 
-def rate(work: Callable, things: Sequence) -> float:
-    """Things a second, in CORES processes."""
-    return len(things) / spent(partial(do_all, work), [things[i::CORES] for i in range(CORES)])
+def rate(work: Callable, items: Sequence) -> float:
+    """Items per second, in CORES processes."""
+    return len(items) / seconds_of(partial(do_all, work), [items[i::CORES] for i in range(CORES)])
 
 
-def spent(work: Callable, shares: Sequence) -> float:
-    """Seconds that CORES processes, already warm, take for a share each."""
+def seconds_of(work: Callable, shares: Sequence) -> float:
+    """Seconds that CORES warmed-up processes take for one share each."""
     with multiprocessing.get_context("fork").Pool(CORES, worker_warm) as pool:
         pool.map(abs, range(CORES), chunksize=1)
         start = time.perf_counter()
@@ -128,17 +128,17 @@ def worker_warm() -> None:
     find_superpixels(skimage.data.chelsea(), "scikit-image")  # imports
 
 
-def do_all(work: Callable, things: Sequence) -> None:
-    for thing in things:
-        work(thing)
+def do_all(work: Callable, items: Sequence) -> None:
+    for item in items:
+        work(item)
 
 
 def reader_rows(made: Path) -> Iterator[tuple[str, str]]:
-    """The reader against Pillow alone on the same shard, in turn; and what it does besides."""
+    """The reader relative to Pillow alone on the same shard, alternating; and the time of its steps."""
     shards = Shards(made / "opencv-0")
     (path,) = (made / "opencv-0").glob("*.tar")
     with tarfile.open(path) as tar:
-        members = tar.getmembers()  # three a sample: photo, captions, superpixels
+        members = tar.getmembers()  # three per sample: photo, captions, superpixels
     pairs = list(zip(members[0::3], members[2::3], strict=True)) * CAPTIONS
     files = [(path, pairs[i::CORES]) for i in range(CORES)]
     reader = Reader(shards, ReaderConfig(batch=64, captions="all"), workers=CORES)
@@ -149,9 +149,9 @@ def reader_rows(made: Path) -> Iterator[tuple[str, str]]:
         start = time.perf_counter()
         read = sum(len(batch.keys) for batch in batches)
         rates.append(read / (time.perf_counter() - start))
-        ratios.append(rates[-1] / (len(pairs) / spent(decode_shard, files)))
+        ratios.append(rates[-1] / (len(pairs) / seconds_of(decode_shard, files)))
     yield "reader", f"{np.median(rates):.0f} samples/s"
-    yield "reader to Pillow decoding and cropping, samples/s", f"{np.median(ratios):.2f}"
+    yield "reader relative to Pillow decoding and cropping, samples/s", f"{np.median(ratios):.2f}"
     yield from reader_profile(shards)
 
 
@@ -169,7 +169,7 @@ def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def decode_and_crop(photo_file: bytes, superpixel_file: bytes) -> None:
-    """What no reader can do without: decode photo and superpixels, cut them, scale them to 224 px."""
+    """What every reader has to do: decode photo and superpixels, crop them, scale them to 224 px."""
     generator = np.random.default_rng(0)
     with Image.open(io.BytesIO(photo_file)) as photo, Image.open(io.BytesIO(superpixel_file)) as ids:
         box = draw_crop(photo.height, photo.width, generator)
@@ -179,7 +179,7 @@ def decode_and_crop(photo_file: bytes, superpixel_file: bytes) -> None:
 
 
 def reader_profile(shards: Shards) -> Iterator[tuple[str, str]]:
-    """Milliseconds a sample of each part of the reader, in one process."""
+    """Milliseconds per sample for each step of the reader, in one process."""
     samples = [shards[number] for number in range(len(shards))]
     photos, ids = [s.image() for s in samples], [np.asarray(s.superpixels()) for s in samples]
     boxes = [draw_crop(photo.height, photo.width, np.random.default_rng(0)) for photo in photos]
@@ -191,8 +191,8 @@ def reader_profile(shards: Shards) -> Iterator[tuple[str, str]]:
         "decode the photo": lambda i: samples[i].image(),
         "decode the superpixels": lambda i: samples[i].superpixels(),
         "draw the crop": lambda i: draw_crop(200, 300, np.random.default_rng((0, i))),
-        "cut and scale the photo": lambda i: crop_image(photos[i], boxes[i], 224),
-        "cut and scale the superpixels": lambda i: crop_superpixels(ids[i], corners[i], 224),
+        "crop and scale the photo": lambda i: crop_image(photos[i], boxes[i], 224),
+        "crop and scale the superpixels": lambda i: crop_superpixels(ids[i], corners[i], 224),
         "superpixels to patches": lambda i: patch_superpixels(cuts[i], 16),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}
@@ -201,11 +201,11 @@ def reader_profile(shards: Shards) -> Iterator[tuple[str, str]]:
             with clock(times[name]):
                 do_all(part, numbers)
     text = ", ".join(f"{name} {min(found) / len(samples) * 1e3:.2f}" for name, found in times.items())
-    yield "reader, ms a sample", text
+    yield "reader, ms per sample", text
 
 
 def memory_rows(made: Path) -> Iterator[tuple[str, str]]:
-    """Peak memory of preparing and reading small photos, each time in a process of its own."""
+    """Peak memory of preparing and reading small photos, each in a separate process."""
     for count in (1_000, 20_000):
         source = make_photos(made / f"small-{count}", count, side=96)
         command = [sys.executable, __file__, "--memory", str(source), str(made / f"out-{count}")]
@@ -249,7 +249,7 @@ def copy_some(source: Path, folder: Path) -> None:
 
 
 def make_photos(folder: Path, count: int, side: int = 0) -> Path:
-    """Random pieces of scikit-image's photos, short side 224, or squares of `side`."""
+    """Random crops of scikit-image's samples, short side 224, or squares of `side`."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     photos = [Image.fromarray(load()) for load in (skimage.data.chelsea, skimage.data.coffee, skimage.data.rocket)]

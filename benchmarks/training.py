@@ -1,15 +1,13 @@
-"""Speed and memory of a training step: python benchmarks/training.py [--rounds N] [--memory | --gpu]
+"""Speed and memory of a training step: python benchmarks/training.py [--rounds N] [--memory]
 
 The paper's ViT-B/16 with random weights on random data, all three losses, its frozen parameters and learning rates.
 
   (nothing)  on this machine's CPU: seconds of a step of 16 samples (forward, backward, clipping, AdamW), in float32 and
              in bfloat16, against a plain implementation of the same step in float32, the three taking turns
   --memory   on the CPU: peak memory of a step of 64 samples in micro-batches of 8 against one of 8 samples
-  --gpu      on one GPU: images/s of the paper's batch of 768 in micro-batches in bfloat16, the share of the matrix rate
-             that this chip reaches, and hours for the paper's whole run
 
 The plain implementation materialises the two attention matrices, scores and weights, at full size, compares all pairs
-of patches for the superpixel loss, and takes AdamW's step parameter by parameter.
+of patches for the superpixel loss, and takes AdamW's step parameter by parameter. On a GPU: gpu.sh.
 """
 
 import argparse
@@ -20,15 +18,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measuring import cuda_seconds, matrix_rate
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from segclip.config import ModelConfig
 from segclip.model.layers import MLP, Attention, quick_gelu
@@ -42,23 +37,18 @@ from segclip.train.step import backward
 
 BATCH = 16
 SIDE, TOKENS, SUPERPIXELS = 224, 32, 12
-SAMPLES = 34e6  # of the paper's run: 10 epochs over CC3M and COCO's captions
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed and memory of a training step.")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--micro-batch", type=int, default=128, help="of --gpu")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--memory", action="store_true")
-    kinds.add_argument("--gpu", action="store_true")
     kinds.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.gpu:
-        report_gpu(options.micro_batch, options.rounds)
-    elif options.memory:
+    if options.memory:
         report_memory()
     elif options.peak_of:
         print(peak_memory(options.peak_of))
@@ -101,7 +91,7 @@ class Step:
 
     def __init__(self, config: TrainConfig, device: str = "cpu") -> None:
         self.config, self.device = config, device
-        self.model = random_model().to(device)
+        self.model = random_model(config.model).to(device)
         freeze(self.model, config)
         self.learner = PairLearner(self.model, config)
         self.optimiser = make_optimiser(self.model, config)
@@ -218,55 +208,24 @@ def peak_memory(samples: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def report_gpu(micro_batch: int, rounds: int) -> None:
-    if not torch.cuda.is_available():
-        print("unmeasured: no GPU here")
-        return
-    config = replace(paper(), micro_batch=micro_batch)
-    step, batch = Step(config, "cuda"), random_pairs(config.batch, "cuda")
-    run = partial(step, batch, torch.bfloat16)
-    work, once = count_operations(run), count_operations(partial(step, batch.split(micro_batch)[0], torch.bfloat16))
-    needed = once * config.batch / micro_batch
-    seconds = statistics.median(cuda_seconds(run) for _ in range(rounds))
-    images, rate = config.batch / seconds, matrix_rate()
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16, batch {config.batch} in micro-batches of "
-        f"{micro_batch}: {images:.0f} images/s, median of {rounds} steps of {seconds:.2f} s; "
-        f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
-    )
-    per_image = [f"{operations / config.batch / 1e9:.0f}" for operations in (work, needed)]
-    shares = [f"{operations / seconds / rate:.1%}" for operations in (work, needed)]
-    print(
-        f"{per_image[0]} GFLOP per image, {per_image[1]} of them needed, the others for encoding twice; matrix rate "
-        f"{rate / 1e12:.0f} TFLOP/s; share {shares[0]}, of the needed operations {shares[1]}"
-    )
-    print(f"{SAMPLES / images / 3600:.1f} hours for {SAMPLES / 1e6:.0f} million samples")
-
-
-def count_operations(run: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-def random_model() -> SegCLIP:
+def random_model(config: ModelConfig | None = None) -> SegCLIP:
     torch.manual_seed(0)
-    return SegCLIP(ModelConfig())
+    return SegCLIP(config or ModelConfig())
 
 
-def random_pairs(count: int, device: str = "cpu") -> PairBatch:
+def random_pairs(count: int, device: str = "cpu", model: ModelConfig | None = None) -> PairBatch:
     generator = torch.Generator().manual_seed(0)
-    model = ModelConfig()
-    grid = SIDE // model.image.patch
+    model = model or ModelConfig()
+    side, grid = model.image.side, model.image.side // model.image.patch
     draw = partial(torch.randint, generator=generator)
     token_ids = draw(1, model.text.vocabulary - 2, (count, TOKENS))
     token_ids[:, -1] = model.text.vocabulary - 1  # the end
+    noise = draw_noise((0, 0), 0, count, model.centers, grid**2, torch.device("cpu"))
     return PairBatch(
-        pixels=draw(256, (count, SIDE, SIDE, 3), dtype=torch.uint8).to(device),
+        pixels=draw(256, (count, side, side, 3), dtype=torch.uint8).to(device),
         token_ids=token_ids.to(device),
         superpixels=draw(SUPERPIXELS, (count, grid, grid)).to(device),
-        noise=draw_noise((0, 0), 0, count, model.centers, grid**2, torch.device(device)),
+        noise=noise.to(device),
     )
 
 

@@ -1,13 +1,13 @@
 """`segclip web` under load: python benchmarks/web.py [PART ...] [--model mini]
 
-Starts the command in a process of its own, at 127.0.0.1, and prints (PARTs in this order; all if none is named):
-  click    seconds from pressing Segment to the overlay in Chromium, a photo of 600x400 and four labels; the same by
-           the endpoint
-  twenty   20 people at once, by the endpoint and by the page: how many are served, how many are told to wait
-  hostile  500 uploads that should not pass: damaged photos, bombs, wrong types, long labels, path tricks; then whether
-           it still serves, and what memory it took
+Starts the command in a separate process, at 127.0.0.1, and measures (PARTs in this order; default: all):
+  click    seconds from pressing Segment to the overlay in Chromium, for a photo of 600x400 and four labels; and the
+           same at the endpoint
+  twenty   20 people at once, at the endpoint and on the page: how many are served, how many are told to wait
+  hostile  500 requests that should be refused: damaged photos, decompression bombs, wrong types, long labels, path
+           tricks; then whether the server still works, and its memory
 
-Needs the extra `test`, and for `click` a Chromium.
+Needs the extra `test`, and for `click` Chromium.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 
 @contextmanager
 def serve(model: str) -> Iterator[tuple[str, int]]:
-    """The command's address and process."""
+    """The address and process id of the command."""
     command = [sys.executable, "-m", "segclip", "web", "--port", "0", "--model", model]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -80,8 +80,8 @@ def click(client: httpx.Client, process: int) -> None:
         times = []
         for number in range(ROUNDS):
             turned = LABELS[number % len(LABELS) :] + LABELS[: number % len(LABELS)]
-            page.fill("#labels textarea", ", ".join(turned))  # the same answer again would not be drawn again
-            page.evaluate("document.querySelector('.seg-table')?.remove()")  # the one that comes is a new one
+            page.fill("#labels textarea", ", ".join(turned))  # the page does not redraw an identical answer
+            page.evaluate("document.querySelector('.seg-table')?.remove()")  # so that the next one is new
             start = time.perf_counter()
             page.click("#go")
             page.wait_for_selector(".seg-table")
@@ -122,9 +122,9 @@ def hostile(client: httpx.Client, process: int) -> None:
         odd += "Traceback" in response.text or "root:" in response.text or response.status_code == 500
     for name, count in sorted(counts.items()):
         print(f"  {name}: {count}")
-    print(f"  answers with a trace, a file of the server or code 500: {odd}")
+    print(f"  responses with a traceback, a server file or status 500: {odd}")
     served = ask(client, photo_file("PNG")).status_code == 200 and client.get("/").status_code == 200
-    print(f"  serves afterwards: {served}; peak memory before {before} MB, after {memory(process)} MB")
+    print(f"  still works: {served}; peak memory before {before} MB, after {memory(process)} MB")
 
 
 def damaged(client: httpx.Client, chance: random.Random) -> httpx.Response:
@@ -135,7 +135,7 @@ def damaged(client: httpx.Client, chance: random.Random) -> httpx.Response:
 
 
 def bomb(client: httpx.Client, chance: random.Random) -> httpx.Response:
-    """A PNG that says it is huge; or one that is large, and black."""
+    """A PNG that claims to be huge, or a large black one."""
     if chance.random() < 0.1:
         file = io.BytesIO()
         Image.new("L", (6000, 6600)).save(file, "PNG")
@@ -164,7 +164,7 @@ def path_trick(client: httpx.Client, chance: random.Random) -> httpx.Response:
 
 
 def bad_upload(client: httpx.Client, chance: random.Random) -> httpx.Response:
-    """A file that is no photo, by the page, under a name that is none."""
+    """Upload a file that is not a photo to the page, with a bad name."""
     name = chance.choice(
         ("../../x.png", "x.svg", "x.html", "a" * 300 + ".png", ".png", "\u202egnp.x", "x.png/..", "x.exe")
     )
@@ -218,7 +218,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def memory(process: int) -> int:
-    """Peak of a process in MB, as Linux tells."""
+    """Peak memory of a process in MB, from Linux."""
     status = Path(f"/proc/{process}/status")
     text = status.read_text() if status.exists() else ""
     return next((int(line.split()[1]) // 1024 for line in text.splitlines() if line.startswith("VmHWM")), 0)

@@ -1,7 +1,7 @@
 """Segment four photos with the embedded model: python examples/demo.py [FOLDER], or `make demo`.
 
-The photos are scikit-image's samples, in the public domain. For each this is the command
-`segclip segment PHOTO --labels ... --out FOLDER`. `FOLDER/demo.jpg` shows them together: the README's picture.
+The photos are scikit-image's samples, in the public domain. Each is segmented with the command
+`segclip segment PHOTO --labels ... --out FOLDER`. `FOLDER/demo.jpg` shows them together; it is the README's picture.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""A photo's label map: python examples/run_onnx.py MODEL.onnx PHOTO MASK
+"""Segment a photo with an exported model: python examples/run_onnx.py MODEL.onnx PHOTO MASK
 
-MODEL.onnx is of `segclip export MODEL.onnx --labels ...`; the mask's pixel value is the label's number. This needs
-onnxruntime, numpy and pillow, nothing else.
+MODEL.onnx comes from `segclip export MODEL.onnx --labels ...`; the mask's pixel values are label numbers. This needs
+only onnxruntime, numpy and pillow.
 """
 
 import json

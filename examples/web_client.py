@@ -1,7 +1,7 @@
-"""Ask a running `segclip web`: python examples/web_client.py ADDRESS PHOTO MASK LABEL...
+"""Send a photo to a running `segclip web`: python examples/web_client.py ADDRESS PHOTO MASK LABEL...
 
-ADDRESS is such as http://127.0.0.1:7860. Prints what was found and writes the mask, whose pixel value is the label's
-number. This needs Python alone.
+ADDRESS is, for example, http://127.0.0.1:7860. Prints what was found and writes the mask, whose pixel values are label
+numbers. This needs only Python.
 """
 
 import base64
@@ -13,8 +13,8 @@ import urllib.request
 from pathlib import Path
 
 address, photo, mask, *labels = sys.argv[1:]
-question = {"photo": base64.b64encode(Path(photo).read_bytes()).decode(), "labels": labels, "background": "auto"}
-request = urllib.request.Request(f"{address}/segment", json.dumps(question).encode())
+query = {"photo": base64.b64encode(Path(photo).read_bytes()).decode(), "labels": labels, "background": "auto"}
+request = urllib.request.Request(f"{address}/segment", json.dumps(query).encode())
 request.add_header("Content-Type", "application/json")
 while True:
     try:
@@ -24,7 +24,7 @@ while True:
     except urllib.error.HTTPError as error:
         if error.code != 503:
             sys.exit(f"{error.code}: {json.load(error)['error']}")
-        time.sleep(int(error.headers["Retry-After"]))  # many are waiting
+        time.sleep(int(error.headers["Retry-After"]))  # the server is busy
 Path(mask).write_bytes(base64.b64decode(answer["mask_png"]))
 for found in answer["found"]:
     print(f"{found['index']:3} {found['label']:20} {found['share']:6.1%} {found['score']:.2f}")

@@ -1,4 +1,4 @@
-"""Write docs/commands.md, every command with its options, from what `--help` says: python runs/commands.py [FILE]"""
+"""Write docs/commands.md, every command with its options, from `--help`: python runs/commands.py [FILE]"""
 
 import contextlib
 import io
@@ -11,16 +11,16 @@ from segclip.cli import COMMANDS, main
 from segclip.train.recipes import RECIPES
 from segclip.utils.files import atomic
 
-WIDTH = 100  # letters in a line
+WIDTH = 100  # characters per line
 INTRODUCTION = """# Commands
 
-What `segclip COMMAND --help` says. `python -m segclip` is the same as `segclip`. The exit code is 0 when all was done,
-1 when some photos failed, 2 when nothing could be done.
+The output of `segclip COMMAND --help`. `python -m segclip` is the same as `segclip`. The exit code is 0 if all was
+done, 1 if some photos failed, 2 if nothing could be done.
 """
 
 
 def help_of(*arguments: str) -> str:
-    """What a command prints when asked for help."""
+    """What a command prints for --help."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = main([*arguments, "--help"])
@@ -29,7 +29,7 @@ def help_of(*arguments: str) -> str:
 
 
 def section(*words: str) -> str:
-    """A command's part of the page; what `--help` leaves to the terminal to wrap is wrapped."""
+    """A command's section of the page; lines that `--help` leaves to the terminal to wrap are wrapped."""
     lines = [line.rstrip() for line in help_of(*words).splitlines()]
     text = "\n".join(line if line.startswith(" ") else textwrap.fill(line, WIDTH) for line in lines)
     return f"## segclip {' '.join(words)}\n\n```text\n{text}\n```\n"

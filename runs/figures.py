@@ -1,6 +1,7 @@
 """Draw the pictures of docs/how-it-works.md with the embedded model: python runs/figures.py [FOLDER]
 
-The photos are scikit-image's samples, in the public domain. A minute on two cores; needs `pip install -e '.[dev]'`.
+The photos are scikit-image's samples, in the public domain. This takes a minute on two cores and needs
+`pip install -e '.[dev]'`.
 Axes: B windows, C centers, P patches, E embedding, S side of a window in pixels.
 """
 
@@ -62,7 +63,7 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def colours_of(regions: Int[ndarray, "rows columns"]) -> UInt8[ndarray, "rows columns 3"]:
-    """A colour a center, none of them black."""
+    """A colour per center, never black."""
     return palette(2 + int(regions.max()))[1 + regions]
 
 
@@ -75,12 +76,12 @@ def enlarged(patches: ndarray, side: int) -> ndarray:
 def outlined(
     picture: UInt8[ndarray, "S S 3"], parts: Int[ndarray, "S S"], colour: tuple[float, float, float] = (1, 1, 1)
 ) -> ndarray:
-    """The picture with a line between the parts."""
+    """The picture with lines between the parts."""
     return np.asarray(mark_boundaries(picture, parts, color=colour))
 
 
 def draw_patches(photo: UInt8[ndarray, "S S 3"], patch: int, file: Path) -> None:
-    """What the tower takes: a photo, its patches."""
+    """The tower's input: a photo and its patches."""
     figure, (whole, cut) = pictures(1, 2)
     whole.imshow(photo)
     whole.set_title(f"a window of {len(photo)} pixels")
@@ -93,7 +94,7 @@ def draw_patches(photo: UInt8[ndarray, "S S 3"], patch: int, file: Path) -> None
 
 
 def draw_assignment(photo: UInt8[ndarray, "S S 3"], output: ImageOutput, file: Path) -> None:
-    """Soft assignment of each center, and the hard one of all."""
+    """The soft assignment of each center, and the hard assignment."""
     centers, side = output.soft.shape[1], round(output.soft.shape[2] ** 0.5)
     figure, (first, *axes) = pictures(3, -(-(centers + 2) // 3))
     first.imshow(photo)
@@ -104,14 +105,14 @@ def draw_assignment(photo: UInt8[ndarray, "S S 3"], output: ImageOutput, file: P
         one.imshow(soft, vmin=0, vmax=1, cmap="magma")
         one.set_title(f"center {number}, soft: {np.mean(hard == number):.0%}")
     axes[-1].imshow(outlined(enlarged(colours_of(hard), len(photo)), enlarged(hard, len(photo))))
-    axes[-1].set_title("hard: one center a patch")
+    axes[-1].set_title("hard: one center per patch")
     save(figure, file)
 
 
 def draw_names(
     model: SegCLIP, photo: UInt8[ndarray, "S S 3"], output: ImageOutput, text: torch.Tensor, file: Path
 ) -> None:
-    """Regions against labels, and the pixels that follow."""
+    """Regions against labels, and the resulting pixels."""
     scale = model.scale
     probability = (scale * F.normalize(output.regions[0], dim=-1) @ F.normalize(text, dim=-1).T).softmax(dim=-1).numpy()
     owner = region_owner(output, (len(photo), len(photo)))[0].numpy()
@@ -174,7 +175,7 @@ def draw_superpixels(name: str, side: int, patch: int, output: ImageOutput, file
 
 
 def draw_masked(model: SegCLIP, photo: UInt8[ndarray, "S S 3"], file: Path) -> None:
-    """What the masked branch is given: a quarter of the patches, gathered by the same centers."""
+    """The input of the masked branch: a quarter of the patches, gathered by the same centers."""
     side = len(photo) // model.config.image.patch
     order = torch.rand(1, side * side, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     keep = order[:, : visible_count(side * side)]
@@ -193,7 +194,7 @@ def draw_masked(model: SegCLIP, photo: UInt8[ndarray, "S S 3"], file: Path) -> N
 
 
 def draw_mosaic(model: SegCLIP, photos: UInt8[ndarray, "B S S 3"], file: Path) -> None:
-    """How `mini` learned: the centers are given random patches of several photos as one image."""
+    """How `mini` learned: the centers see random patches of several photos as one image."""
     side = len(photos[0]) // model.config.image.patch
     patches, count = side * side, side * side // len(photos)
     generator = torch.Generator().manual_seed(0)

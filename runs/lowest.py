@@ -1,7 +1,7 @@
 """Print the lowest versions that pyproject.toml allows, as constraints for pip: python runs/lowest.py core train ...
 
-`make test-lowest` installs these, so that each floor is a version that was tried. "core" stands for what every
-installation brings, the other names for the extras. Torch is left out: the Makefile chooses it.
+`make test-lowest` installs these, so that every lowest version has been tried. "core" means the dependencies of every
+installation, the other names are extras. Torch is left out, because the Makefile chooses it.
 """
 
 import re

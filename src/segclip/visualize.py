@@ -18,9 +18,9 @@ OKABE_ITO = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
 OPACITY = 0.55  # of a label's colour over the photo
-LISTED = 40  # labels that are named, on the photo and in the legend; the rest is counted
+LISTED = 40  # labels that are named, on the photo and in the legend; the others are only counted
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly, however many there are
-# Pillow's own font has Latin letters only; for other scripts, those that systems carry are tried.
+# Pillow's font has only Latin letters; for other scripts, common system fonts are tried.
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "msyh.ttc")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -28,7 +28,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @lru_cache(maxsize=8)
 def palette(count: int) -> UInt8[ndarray, "N 3"]:
-    """RGB of label 0 (the background, black) to count - 1: Okabe-Ito's seven, then hues of three lightnesses."""
+    """RGB of labels 0 (the background, black) to count - 1: Okabe and Ito's seven, then hues in three lightnesses."""
     colours = [(0, 0, 0), *OKABE_ITO][:count]
     for i in range(count - len(colours)):
         r, g, b = colorsys.hls_to_rgb((0.13 + i * GOLDEN) % 1, (0.35, 0.75, 0.55)[i % 3], 0.75)
@@ -39,12 +39,12 @@ def palette(count: int) -> UInt8[ndarray, "N 3"]:
 def draw_overlay(
     photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], found: Sequence[tuple[int, str, float]]
 ) -> Image.Image:
-    """The photo in the colours of its labels, names on them, a legend below.
+    """The photo tinted with the colours of its labels, which are named on it and in a legend below.
 
     Args:
         photo: RGB uint8, 0-255.
-        labels: 0 the background.
-        found: index, name and share (0-1) of what is there, in the legend's order.
+        labels: 0 is the background.
+        found: index, name and share (0-1) of each label that was found, in the legend's order.
     """
     colours = palette(1 + int(labels.max()))
     image = _tint(photo, labels, colours)
@@ -77,30 +77,30 @@ def _tint(photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], colours: 
 def _write_name(
     draw: ImageDraw.ImageDraw, mask: Bool[ndarray, "H W"], text: tuple[str, Font], size: int, colour: tuple[int, ...]
 ) -> None:
-    """The name at the widest place of the label's largest piece, where it can be read; else the legend alone has it."""
-    place = widest_place(mask)
-    if place is None or place[2] < 0.6 * size:
+    """Write the name at the widest point of the label's largest component, if it fits; the legend has it anyway."""
+    point = widest_point(mask)
+    if point is None or point[2] < 0.6 * size:
         return
     name, font = text
     left, top, right, bottom = draw.textbbox((0, 0), name, font=font, anchor="lt")
     height, width = mask.shape
-    if right - left > min(width, 6 * place[2]) or bottom - top > height:
-        return  # it would hang over other labels: the legend has it
-    x = float(np.clip(place[0] - (right - left) / 2, 1, max(1, width - right - 1)))
-    y = float(np.clip(place[1] - (bottom - top) / 2, 1, max(1, height - bottom - 1)))
+    if right - left > min(width, 6 * point[2]) or bottom - top > height:
+        return  # it would cover other labels
+    x = float(np.clip(point[0] - (right - left) / 2, 1, max(1, width - right - 1)))
+    y = float(np.clip(point[1] - (bottom - top) / 2, 1, max(1, height - bottom - 1)))
     dark = sum(c * w for c, w in zip(colour, (0.3, 0.6, 0.1), strict=True)) < 128
     fill, outline = ("white", "black") if dark else ("black", "white")
     draw.text((x, y), name, fill=fill, font=font, anchor="lt", stroke_width=max(1, size // 9), stroke_fill=outline)
 
 
-def widest_place(mask: Bool[ndarray, "H W"]) -> tuple[float, float, float] | None:
-    """x and y of the point of the largest piece that is farthest from its edge, and that distance, in pixels."""
-    step = max(1, min(mask.shape) // 256)  # a name needs no finer place
+def widest_point(mask: Bool[ndarray, "H W"]) -> tuple[float, float, float] | None:
+    """x and y of the point in the largest component that is farthest from its edge, and the distance, in pixels."""
+    step = max(1, min(mask.shape) // 256)  # a name needs no finer position
     small = mask[::step, ::step].astype(np.uint8)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(small, connectivity=4)
+    count, components, stats, _ = cv2.connectedComponentsWithStats(small, connectivity=4)
     if count < 2:
         return None
-    largest = (pieces == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
+    largest = (components == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
     distance = cv2.distanceTransform(np.pad(largest, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
     return float(x * step), float(y * step), float(distance[y, x] * step)
@@ -109,7 +109,7 @@ def widest_place(mask: Bool[ndarray, "H W"]) -> tuple[float, float, float] | Non
 def _legend(
     entries: Sequence[tuple[tuple[int, ...], str, Font, float]], more: int, width: int, size: int
 ) -> Image.Image:
-    """A swatch, a name and a share for each, in rows as wide as the photo allows; `more` are only counted."""
+    """A swatch, name and share for each entry, in rows no wider than the photo; `more` labels are only counted."""
     shown = [(colour, f"{name}  {share:.1%}", font) for colour, name, font, share in entries]
     if more:
         shown.append(((255, 255, 255), f"and {more} more", _default_font(size)))
@@ -122,14 +122,14 @@ def _legend(
     draw = ImageDraw.Draw(legend)
     for i, (colour, text, font) in enumerate(shown):
         x, y = gap + i % columns * cell, gap + i // columns * line
-        # The background keeps the photo's own colours: its swatch is empty.
+        # The background keeps the photo's colours, so its swatch is empty.
         draw.rectangle((x, y, x + size, y + size), fill=colour if any(colour) else "white", outline="grey")
         draw.text((x + size + gap, y + size // 2), text, fill="black", font=font, anchor="lm")
     return legend
 
 
 def readable(name: str, index: int, size: int) -> tuple[str, Font]:
-    """The name and a font that has all its letters; where none has, its number, which the JSON explains."""
+    """The name, and a font with all its letters; if there is none, the label's number, which the JSON explains."""
     name = " ".join(name.split())
     name = name if len(name) <= 40 else name[:39] + "…"
     for file in (None, *FONTS):
@@ -153,7 +153,7 @@ def _system_font(file: str, size: int) -> Font | None:
 
 
 def _draws(font: Font, text: str) -> bool:
-    """Whether no letter becomes the box that stands for a missing one."""
+    """Whether the font has every letter, so that none becomes the box of a missing one."""
     missing = _glyph(font, "\uffff")
     return all(letter.isspace() or _glyph(font, letter) != missing for letter in set(text))
 

@@ -21,17 +21,17 @@ from PIL import Image
 from segclip.cli import TERMINATED
 from segclip.segment.segmenter import Segmenter
 from segclip.web.server import make_app
-from segclip.web.service import PLACES, PROTOCOLS, Desk
+from segclip.web.service import PROTOCOLS, QUEUE_SIZE, Service
 
-PATIENCE = 60  # seconds for any answer
+TIMEOUT = 60  # seconds for any answer
 
 
 class Served:
-    """A server that runs: its desk, and how to ask it."""
+    """A running server: its service, and how to send it requests."""
 
-    def __init__(self, desk: Desk, address: str, uploads: Path) -> None:
-        self.desk, self.address, self.uploads = desk, address, uploads
-        self.client = httpx.Client(base_url=address, timeout=PATIENCE)
+    def __init__(self, service: Service, address: str, uploads: Path) -> None:
+        self.service, self.address, self.uploads = service, address, uploads
+        self.client = httpx.Client(base_url=address, timeout=TIMEOUT)
 
     def ask(self, **question: Any) -> httpx.Response:
         return self.client.post("/segment", json=question)
@@ -60,9 +60,11 @@ class Served:
 
 
 @contextmanager
-def serve(segmenters: dict[str, dict[Any, Segmenter]], uploads: Path, places: int = PLACES) -> Iterator[Served]:
-    desk = Desk(segmenters, places)
-    config = uvicorn.Config(make_app(desk, uploads), port=0, log_level="error", ws="none", timeout_graceful_shutdown=1)
+def serve(segmenters: dict[str, dict[Any, Segmenter]], uploads: Path, queue_size: int = QUEUE_SIZE) -> Iterator[Served]:
+    service = Service(segmenters, queue_size)
+    config = uvicorn.Config(
+        make_app(service, uploads), port=0, log_level="error", ws="none", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -71,7 +73,7 @@ def serve(segmenters: dict[str, dict[Any, Segmenter]], uploads: Path, places: in
             assert thread.is_alive()
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(desk, f"http://127.0.0.1:{port}", uploads)
+        yield Served(service, f"http://127.0.0.1:{port}", uploads)
     finally:
         server.should_exit = True
         thread.join()
@@ -89,7 +91,7 @@ def serve_by_command(*arguments: str) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-        assert process.wait(PATIENCE) == TERMINATED
+        assert process.wait(TIMEOUT) == TERMINATED
 
 
 def segmenters_of(model: Any) -> dict[Any, Segmenter]:

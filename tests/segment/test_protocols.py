@@ -170,12 +170,12 @@ def test_objects_that_cannot_be(settings: dict) -> None:
 def test_larger_windows_are_larger_windows() -> None:
     segmenter = Segmenter(small_model(), PaperProtocol(short=128, window=128, stride=64))
     (encoded,) = segmenter.encode([skimage.data.chelsea()])
-    assert encoded.views[0].boxes == [(0, 0), (0, 64)] and encoded.outputs[0].soft.shape == (2, 4, 64)
+    assert encoded.windows[0].boxes == [(0, 0), (0, 64)] and encoded.outputs[0].soft.shape == (2, 4, 64)
     with pytest.raises(ValueError, match="not a multiple of the patch"):
         Segmenter(small_model(), PaperProtocol(window=100)).encode([skimage.data.chelsea()])
 
 
 def test_a_photo_that_another_protocol_cut() -> None:
     (encoded,) = Segmenter(small_model(), "open").encode([skimage.data.chelsea()])
-    with pytest.raises(ValueError, match=r"2 scales.* under this protocol"):
+    with pytest.raises(ValueError, match=r"2 scales.* with this protocol"):
         Segmenter(small_model(), "paper").label(encoded, ["cat"])

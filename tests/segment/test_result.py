@@ -110,14 +110,14 @@ def test_mask_crop_and_cutout_of_a_label() -> None:
 
 
 @pytest.mark.parametrize("use", [Segmentation.mask, Segmentation.crop, Segmentation.cutout])
-def test_a_label_that_nobody_asked_for(use: Callable[[Segmentation, str], object]) -> None:
-    with pytest.raises(ValueError, match="label 'cow' was not asked for; there are 'background', 'dog', 'cat'"):
+def test_a_label_that_was_not_given(use: Callable[[Segmentation, str], object]) -> None:
+    with pytest.raises(ValueError, match=r"'cow'.*'background', 'dog', 'cat'"):
         use(quarters(), "cow")
 
 
 @pytest.mark.parametrize("use", [Segmentation.crop, Segmentation.cutout])
 def test_a_label_that_was_not_found(use: Callable[[Segmentation, str], object]) -> None:
-    with pytest.raises(ValueError, match="label 'dog' was not found in the photo; found were 'background', 'cat'"):
+    with pytest.raises(ValueError, match=r"'dog' was not found.*'background', 'cat'"):
         use(quarters(), "dog")
 
 
@@ -153,7 +153,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("stem", ["", "../photo", "a/b", ".", ".."])
 def test_a_stem_is_a_file_name(tmp_path: Path, stem: str) -> None:
-    with pytest.raises(ValueError, match="is no file name"):
+    with pytest.raises(ValueError, match="without a folder"):
         quarters().save(tmp_path, stem)
 
 

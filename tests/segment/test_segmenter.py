@@ -3,6 +3,7 @@
 import logging
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,16 @@ def test_where_a_segmenter_works(given: str, tmp_path: Path) -> None:
     elsewhere = Segmenter(source, device="meta")  # a device that every machine has
     assert {p.device.type for p in elsewhere.model.parameters()} == {"meta"} == {elsewhere.encoder.device.type}
     assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+def test_many_threads_label_at_once(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a GPU; the labels are embedded by the first of them alone."""
+    expected = Segmenter(model).segment(PHOTO, ["cat", "dog"])
+    calls, embed = [], OpenProtocol.embed_labels
+    monkeypatch.setattr(OpenProtocol, "embed_labels", lambda *given: (calls.append(given), embed(*given))[1])
+    segmenter = Segmenter(model)
+    photos = segmenter.encode([PHOTO] * 8)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda photo: segmenter.label(photo, ["cat", "dog"]), photos):
+            np.testing.assert_array_equal(found.labels, expected.labels)
+    assert len(calls) == 1

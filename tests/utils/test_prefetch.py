@@ -45,3 +45,21 @@ def test_errors_come_in_their_turn() -> None:
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert list(prefetched([], str)) == []
+
+
+def test_several_threads_work_at_once_and_keep_the_order() -> None:
+    together = threading.Barrier(3, timeout=5)
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(6):
+            taken.append(i)
+            yield i
+
+    def work(i: int) -> int:
+        together.wait()  # passes only where three work at once
+        return i
+
+    results = prefetched(items(), work, threads=3, ahead=4)
+    assert next(results) == 0 and taken == [0, 1, 2, 3, 4]
+    assert list(results) == [1, 2, 3, 4, 5]

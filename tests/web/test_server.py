@@ -21,14 +21,14 @@ import skimage.data
 from helpers import ROOT
 from helpers.pages import blocks
 from helpers.small_model import small_model
-from helpers.web_server import PATIENCE, Served, assert_in_words, png, segmenters_of, serve, text, unpacked
+from helpers.web_server import TIMEOUT, Served, assert_in_words, png, segmenters_of, serve, text, unpacked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from segclip.cli import main
 from segclip.segment.segmenter import Segmenter
-from segclip.web.service import MAX_BYTES, MAX_LABELS, MAX_LETTERS, MAX_PIXELS, PLACES, Desk, open_desk
+from segclip.web.service import MAX_BYTES, MAX_LABELS, MAX_LETTERS, MAX_PIXELS, QUEUE_SIZE, Service, open_service
 
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
 LABELS = ["cup", "potted plant"]
@@ -102,7 +102,7 @@ def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
     [
         ({"photo": ...}, "base64"),
         ({"photo": 5}, "base64"),
-        ({"photo": "*"}, "no base64"),
+        ({"photo": "*"}, "not base64"),
         ({"photo": ""}, "empty"),
         ({"photo": text(b"no image")}, "not an image"),
         ({"photo": text(png(PHOTO)[:500])}, "truncated"),
@@ -114,7 +114,7 @@ def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
         ({"labels": 5}, "labels"),
         ({"labels": ["cup", 5]}, "expected a text"),
         ({"labels": ["cup", "Cup "]}, "repeats"),
-        ({"labels": ["\ud800"]}, "half a letter"),
+        ({"labels": ["\ud800"]}, "half a character"),
         ({"labels": [f"thing {i}" for i in range(MAX_LABELS + 1)]}, f"at most {MAX_LABELS}"),
         ({"labels": ["w" * (MAX_LETTERS + 1)]}, f"at most {MAX_LETTERS}"),
         ({"protocol": "groupvit"}, "protocol"),
@@ -122,9 +122,9 @@ def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
         ({"background": 2}, "background"),
         ({"background": True}, "background"),
         ({"background": float("nan")}, "background"),
-        ({"model": "mini"}, "here are small, other"),
-        ({"model": "../../mini.safetensors"}, "here are small, other"),
-        ({"model": {}}, "here are small, other"),
+        ({"model": "mini"}, "choose one of small, other"),
+        ({"model": "../../mini.safetensors"}, "choose one of small, other"),
+        ({"model": {}}, "choose one of small, other"),
         ({"coco": 1}, "coco"),
         ({"file": "/etc/passwd"}, "unknown field 'file'"),
     ],
@@ -140,7 +140,7 @@ def test_a_bad_question_is_refused_in_words(served: Served, question: dict[str, 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b"\xff\xfe", b"[" * 100_000, b'{"photo":' * 50_000])
 def test_a_body_that_is_no_question(served: Served, body: bytes) -> None:
     response = served.client.post("/segment", content=body, headers={"content-type": "application/json"})
-    assert_in_words(response, 400, "the request is no JSON")
+    assert_in_words(response, 400, "the request is not")
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -156,7 +156,7 @@ def test_too_many_pixels_or_bytes(served: Served) -> None:
     assert_in_words(served.ask(photo=text(bytes(MAX_BYTES + 1)), labels=LABELS), 400, "MiB")
     for address in ("/segment", "/gradio_api/upload", "/gradio_api/queue/join"):
         # Refused by its header: nothing of so large a body is read, nor sent here.
-        connection = http.client.HTTPConnection(served.address.removeprefix("http://"), timeout=PATIENCE)
+        connection = http.client.HTTPConnection(served.address.removeprefix("http://"), timeout=TIMEOUT)
         connection.request("POST", address, headers={"Content-Length": str(2 * MAX_BYTES)})
         answer = connection.getresponse()
         assert answer.status == 413 and b"too large" in answer.read()
@@ -192,19 +192,19 @@ def test_damaged_photos_never_end_it(served: Served, data: st.DataObject) -> Non
 # Many at once
 
 
-def test_a_full_line_is_told_to_wait(served: Served) -> None:
-    """20 at once: as many as there are places are served, the others are told when to come back; none is lost."""
+def test_a_full_queue_is_told_to_wait(served: Served) -> None:
+    """20 at once: as many as the queue holds are served, the others are told when to retry; none is lost."""
     expected = Segmenter(small_model()).segment(PHOTO, LABELS).labels
     with ThreadPoolExecutor(20) as pool:
-        with served.desk.working:  # nobody is served until all who find no place have been told so
+        with served.service.lock:  # nobody is served until all who find no slot have been told so
             asked = [pool.submit(served.ask, photo=text(png(PHOTO)), labels=LABELS) for _ in range(20)]
             deadline = time.monotonic() + 60
-            while sum(a.done() for a in asked) < 20 - PLACES:
+            while sum(a.done() for a in asked) < 20 - QUEUE_SIZE:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         answers = [a.result() for a in asked]
     refused = [answer for answer in answers if answer.status_code == 503]
-    assert len(refused) == 20 - PLACES
+    assert len(refused) == 20 - QUEUE_SIZE
     for answer in refused:
         assert_in_words(answer, 503, "waiting")
         assert int(answer.headers["retry-after"]) > 0
@@ -214,10 +214,10 @@ def test_a_full_line_is_told_to_wait(served: Served) -> None:
     assert served.ask(photo=text(png(PHOTO)), labels=LABELS).status_code == 200
 
 
-def test_a_full_line_of_the_page(served: Served) -> None:
+def test_a_full_queue_of_the_page(served: Served) -> None:
     values = (served.upload(png(PHOTO)), "cup", "automatic", 0.5, "open", "small")
     with ThreadPoolExecutor(20) as pool:
-        with served.desk.working:
+        with served.service.lock:
             pressed = [pool.submit(served.press, *values) for _ in range(20)]
             deadline = time.monotonic() + 60
             while not any(p.done() for p in pressed):
@@ -274,12 +274,12 @@ def test_labels_are_text_never_markup(served: Served) -> None:
 
 
 def test_models_have_names_not_paths(weights: Path) -> None:
-    desk = open_desk([str(weights)], "cpu")
-    assert desk.models == ["small.safetensors"]
+    service = open_service([str(weights)], "cpu")
+    assert service.models == ["small.safetensors"]
     with pytest.raises(ValueError, match="same name"):
-        open_desk([str(weights), str(weights)], "cpu")
+        open_service([str(weights), str(weights)], "cpu")
     with pytest.raises(ValueError, match="no model"):
-        open_desk([], "cpu")
+        open_service([], "cpu")
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ def weights(tmp_path: Path) -> Path:
     ("arguments", "why"),
     [
         (("--port", "99999"), "0..65535"),
-        (("--port", "0", "--host", "256.1.1.1"), "cannot be listened at"),
+        (("--port", "0", "--host", "256.1.1.1"), "cannot be listened on"),
         (("--port", "0", "--model", "minni"), "did you mean mini"),
         (("--port", "0", "--device", "abacus"), "device 'abacus'"),
     ],
@@ -316,8 +316,8 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert 'pip install "segclip[web]"' in capsys.readouterr().err
 
 
-def test_a_place_is_given_back_whatever_happens() -> None:
-    desk = Desk({}, places=1)
+def test_a_slot_is_given_back_whatever_happens() -> None:
+    service = Service({}, queue_size=1)
     for _ in range(3):
-        with pytest.raises(KeyError), desk.place():
+        with pytest.raises(KeyError), service.slot():
             raise KeyError

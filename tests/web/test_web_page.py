@@ -15,12 +15,12 @@ from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from segclip.checkpoints.loading import load
 from segclip.visualize import palette
-from segclip.web.service import PLACES
+from segclip.web.service import QUEUE_SIZE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium")
 PHOTO = skimage.data.coffee()
-PATIENCE = 120_000  # milliseconds
+TIMEOUT = 120_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def photo(tmp_path: Path) -> Path:
 
 def opened(browser: Browser, served: Served, width: int = 1280, height: int = 900) -> Page:
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     page.goto(served.address)
     page.wait_for_selector("#go")
     return page
@@ -87,8 +87,8 @@ def test_from_a_photo_to_its_overlay(browser: Browser, served: Served, photo: Pa
     assert changed[120, 280] and not changed[10, 10] and not changed[390, 590]  # in the cup; corners of the table
     towards = overlay[120, 280] - before[120, 280]
     assert towards @ (palette(2)[1] - before[120, 280]) > 0
-    question = served.desk.question("cup, table, dog", "mini", "open", "auto")
-    expected = served.desk.segment(PHOTO, question).labels
+    query = served.service.query("cup, table, dog", "mini", "open", "auto")
+    expected = served.service.segment(PHOTO, query).labels
     assert (changed == (expected > 0)).mean() > 0.97
     share = f"{(expected == 1).mean():.1%}"
     assert share in page.inner_text(".seg-row-1") and "cup" in page.inner_text(".seg-row-1")
@@ -147,13 +147,13 @@ def test_labels_run_no_script(browser: Browser, served: Served, photo: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_full_line_in_words(browser: Browser, served: Served, photo: Path) -> None:
+def test_a_full_queue_in_words(browser: Browser, served: Served, photo: Path) -> None:
     page = opened(browser, served)
     drop(page, photo)
     page.fill("#labels textarea", "cup")
     with ExitStack() as line:
-        for _ in range(PLACES):
-            line.enter_context(served.desk.place())
+        for _ in range(QUEUE_SIZE):
+            line.enter_context(served.service.slot())
         page.click("#go")
         assert "waiting" in page.inner_text('[role="alert"]')
     page.click("#go")

@@ -39,6 +39,11 @@ class NewRun:
     out: Path
 
 
+@dataclass(frozen=True)
+class NoRecipe:
+    """No recipe: --resume names a run that goes on."""
+
+
 def train_command(arguments: Sequence[str]) -> Callable[..., int]:
     """The command, as what follows `train` asks for it.
 
@@ -51,11 +56,11 @@ def train_command(arguments: Sequence[str]) -> Callable[..., int]:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in RECIPES:
         raise ValueError(f"recipe {arguments[0]!r}; known are {', '.join(RECIPES)}")
     choices = [_choice(name, arguments[1:] if arguments[:1] == [name] else None) for name in RECIPES]
-    none = Annotated[None, tyro.conf.subcommand("none", default=None, prefix_name=False)]
+    none = Annotated[NoRecipe, tyro.conf.subcommand("none", default=NoRecipe(), prefix_name=False)]
     kinds: Any = Union[(*choices, none)]
 
     def train(
-        recipe: Annotated[kinds, tyro.conf.arg(name="")] = None,  # pyright: ignore[reportInvalidTypeForm]
+        recipe: Annotated[kinds, tyro.conf.arg(name="")] = NoRecipe(),  # pyright: ignore[reportInvalidTypeForm]
         resume: Path | None = None,
         workers: int | None = None,
     ) -> int:
@@ -69,10 +74,10 @@ def train_command(arguments: Sequence[str]) -> Callable[..., int]:
             resume: Folder of a run that was broken.
             workers: With --resume: processes that read for each process that trains, if not as before.
         """
-        if resume and recipe is None:
+        if resume and recipe == NoRecipe():
             config, data = read_recipe(resume)
             return _train(NewRun("", config if workers is None else replace(config, workers=workers), data, resume))
-        if resume or recipe is None:
+        if resume or recipe == NoRecipe():
             raise ValueError(f"give a recipe ({', '.join(RECIPES)}) and --out RUN, or --resume RUN alone")
         if workers is not None:
             raise ValueError(f"--workers {workers} stands before the recipe; give it after the recipe's name")

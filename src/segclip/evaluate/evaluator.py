@@ -97,10 +97,10 @@ class Evaluator:
     @torch.inference_mode()
     def count_regions(self, encoded: EncodedPhoto, truth: Mask) -> Int64[ndarray, "_ 3"]:
         """What the regions of each window of the first scale would give with the best name for each."""
-        view, classes = encoded.views[0], len(self.benchmark.names)
-        owners = region_owner(encoded.outputs[0], (view.side, view.side)).cpu().numpy()
+        windows, classes = encoded.windows[0], len(self.benchmark.names)
+        owners = region_owner(encoded.outputs[0], (windows.side, windows.side)).cpu().numpy()
         found = []
-        for part, owner in zip(view.crops_of(truth), owners, strict=True):
+        for part, owner in zip(windows.crops_of(truth), owners, strict=True):
             regions = owner[: part.shape[0], : part.shape[1]]
             found.append(count_pairs(part, name_by_truth(part, regions, classes), classes))
         return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""How the background is asked for: the values that `background` takes everywhere, and the one check of them."""
+"""The values that `background` takes everywhere, and the check of them."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ Background = Literal["auto"] | float | None
 
 
 def check_background(value: object) -> Background:
-    """What somebody gave as `background`: "auto", "none" or None, or a number in 0..1, be it written as a text.
+    """Check a value for `background`: "auto", "none" or None, or a number in 0..1, which may be a str.
 
     Raises:
         ValueError: anything else.

@@ -1,4 +1,4 @@
-"""A label map as COCO has it: run lengths by pycocotools, one annotation per label.
+"""A label map in COCO's format: run lengths from pycocotools, one annotation per label.
 
 Axes: H W pixels.
 """
@@ -26,12 +26,12 @@ def encode_rle(mask: Bool[ndarray, "H W"]) -> Record:
 
 
 def decode_rle(counts: str, size: tuple[int, int]) -> Bool[ndarray, "H W"]:
-    """The mask that `encode_rle` was given; size: its height and width."""
+    """The mask that was given to `encode_rle`; size: its height and width."""
     return pycocotools_mask().decode({"size": list(size), "counts": counts.encode("ascii")}).astype(bool)
 
 
 def pycocotools_mask() -> Any:
-    """pycocotools' module for masks.
+    """The module pycocotools.mask.
 
     Raises:
         ValueError: it is not installed.
@@ -78,5 +78,5 @@ def annotation(
 
 
 def categories(names: Sequence[str]) -> list[Record]:
-    """All labels, found or not; their numbers are those of the label map."""
+    """All labels, found or not, numbered as in the label map."""
     return [{"id": index, "name": name, "supercategory": ""} for index, name in enumerate(names, 1)]

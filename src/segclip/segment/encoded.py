@@ -1,4 +1,4 @@
-"""A photo as the model saw it, before any label."""
+"""A photo as the model encoded it, before any label."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,24 +11,24 @@ from segclip.model.outputs import ImageOutput
 from segclip.segment.windows import Windows
 
 T = TypeVar("T")
-# Photos of one call differ in size: their axes have no common names.
+# Photos in one call differ in size, so their axes have no names.
 AnyPhoto = UInt8[ndarray, "_ _ 3"]
 
 
 @dataclass(frozen=True)
 class EncodedPhoto:
-    """A photo and what the model made of it, before any label: `Segmenter.label` takes it as often as one likes.
+    """An encoded photo, before any label: give it to `Segmenter.label` as often as you like.
 
     Attributes:
         photo: RGB uint8 (H,W,3), 0-255.
-        views: the photo in windows, at each scale of the protocol.
-        outputs: of the model, for each view.
+        windows: the photo cut into windows, at each scale of the protocol.
+        outputs: of the model, at each scale.
     """
 
     photo: AnyPhoto
-    views: list[Windows]
+    windows: list[Windows]
     outputs: list[ImageOutput]
-    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -36,7 +36,7 @@ class EncodedPhoto:
         return self.photo.shape[0], self.photo.shape[1]
 
     def once(self, compute: Callable[[AnyPhoto], T]) -> T:
-        """What `compute` makes of the photo: computed when first asked for, then kept for the next labels."""
-        if compute not in self._known:
-            self._known[compute] = compute(self.photo)
-        return self._known[compute]
+        """`compute(photo)`, computed when first needed, then kept for the next labels."""
+        if compute not in self._cache:
+            self._cache[compute] = compute(self.photo)
+        return self._cache[compute]

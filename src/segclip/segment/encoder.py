@@ -1,4 +1,4 @@
-"""The image tower as inference runs it: pixels of windows in, float32 out, in between whatever numbers suit.
+"""The image tower for inference: takes pixels of windows, returns float32, computes in the chosen precision.
 
 Axes: B windows, H W pixels, D width.
 """
@@ -20,17 +20,16 @@ INT8_MAX, TINY = 127, 1e-12
 
 
 class Encoder:
-    """Encodes windows with a model as it is now: a snapshot, which later changes of the model do not reach.
+    """Encodes windows with a snapshot of a model, which later changes of the model do not affect.
 
     Args:
-        model: whose image tower is used; it stays as it is.
-        dtype: of the products in the blocks, which are nearly all of the work. "bfloat16": for processors and GPUs that
-            multiply such numbers. "int8": the same with the trunk's weights kept in 8 bits, a quarter of their memory.
-            Sums over the blocks, the assignment and the scores stay in float32.
-        compile: have torch.compile make one program of the trunk; the first windows wait for it, and on a CPU it needs
-            a C++ compiler.
-        share: use the model's own weights where they are needed as they are, which saves a copy of them. For the owner
-            of a model, who promises that it does not change any more.
+        model: whose image tower is used; it is not changed.
+        dtype: of the matrix products in the blocks, which are nearly all of the work. "bfloat16": for processors and
+            GPUs that support it. "int8": bfloat16 with the trunk's weights kept in 8 bits, a quarter of the memory. The
+            residual stream, the assignment and the scores stay in float32.
+        compile: compile the trunk with torch.compile; the first windows wait for it, and on a CPU it needs a C++
+            compiler.
+        share: use the model's weights without a copy where possible. Only for a model that will not change any more.
 
     Raises:
         ValueError: an unknown dtype.
@@ -44,31 +43,31 @@ class Encoder:
         self._made_of = model, dtype, compile
         self._image: ImageEncoder = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()})
         _lighten(self._image, dtype)
-        self._image.eval()  # with what took the place of its layers
+        self._image.eval()  # with the layers that were replaced
         self._encode_patches = self._image.encode_patches
         if compile:
             self._encode_patches = torch.compile(self._image.encode_patches, dynamic=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Made anew where it is loaded: a program cannot be pickled, and another processor wants other products."""
+        """Rebuilt when loaded: compiled code cannot be pickled, and another processor may support other operators."""
         model, dtype, compile = self._made_of
         return partial(Encoder, compile=compile, share=True), (model, dtype)
 
     @torch.inference_mode()
     def __call__(self, windows: UInt8[Tensor, "B H W 3"]) -> ImageOutput:
-        """Encode RGB windows, 0-255; H and W multiples of the patch. Raises ValueError for others."""
+        """Encode RGB windows, 0-255. Raises ValueError unless H and W are multiples of the patch."""
         pixels = self._image.normalise(windows.to(self.device, non_blocking=True))
         self._image.check_size(*pixels.shape[-2:])
         return gather_regions(self._image, self._encode_patches(pixels))
 
 
 class InferenceLinear(nn.Module):
-    """A linear layer without gradients: in float32, or in bfloat16 with weights in bfloat16 or in 8 bits.
+    """A linear layer without gradients: in float32, or in bfloat16 with weights in bfloat16 or 8 bits.
 
     Args:
         linear: the layer.
         dtype: of the product.
-        light: whether the result may stay in bfloat16; else it is of the type of what is given.
+        light: whether the result may stay in bfloat16; otherwise it has the input's type.
     """
 
     weight: Tensor
@@ -91,7 +90,7 @@ class InferenceLinear(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Float[Tensor, "*batch D"], outputs: slice = slice(None)) -> Float[Tensor, "*batch _"]:
-        # Whole numbers up to 127 are exact in bfloat16; their scale is one factor for each output.
+        # Integers up to 127 are exact in bfloat16; the scale is one factor per output.
         given, x = x.dtype, x.to(self.dtype)
         weight, bias = self.weight[outputs].to(self.dtype), None if self.bias is None else self.bias[outputs]
         if not self.onednn:
@@ -104,7 +103,7 @@ class InferenceLinear(nn.Module):
 
 
 def _onednn_takes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether oneDNN can multiply here; torch's own asks MKL for float32, slow on processors that are not Intel's."""
+    """Whether oneDNN can multiply here. For float32 torch itself uses MKL, which is slow on non-Intel processors."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if torch_operator("mkldnn._linear_pointwise") is None:
@@ -117,7 +116,7 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-# torch.compile leaves it alone. What it calls is looked up when it runs, so it may stand where torch has no such thing.
+# Opaque to torch.compile. The operator is looked up when it runs, so this can be defined where torch lacks it.
 _in_program = torch.library.custom_op(
     "segclip::linear", _multiply, mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
 )
@@ -129,27 +128,27 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _lighten(module: nn.Module, dtype: DType, lightest: DType = "bfloat16", *, caller_is_light: bool = False) -> None:
-    """Replace, in a module and all that is in it, what says that it may be lighter; see `segclip.model.layers`.
+    """Replace the layers of a module, recursively, that declare a lower precision; see `segclip.model.layers`.
 
-    What is added up over the blocks stays in float32, and so does all that a module sees which says nothing of itself.
+    The residual stream stays in float32, and so do the inputs of a module that declares nothing.
     """
     lightest = getattr(module, "lightest", lightest)
-    own = DTYPES[min(DTYPES.index(dtype), DTYPES.index(lightest))]
+    allowed = DTYPES[min(DTYPES.index(dtype), DTYPES.index(lightest))]
     light = is_light(module)
     for name, child in list(module.named_children()):
-        # Of these two classes and no other: a subclass may compute something else.
+        # Exactly these two classes: a subclass may compute something else.
         if light and isinstance(child, nn.Linear) and type(child) in (nn.Linear, Projection):
-            setattr(module, name, InferenceLinear(child, own, light=caller_is_light))
+            setattr(module, name, InferenceLinear(child, allowed, light=caller_is_light))
         else:
             _lighten(child, dtype, lightest, caller_is_light=light)
     if not light:
         if dtype != "float32" and [*module.parameters(), *module.buffers()]:
             module.register_forward_pre_hook(_give_float32, with_kwargs=True)
         return
-    # Without gradients nobody needs what an activation was given; fresh memory costs more time than the arithmetic.
-    own_names = vars(module)
-    if "activation" in own_names and all(isinstance(child, InferenceLinear) for child in module.children()):
-        own_names["activation"] = overwriting(own_names["activation"])
+    # Without gradients an activation's input is not needed again, and new memory costs more time than the arithmetic.
+    attributes = vars(module)
+    if "activation" in attributes and all(isinstance(child, InferenceLinear) for child in module.children()):
+        attributes["activation"] = overwriting(attributes["activation"])
 
 
 def _give_float32(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -16,37 +16,37 @@ from segclip.model.segclip import SegCLIP
 from segclip.text.tokenizers import PADDING, TextTokenizer, tokenizer_for
 
 BATCH = 64  # texts encoded at once
-REMEMBERED = 20_000  # embeddings kept, the least recently used dropped first: 40 MB at 512 channels
+REMEMBERED = 20_000  # embeddings kept, least recently used dropped first: 40 MB with 512 channels
 
 log = logging.getLogger(__name__)
 
 
 class LabelEmbedder:
-    """Embeds labels with a model's text tower; what was embedded is remembered per label and set of templates.
+    """Embeds labels with a model's text tower, and remembers the embedding of each label and set of templates.
 
     Args:
-        model: whose weights change no more: what is remembered would not follow them.
+        model: its weights must not change any more, since remembered embeddings would not follow.
     """
 
     def __init__(self, model: SegCLIP) -> None:
         self.model = model
-        self._known: OrderedDict[tuple[tuple[str, ...], str], Tensor] = OrderedDict()
+        self._embeddings: OrderedDict[tuple[tuple[str, ...], str], Tensor] = OrderedDict()
 
     @torch.inference_mode()
     def __call__(self, labels: Sequence[str], templates: tuple[str, ...]) -> Float[Tensor, "K E"]:
         """The mean over the templates of the unnormalised embeddings, L2-normalised."""
-        new = list(dict.fromkeys(label for label in labels if (templates, label) not in self._known))
+        new = list(dict.fromkeys(label for label in labels if (templates, label) not in self._embeddings))
         if new:
             texts = [template.format(label) for label in new for template in templates]
             self._warn_cut(new, texts)
             means = self._encode(texts).unflatten(0, (len(new), len(templates))).mean(dim=1)
             for label, embedding in zip(new, F.normalize(means, dim=-1), strict=True):
-                self._known[templates, label] = embedding
+                self._embeddings[templates, label] = embedding
         for label in labels:
-            self._known.move_to_end((templates, label))
-        result = torch.stack([self._known[templates, label] for label in labels])
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+            self._embeddings.move_to_end((templates, label))
+        result = torch.stack([self._embeddings[templates, label] for label in labels])
+        while len(self._embeddings) > REMEMBERED:
+            self._embeddings.popitem(last=False)
         return result
 
     def _encode(self, texts: list[str]) -> Float[Tensor, "N E"]:
@@ -55,12 +55,12 @@ class LabelEmbedder:
 
     def _encode_batch(self, texts: list[str], device: torch.device) -> Float[Tensor, "N E"]:
         token_ids = self._tokenizer(texts)
-        # Padding follows the text and changes no embedding, attention being causal or masked: it is not computed.
+        # Padding follows the text and, as attention is causal or masked, changes no embedding: leave it out.
         longest = int((token_ids != PADDING).any(dim=0).nonzero()[-1]) + 1
         return self.model.encode_text(token_ids[:, :longest].to(device))
 
     def _warn_cut(self, labels: list[str], texts: list[str]) -> None:
-        """Say which labels are longer than the context, so that their end changes nothing."""
+        """Warn of labels that are longer than the context, whose end is ignored."""
         each = len(texts) // len(labels)
         cut = self._tokenizer.is_cut(texts)
         for i, label in enumerate(labels):

@@ -1,6 +1,7 @@
-"""Many photos through one model: reading and finishing overlap its work, and a bad photo stops no other."""
+"""Segments many photos: reading and writing overlap with the model's work, and a bad photo does not stop the others."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,15 @@ from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
+from segclip.utils.batches import batched
 from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
 
-BATCH = 4  # photos at once: enough windows for a GPU, few enough pixels for a laptop
+BATCH, GPU_BATCH = 4, 16  # photos at once: few enough pixels for a laptop, windows enough for a GPU
+READERS, FINISHERS = (
+    4,
+    8,
+)  # threads beside a GPU, at most, so that it seldom waits; beside a model on a CPU there is one
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,38 +34,41 @@ def segment_all(
     background: Background,
     finish: Callable[[Segmentation, Path, str], R | Failed],
 ) -> Iterator[tuple[Path, R | Failed]]:
-    """Each photo, and what became of it; the next ones are read, the last ones finished, while the model works.
+    """Each photo with its result; the next photos are read and the last ones finished while the model works.
+
+    Beside a GPU several threads do that; on a CPU, whose cores the model takes, one each.
 
     Args:
         segmenter: the model and the protocol.
         named: photos, each with the stem of its files.
         labels: as for `Segmenter.segment`.
-        background: likewise.
-        finish: makes of a photo's segmentation, its path and stem what is given back, or says why it cannot.
+        background: as for `Segmenter.segment`.
+        finish: turns a photo's segmentation, path and stem into its result, or says why it cannot; several threads
+            call it at once.
     """
 
-    def read(batch: Sequence[tuple[Path, str]]) -> list[tuple[Path, str, AnyPhoto | Failed]]:
-        return [(path, stem, attempt(path, partial(open_photo, path))) for path, stem in batch]
+    def read(one: tuple[Path, str]) -> tuple[Path, str, AnyPhoto | Failed]:
+        path, stem = one
+        return path, stem, attempt(path, partial(open_photo, path))
 
-    def label(batch: Sequence[tuple[Path, str, EncodedPhoto | Failed]]) -> list[tuple[Path, R | Failed]]:
-        return [
-            (path, photo if isinstance(photo, Failed) else label_one(photo, path, stem)) for path, stem, photo in batch
-        ]
-
-    def label_one(photo: EncodedPhoto, path: Path, stem: str) -> R | Failed:
+    def label(one: tuple[Path, str, EncodedPhoto | Failed]) -> tuple[Path, R | Failed]:
+        path, stem, photo = one
+        if isinstance(photo, Failed):
+            return path, photo
         result = attempt(path, partial(segmenter.label, photo, labels, background=background))
-        return result if isinstance(result, Failed) else finish(result, path, stem)
+        return path, result if isinstance(result, Failed) else finish(result, path, stem)
 
-    batches = [named[i : i + BATCH] for i in range(0, len(named), BATCH)]
-    encoded = (_encode(segmenter, batch) for batch in prefetched(batches, read))
-    for results in prefetched(encoded, label):
-        yield from results
+    on_cpu = segmenter.encoder.device.type == "cpu"
+    size, cores = (BATCH, 1) if on_cpu else (GPU_BATCH, os.cpu_count() or 1)
+    photos = prefetched(named, read, threads=min(READERS, cores), ahead=size)
+    encoded = (photo for batch in batched(photos, size) for photo in _encode(segmenter, batch))
+    yield from prefetched(encoded, label, threads=min(FINISHERS, cores), ahead=size)
 
 
 def _encode(
     segmenter: Segmenter, batch: Sequence[tuple[Path, str, AnyPhoto | Failed]]
 ) -> list[tuple[Path, str, EncodedPhoto | Failed]]:
-    """Encode together; where that fails, for want of memory mostly, one by one."""
+    """Encode a batch together; if that fails, mostly for lack of memory, one by one."""
     photos = {path: photo for path, _, photo in batch if not isinstance(photo, Failed)}
     found = attempt("a batch", partial(segmenter.encode, list(photos.values())))
     if isinstance(found, Failed):
@@ -69,7 +78,7 @@ def _encode(
 
 
 def attempt(item: Path | str, work: Callable[[], T]) -> T | Failed:
-    """What `work` gives, or why the photo `item` cannot be segmented."""
+    """The result of `work`, or why `item` cannot be segmented."""
     try:
         return work()
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""What the learnable centers gathered in a photo, drawn: one sheet, two pictures per center.
+"""Draws what the learnable centers gathered in a photo: a sheet with two pictures per center.
 
-Axes: C centers, K labels, H W pixels of the photo, h w as it is encoded, r c rows and columns of patches.
+Axes: C centers, K labels, H W pixels of the photo, h w pixels as encoded, r c rows and columns of patches.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from segclip.visualize import palette, readable
 
 LONGEST = 3.0  # long side of the encoded photo, in units of the model's side
 DARK = 0.15  # brightness of the photo where a center gathers nothing
-GAP, TEXT, ACROSS = 10, 15, 2  # pixels between pictures, height of letters, centers in a row
+GAP, TEXT, ACROSS = 10, 15, 2  # pixels between pictures, height of text in pixels, centers in a row
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the centers made of a photo, seen whole.
+    """What the centers gathered in a photo, encoded as a whole.
 
     Attributes:
-        photo: RGB uint8 (h,w,3), as it was encoded.
-        hard: (r,c), the center that each patch went to.
-        soft: (C,r,c), the share of each patch that each center took, 0-1.
-        names: of each center, the label nearest to its region and its probability among the labels; or empty.
+        photo: RGB uint8 (h,w,3), as encoded.
+        hard: (r,c), the center of each patch.
+        soft: (C,r,c), each center's share of each patch, 0-1.
+        names: for each center, the label nearest to its region, and the label's probability; empty without labels.
     """
 
     photo: UInt8[ndarray, "h w 3"]
@@ -45,15 +45,15 @@ class Gathered:
 
 @torch.inference_mode()
 def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str] = ()) -> Gathered:
-    """Encode a whole photo at once, its short side at the model's own, and see where the patches went.
+    """Encode a whole photo at once, with its short side at the model's, and return what each center gathered.
 
     Args:
         model: in evaluation mode.
         photo: RGB uint8, 0-255.
-        labels: what to name the regions with; none: they stay without names.
+        labels: names for the regions; empty: they stay unnamed.
 
     Raises:
-        ValueError: labels that cannot be used.
+        ValueError: invalid labels.
     """
     side, patch = model.config.image.side, model.config.image.patch
     size = fit_size(photo.shape[0], photo.shape[1], side, LONGEST * side)
@@ -65,14 +65,16 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str]
     if labels:
         labels = check_labels(labels)
         text = LabelEmbedder(model)(labels, OPEN_TEMPLATES)
-        chances, best = (model.scale * F.normalize(output.regions[0], dim=-1) @ text.T).softmax(dim=-1).max(dim=-1)
-        names = tuple((labels[i], p) for i, p in zip(best.tolist(), chances.tolist(), strict=True))
+        probabilities, best = (
+            (model.scale * F.normalize(output.regions[0], dim=-1) @ text.T).softmax(dim=-1).max(dim=-1)
+        )
+        names = tuple((labels[i], p) for i, p in zip(best.tolist(), probabilities.tolist(), strict=True))
     hard, soft = (maps[0].unflatten(-1, (rows, columns)).float().cpu() for maps in (output.hard, output.soft))
     return Gathered(small, hard.argmax(dim=0).numpy(), soft.numpy(), names)
 
 
 def draw_sheet(gathered: Gathered) -> Image.Image:
-    """The photo and its regions; below, for each center, what it gathered: whole patches, then shares of patches."""
+    """The photo and its regions; below, for each center, its patches (hard) and its shares of patches (soft)."""
     photo = gathered.photo
     height, width = photo.shape[:2]
     owner = np.asarray(
@@ -80,7 +82,7 @@ def draw_sheet(gathered: Gathered) -> Image.Image:
     )
     soft = resize_map(torch.from_numpy(gathered.soft), (height, width)).numpy()
     colours = palette(len(soft) + 1)[1:]
-    rows = [[_Picture("photo", photo), _Picture("a colour for each center", _mixed(photo, colours[owner]))]]
+    rows = [[_Picture("photo", photo), _Picture("one colour per center", _blend(photo, colours[owner]))]]
     cells = []
     for center, (share, colour) in enumerate(zip(soft, colours, strict=True)):
         hard = owner == center
@@ -89,8 +91,8 @@ def draw_sheet(gathered: Gathered) -> Image.Image:
             title += ": {} {:.2f}".format(*gathered.names[center])
         cells.append(
             [
-                _Picture(title, _lit(photo, hard.astype(np.float32)), tuple(colour.tolist())),
-                _Picture(f"{center + 1} soft", _lit(photo, share), tuple(colour.tolist())),
+                _Picture(title, _brighten(photo, hard.astype(np.float32)), tuple(colour.tolist())),
+                _Picture(f"{center + 1} soft", _brighten(photo, share), tuple(colour.tolist())),
             ]
         )
     rows += [list(chain(*cells[i : i + ACROSS])) for i in range(0, len(cells), ACROSS)]
@@ -104,22 +106,22 @@ class _Picture:
     colour: tuple[int, ...] | None = None  # of the center
 
 
-def _lit(photo: UInt8[ndarray, "h w 3"], light: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+def _brighten(photo: UInt8[ndarray, "h w 3"], light: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
     return (photo * (DARK + (1 - DARK) * light[..., None].clip(0, 1))).round().astype(np.uint8)
 
 
-def _mixed(photo: UInt8[ndarray, "h w 3"], colours: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
+def _blend(photo: UInt8[ndarray, "h w 3"], colours: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
     return (photo // 2 + colours // 2).astype(np.uint8)
 
 
 def _lay_out(rows: list[list[_Picture]], width: int, height: int) -> Image.Image:
     """Pictures in rows, each with a title above it."""
-    across, high = max(map(len, rows)), height + 2 * TEXT + GAP
-    sheet = Image.new("RGB", (GAP + across * (width + GAP), GAP + len(rows) * high), "white")
+    across, row_height = max(map(len, rows)), height + 2 * TEXT + GAP
+    sheet = Image.new("RGB", (GAP + across * (width + GAP), GAP + len(rows) * row_height), "white")
     draw = ImageDraw.Draw(sheet)
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            left, top, indent = GAP + x * (width + GAP), GAP + y * high, 0
+            left, top, indent = GAP + x * (width + GAP), GAP + y * row_height, 0
             if picture.colour:
                 indent = TEXT + GAP // 2
                 draw.rectangle((left, top, left + TEXT, top + TEXT), fill=picture.colour)

@@ -1,4 +1,4 @@
-"""What segmenting a photo gives: a label per pixel, to show and to save.
+"""The result of segmenting a photo: a label per pixel, to show and to save.
 
 Axes: H W pixels, K labels.
 """
@@ -22,7 +22,7 @@ from segclip.utils.files import atomic
 from segclip.utils.optional import require
 from segclip.visualize import draw_overlay, palette
 
-SHOWN = 8  # labels in the one line that stands for a result
+SHOWN = 8  # labels in a result's repr
 PALETTE_ENTRIES = 256  # of a palette PNG; with more labels the mask is a 16-bit PNG
 
 
@@ -35,7 +35,7 @@ class Found:
         index: its value in the label map and the mask.
         share: share of the photo's area, 0-1.
         score: mean score of its pixels, 0-1.
-        box: left, top, right, bottom in pixels; right and bottom are the first beyond it.
+        box: left, top, right, bottom in pixels; right and bottom are exclusive.
     """
 
     label: str
@@ -50,12 +50,12 @@ class Segmentation:
     """A photo's segmentation.
 
     Attributes:
-        labels: int32 (H,W), the photo's size: 0 the background, i the i-th label given.
+        labels: int32 (H,W), the photo's size: 0 is the background, i the i-th label given.
         scores: float32 (H,W), 0-1, the score of the label at each pixel.
         names: the labels given, in order; `names[i - 1]` is label i.
         photo: RGB uint8 (H,W,3), 0-255, upright.
         protocol: its name.
-        background: as it was asked for.
+        background: as given to `Segmenter.segment`.
     """
 
     labels: Int[ndarray, "H W"]
@@ -66,7 +66,7 @@ class Segmentation:
     background: Background
 
     def found(self) -> list[Found]:
-        """What is in the photo, the largest first, the background included."""
+        """What was found in the photo, largest first, with the background."""
         areas = np.bincount(self.labels.ravel())
         score = np.bincount(self.labels.ravel(), self.scores.ravel()) / np.maximum(areas, 1)
         boxes = _boxes(self.labels, len(areas))
@@ -77,14 +77,14 @@ class Segmentation:
         return sorted(found, key=lambda f: -f.share)
 
     def overlay(self) -> Image.Image:
-        """The photo with each label in its colour, its name on it, and a legend below with its share of the area."""
+        """The photo tinted with the labels' colours, their names on it, and a legend below with shares of the area."""
         return draw_overlay(self.photo, self.labels, [(f.index, f.label, f.share) for f in self.found()])
 
     def index_image(self) -> Image.Image:
         """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255.
 
         Raises:
-            ValueError: there are more labels than 16 bits hold.
+            ValueError: more labels than 16 bits can hold.
         """
         if len(self.names) > np.iinfo(np.uint16).max:
             raise ValueError(f"{len(self.names)} labels; a 16-bit mask holds {np.iinfo(np.uint16).max}: give fewer")
@@ -95,10 +95,10 @@ class Segmentation:
         return image
 
     def mask(self, label: str) -> Bool[ndarray, "H W"]:
-        """Where the label is; nowhere if it was not found. "background" is a label here too.
+        """Where the label is; all False if it was not found. "background" works too.
 
         Raises:
-            ValueError: none of the labels that were given.
+            ValueError: not one of the labels that were given.
         """
         return self.labels == self._index(label)
 
@@ -106,13 +106,13 @@ class Segmentation:
         """The photo within the label's box, RGB.
 
         Raises:
-            ValueError: none of the labels that were given, or one that was not found in the photo.
+            ValueError: not one of the labels that were given, or not found in the photo.
         """
         left, top, right, bottom = self._box(label)
         return Image.fromarray(self.photo[top:bottom, left:right])
 
     def cutout(self, label: str) -> Image.Image:
-        """The same, RGBA: transparent where the label is not.
+        """Like `crop`, as RGBA: transparent where the label is not.
 
         Raises:
             ValueError: as for `crop`.
@@ -123,7 +123,7 @@ class Segmentation:
         return image
 
     def record(self) -> dict:
-        """What `STEM.json` holds."""
+        """The content of `STEM.json`."""
         height, width = self.labels.shape
         return {
             "width": width,
@@ -137,11 +137,11 @@ class Segmentation:
     def to_coco(self, file_name: str = "photo") -> dict[str, Any]:
         """A COCO data set of this photo, ready for JSON: one annotation per label found, as compressed run lengths.
 
-        The categories are all labels, numbered as in the label map; the background is no category. Each annotation
-        has the mean `score` of its pixels.
+        The categories are all labels, numbered as in the label map, without the background. Each annotation has the
+        mean `score` of its pixels.
 
         Args:
-            file_name: of the photo, as COCO's reader shall find it.
+            file_name: the photo's file name in the data set.
 
         Raises:
             ValueError: pycocotools is not installed.
@@ -160,7 +160,7 @@ class Segmentation:
         }
 
     def to_supervision(self) -> Any:
-        """A `supervision.Detections` with one detection per label found, the largest first, the background left out.
+        """A `supervision.Detections` with one detection per label found, largest first, without the background.
 
         `mask` (N,H,W) and `xyxy` (N,4) are in pixels, `confidence` is the mean score, `class_id` the label's number in
         the label map (from 1), and `data["class_name"]` its name.
@@ -179,19 +179,19 @@ class Segmentation:
         )
 
     def save(self, folder: str | os.PathLike, stem: str) -> tuple[Path, Path, Path]:
-        """Write `STEM.overlay.png`, `STEM.mask.png` and `STEM.json`; an existing file is replaced whole or not at all.
+        """Write `STEM.overlay.png`, `STEM.mask.png` and `STEM.json`, each atomically.
 
-        With more than 255 labels the mask is a 16-bit greyscale PNG, else a palette PNG; pixel value = label index.
+        The mask is a palette PNG, or with more than 255 labels a 16-bit greyscale PNG; pixel value = label index.
 
         Returns:
             The three paths, in that order.
 
         Raises:
-            ValueError: `stem` is no plain file name, or there are more labels than a 16-bit mask holds.
-            OSError: the folder cannot be written.
+            ValueError: `stem` is not a plain file name, or there are more labels than a 16-bit mask can hold.
+            OSError: the folder cannot be written to.
         """
         if not stem or stem == ".." or Path(stem).name != stem:
-            raise ValueError(f"stem {stem!r} is no file name; give one without a folder")
+            raise ValueError(f"stem {stem!r} is not a file name; give one without a folder")
         mask = self.index_image()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ class Segmentation:
         return paths
 
     def __repr__(self) -> str:
-        """In a line: the photo's size, and what was found."""
+        """In one line: the photo's size, and what was found."""
         height, width = self.labels.shape
         found = self.found()
         shown = ", ".join(f"{f.label} {f.share:.1%}" for f in found[:SHOWN])
@@ -225,7 +225,7 @@ class Segmentation:
     def _index(self, label: str) -> int:
         known = (BACKGROUND, *self.names)
         if label not in known:
-            raise ValueError(f"label {label!r} was not asked for; there are {', '.join(map(repr, known))}")
+            raise ValueError(f"label {label!r} was not given; choose one of {', '.join(map(repr, known))}")
         return known.index(label)
 
     def _box(self, label: str) -> tuple[int, int, int, int]:
@@ -234,17 +234,17 @@ class Segmentation:
             if found.index == index:
                 return found.box
         names = ", ".join(repr(found.label) for found in self.found())
-        raise ValueError(f"label {label!r} was not found in the photo; found were {names}")
+        raise ValueError(f"label {label!r} was not found in the photo; choose one of {names}")
 
 
 def _boxes(labels: Int[ndarray, "H W"], count: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right, bottom of labels 0 to count - 1; of no meaning for one that does not occur."""
+    """Left, top, right, bottom of labels 0 to count - 1; meaningless for one that does not occur."""
     ends = []
     for axis in (1, 0):
         length = labels.shape[axis]
-        there = np.zeros((length, count), dtype=bool)  # which labels occur in each column, then row
-        there[np.arange(length)[None, :] if axis else np.arange(length)[:, None], labels] = True
-        ends.append((there.argmax(axis=0), length - there[::-1].argmax(axis=0)))
+        occurs = np.zeros((length, count), dtype=bool)  # which labels occur in each column, then row
+        occurs[np.arange(length)[None, :] if axis else np.arange(length)[:, None], labels] = True
+        ends.append((occurs.argmax(axis=0), length - occurs[::-1].argmax(axis=0)))
     (left, right), (top, bottom) = ends
     boxes = zip(left, top, right, bottom, strict=True)
     return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in boxes]

@@ -5,11 +5,11 @@ Axes: H W pixels, K labels, E embedding.
 
 import copy
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -42,30 +42,30 @@ __all__ = [
     "paper_scores",
 ]
 
-LABEL_SETS = 8  # whose embeddings are remembered together, the least recently used dropped first
+LABEL_SETS = 8  # lists of labels whose embeddings are remembered, least recently used dropped first
 
 
 class Segmenter:
-    """Segments photos with a model; remembers the embedding of every label it has seen.
+    """Segments photos with a model, and remembers the embeddings of labels.
 
-    It can be pickled, for workers in processes of their own.
+    It can be pickled, for worker processes.
 
     Args:
-        model: what `segclip.load` takes, or a SegCLIP. Of a SegCLIP it makes a private copy in evaluation mode, a
-            snapshot: make a new Segmenter after the weights changed. The model itself stays as it is.
-        protocol: "open", for people: any number of labels, edges that follow the photo; "paper", the evaluation of
-            arXiv 2211.14813 to the letter; "groupvit", the same rules on larger photos and overlapping windows. Or an
-            object with settings of your own, such as `OpenProtocol(scales=(1.0,))`, or of a class of your own.
-        device: as for `segclip.load`; but "auto" leaves the copy of a SegCLIP on the model's own device.
+        model: what `segclip.load` takes, or a SegCLIP. A SegCLIP is copied in evaluation mode, as a snapshot: after its
+            weights change, make a new Segmenter. The model itself is not changed.
+        protocol: "open", for everyday use: any number of labels, edges that follow the photo; "paper", exactly the
+            evaluation of arXiv 2211.14813; "groupvit", the same rules on larger photos with overlapping windows. Or a
+            protocol with other settings, such as `OpenProtocol(scales=(1.0,))`, or of your own class.
+        device: as for `segclip.load`, but "auto" keeps the copy of a SegCLIP on the model's device.
         dtype: of the image tower; see `segclip.segment.encoder.Encoder`.
-        compile: the image tower; see there.
+        compile: whether to compile the image tower; see `Encoder`.
 
     Attributes:
         protocol: the object.
-        protocol_name: as results have it: its name in `PROTOCOLS`, or its class's.
+        protocol_name: its name in `PROTOCOLS`, or that of its class; results record it.
 
     Raises:
-        ValueError: an unknown protocol or dtype, a model that cannot be loaded, or a device that is not there.
+        ValueError: an unknown protocol or dtype, a model that cannot be loaded, or a device that is not available.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class Segmenter:
         compile: bool = False,
     ) -> None:
         self._set_protocol(protocol)
-        self.model = _own_model(model, device).eval()
+        self.model = _load_or_copy(model, device).eval()
         self.encoder = Encoder(self.model, dtype, compile=compile, share=True)
         self._embed = LabelEmbedder(self.model)
 
     def with_protocol(self, protocol: Protocol | str) -> "Segmenter":
-        """A Segmenter under another protocol, which shares this one's weights and the labels it remembers.
+        """A Segmenter with another protocol, which shares this one's weights and remembered embeddings.
 
         Raises:
             ValueError: an unknown protocol.
@@ -95,14 +95,14 @@ class Segmenter:
     def _set_protocol(self, protocol: Protocol | str) -> None:
         self.protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
         self.protocol_name = protocol if isinstance(protocol, str) else name_of(protocol)
-        self._embedded = lru_cache(LABEL_SETS)(self._embed_labels)
+        self._embedded = _remember(self._embed_labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_embedded"}  # a cache cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._embedded = lru_cache(LABEL_SETS)(self._embed_labels)
+        self._embedded = _remember(self._embed_labels)
 
     def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
         """Segment one photo.
@@ -110,25 +110,25 @@ class Segmenter:
         Args:
             photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255; of any size and shape.
             labels: what to look for; label i of the result is the i-th of them, counted from 1.
-            background: "auto": the protocol's own way ("open": contrast words that win against the labels; "paper":
+            background: "auto": the protocol's own way ("open": where contrast words win against the labels; "paper":
                 its threshold); a number in 0..1: where the best label's probability is below it; None: every pixel
                 gets a label.
 
         Raises:
             PhotoError: a photo that cannot be read.
-            ValueError: labels or background that cannot be used.
+            ValueError: invalid labels or background.
         """
         return self.segment_batch([photo], labels, background=background)[0]
 
     def segment_batch(
         self, photos: Sequence[PhotoSource], labels: Sequence[str], *, background: Background = "auto"
     ) -> list[Segmentation]:
-        """Segment photos together: their windows fill common batches. Arguments, errors: see `segment`."""
-        names, background = check_labels(labels), check_background(background)  # before the model works for nothing
+        """Segment photos together, with their windows in shared batches. Arguments and errors: see `segment`."""
+        names, background = check_labels(labels), check_background(background)  # before any work of the model
         return [self._label_names(encoded, names, background) for encoded in self.encode(photos)]
 
     def encode(self, photos: Sequence[PhotoSource]) -> list[EncodedPhoto]:
-        """What costs time and knows no labels; the windows of all photos fill common batches.
+        """Encode photos, which takes most of the time and needs no labels; their windows share batches.
 
         Raises:
             PhotoError: a photo that cannot be read.
@@ -136,37 +136,37 @@ class Segmenter:
         return self._encode([open_photo(photo) for photo in photos], self.protocol)
 
     def label(self, encoded: EncodedPhoto, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
-        """Segment a photo that `encode` gave, by this Segmenter. Arguments and errors: see `segment`."""
+        """Segment a photo that this Segmenter encoded. Arguments and errors: see `segment`."""
         return self._label_names(encoded, check_labels(labels), check_background(background))
 
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
     ) -> Int[ndarray, "H W"]:
-        """The paper's protocol for given class embeddings, also where this Segmenter's own needs the labels' names.
+        """Segment with given class embeddings, under the paper's protocol if this Segmenter's own needs names.
 
         Args:
             photo: as for `segment`.
-            class_embeds: (K,E), an embedding per class; normalised here.
-            background: the threshold; None: there is no background.
+            class_embeds: (K,E), one per class; normalised here.
+            background: the threshold; None: no background.
 
         Returns:
-            (H,W): 0 the background, i the i-th class.
+            (H,W): 0 is the background, i the i-th class.
         """
-        bar = check_background(background)
+        threshold = check_background(background)
         protocol = PaperProtocol() if self.protocol.needs_names else self.protocol
         (encoded,) = self._encode([open_photo(photo)], protocol)
         embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self.encoder.device)
-        return self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), bar, protocol)[0]
+        return self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), threshold, protocol)[0]
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], protocol: Protocol) -> list[EncodedPhoto]:
         if not photos:
             return []
-        views = [protocol.cut_photo(photo, self.model.config.image.side) for photo in photos]
-        outputs = iter(encode_windows(self.encoder, [view for scales in views for view in scales]))
+        cut = [protocol.cut_photo(photo, self.model.config.image.side) for photo in photos]
+        outputs = iter(encode_windows(self.encoder, [windows for scales in cut for windows in scales]))
         return [
             EncodedPhoto(photo, scales, [next(outputs) for _ in scales])
-            for photo, scales in zip(photos, views, strict=True)
+            for photo, scales in zip(photos, cut, strict=True)
         ]
 
     def _label_names(self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background) -> Segmentation:
@@ -179,16 +179,29 @@ class Segmenter:
     ) -> tuple[Int[ndarray, "_ _"], Float[ndarray, "_ _"]]:
         """Labels and scores of a photo."""
         found = protocol.label_photo(encoded, labels, background, self.model.scale)
-        return found.labels.cpu().numpy().astype(np.int32), found.scores.float().cpu().numpy()
+        return found.labels.int().cpu().numpy(), found.scores.float().cpu().numpy()
 
     @torch.inference_mode()
     def _embed_labels(self, names: tuple[str, ...]) -> EmbeddedLabels:
         return self.protocol.embed_labels(names, self._embed)
 
 
-def _own_model(model: SegCLIP | str | os.PathLike, device: str | torch.device) -> SegCLIP:
-    """The model of a name or file, or a copy of the one given, which its owner may go on to change."""
+def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device) -> SegCLIP:
+    """The model with this name or file, or a copy of the given model, so that its owner may change it."""
     if not isinstance(model, SegCLIP):
         return checkpoints.load(model, device)
     target = None if device == "auto" else pick_device(device)
     return copy.deepcopy(model).to(target)
+
+
+def _remember(
+    embed: Callable[[tuple[str, ...]], EmbeddedLabels],
+) -> Callable[[tuple[str, ...]], EmbeddedLabels]:
+    """`embed`, whose last results are kept; a thread that asks for what another one embeds just then waits for it."""
+    known, lock = lru_cache(LABEL_SETS)(embed), threading.Lock()
+
+    def ask(names: tuple[str, ...]) -> EmbeddedLabels:
+        with lock:
+            return known(names)
+
+    return ask

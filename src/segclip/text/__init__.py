@@ -1,1 +1,1 @@
-"""Texts: tokenizers, prompts, what a list of labels must be."""
+"""Text: tokenizers, prompts, checks of labels."""

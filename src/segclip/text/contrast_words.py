@@ -1,8 +1,8 @@
-"""Contrast words: what else is in photos."""
+"""Contrast words: what else may be in a photo."""
 
-# What fills photos besides the labels that were asked for. These words compete with the labels, and what they win is
-# reported as background. Chosen by general knowledge, on no photo and for no benchmark; whole things and stuff only, as
-# a part ("wheel", "face") would take pixels from the label it belongs to.
+# Common things that compete with the labels; where one of these words wins, the pixel is background. Chosen by general
+# knowledge, not on photos or for a benchmark. There are only whole things and stuff, because a part ("wheel", "face")
+# would take pixels from the label that it belongs to.
 # fmt: off
 CONTRAST_WORDS = (
     # sky, land and water

@@ -1,4 +1,4 @@
-"""Labels: what a list of them must be, and how two are compared."""
+"""Checks and comparison of labels."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """The labels without white space around them.
 
     Raises:
-        ValueError: no list, an empty list, an empty or repeated label (in any case of letters), or "background".
+        ValueError: not a list, an empty list, an empty or repeated label (ignoring case), or "background".
     """
     if isinstance(labels, str):
         raise ValueError(f"labels {labels[:50]!r} is one text; give a list of labels, for example [{labels[:50]!r}]")
@@ -23,7 +23,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"label {position} of {len(labels)} is empty; remove it or name something")
         if key == BACKGROUND:
             raise ValueError(
-                f"label {position} is {label!r}, which is always there as label 0; remove it (the option `background` "
+                f"label {position} is {label!r}, which is always label 0; remove it (the option `background` "
                 "decides how it is found)"
             )
         if key in seen:
@@ -33,9 +33,9 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def singular(label: str) -> str:
-    """A label in lower case and the singular, by its ending: "Butterflies" -> butterfly."""
+    """A label in lower case and singular, judged by its ending: "Butterflies" -> butterfly."""
     label = " ".join(label.lower().split())
-    for ending, instead in (("ies", "y"), ("ses", "s"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
+    for ending, replacement in (("ies", "y"), ("ses", "s"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
         if label.endswith(ending):
-            return label[: -len(ending)] + instead
+            return label[: -len(ending)] + replacement
     return label[:-1] if label.endswith("s") and not label.endswith("ss") else label

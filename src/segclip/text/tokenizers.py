@@ -26,22 +26,22 @@ CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class TextTokenizer:
-    """Texts to the token ids of one text tower; made by `tokenizer_for`."""
+    """Turns texts into the token ids of one text tower; made by `tokenizer_for`."""
 
     def __init__(self, tokenizer: Tokenizer, clean: Callable[[str], str]) -> None:
         self._tokenizer = tokenizer
         self._clean = clean
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
-        """Token ids, start and end included, padded with 0; longer texts are cut, their end token kept.
+        """Token ids with start and end, padded with 0; texts that are too long are truncated and keep their end token.
 
         Raises:
-            ValueError: a lone str, no text, or something that is no text.
+            ValueError: a str instead of a list, no texts, or an item that is not a str.
         """
         return torch.tensor([encoding.ids for encoding in self._encode(texts)])
 
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
-        """Whether each text is longer than the context, so that its end is not seen. Raises as `__call__` does."""
+        """Whether each text is longer than the context, and so truncated. Raises as `__call__` does."""
         return [bool(encoding.overflowing) for encoding in self._encode(texts)]
 
     def _encode(self, texts: Sequence[Any]) -> list[Encoding]:
@@ -102,7 +102,7 @@ def _clip_tokenizer() -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     assert len(vocabulary) == CLIP_START
 
-    # Start and end are not in the vocabulary: no text, whatever it says, can spell an end token.
+    # Start and end are not in the vocabulary, so that no text can spell an end token.
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
     split = pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True)
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -118,17 +118,17 @@ def _sentence_tokenizer() -> Tokenizer:
 
 
 def _clean_clip(text: str) -> str:
-    """CLIP's cleaning: mojibake repaired, HTML unescaped twice, white space single, lower case."""
-    import ftfy  # here, so that `import segclip` does not wait for it
+    """CLIP's cleaning: repair mojibake, unescape HTML twice, collapse white space, lower case."""
+    import ftfy  # here, because importing it is slow
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def _checked(texts: Sequence[Any]) -> list[str]:
-    """The texts, as long as they are texts.
+    """The texts, checked.
 
-    Half characters (surrogates), as a shell with another encoding passes them, become "?": the library refuses them.
+    Surrogates, which a shell with another encoding can pass, become "?", because the library refuses them.
     """
     if isinstance(texts, str):
         raise ValueError(f"one text, {texts[:50]!r}, where a list of texts is expected; put it in a list")

@@ -1,1 +1,1 @@
-"""The page and the endpoint that `segclip web` serves."""
+"""The web page and the endpoint that `segclip web` serves."""

@@ -1,7 +1,6 @@
-"""The wall around the server: which addresses there are, how much may be sent, what a browser may fetch.
+"""What the server allows: which paths can be requested, how much can be sent, what a browser may load.
 
-gradio serves many more addresses than its page needs, some of which take a path or an address to fetch. They are not
-there for clients of ours.
+gradio serves many more paths than its page needs, and some take a file path or a URL to fetch. These are closed.
 """
 
 import json
@@ -20,16 +19,21 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SEGMENT, UPLOAD, JOIN = "/segment", "/gradio_api/upload", "/gradio_api/queue/join"
-# What the page asks for, and nothing else: in particular none of gradio's addresses that name a file to be served.
-READ = re.compile(
+# What the page needs, and nothing else: in particular none of gradio's paths that name a file to serve.
+READABLE = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.*"
     r"|/gradio_api/(startup-events|queue/data|upload_progress|theme\.css|heartbeat/.*)"
 )
-SMALL = 256 * 1024  # what the page sends when a button is pressed: labels and numbers
-MOST = {SEGMENT: MAX_BYTES * 4 // 3 + SMALL, UPLOAD: MAX_BYTES + SMALL, JOIN: SMALL, "/gradio_api/cancel": SMALL}
-ROOM = 2**30  # bytes of the disk that uploads leave free
+MAX_FIELDS = 256 * 1024  # bytes of what the page sends when a button is pressed: labels and numbers
+MAX_LENGTHS = {
+    SEGMENT: MAX_BYTES * 4 // 3 + MAX_FIELDS,
+    UPLOAD: MAX_BYTES + MAX_FIELDS,
+    JOIN: MAX_FIELDS,
+    "/gradio_api/cancel": MAX_FIELDS,
+}
+MIN_FREE_DISK = 2**30  # bytes that uploads leave free
 HEADERS = {
-    # Nothing is fetched from elsewhere, whatever a page of gradio's would like to. It needs eval for its templates.
+    # Nothing is loaded from other servers, even if gradio's page tries to. It needs eval for its templates.
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
     "base-uri 'self'; form-action 'self'; frame-ancestors 'self'",
@@ -38,12 +42,12 @@ HEADERS = {
 }
 
 
-class Guard:
-    """An ASGI application before another.
+class Middleware:
+    """Refuses what the application must not see, and adds security headers to every response.
 
     Args:
-        app: which gets what may pass.
-        uploads: gradio's folder of uploads: a file that the page names is in it.
+        app: the ASGI application.
+        uploads: gradio's folder of uploads; the page may name only files in it.
     """
 
     def __init__(self, app: App, uploads: Path) -> None:
@@ -56,13 +60,13 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         refusal = _refusal(scope)
-        if refusal is None and scope["path"] == UPLOAD and shutil.disk_usage(self.uploads).free < ROOM:
-            refusal = 507, "there is no room for photos on the server now; please try again later"
+        if refusal is None and scope["path"] == UPLOAD and shutil.disk_usage(self.uploads).free < MIN_FREE_DISK:
+            refusal = 507, "the server has no room for photos now; please try again later"
         if refusal is None and scope["path"] == JOIN:
-            message = await _whole(receive)
-            if not _names_uploads(message["body"], self.uploads):
-                refusal = 400, "the photo is none that was uploaded here; upload it"
-            receive = _again(message, receive)
+            message = await _read_body(receive)
+            if not _names_only_uploads(message["body"], self.uploads):
+                refusal = 400, "the photo was not uploaded here; upload it"
+            receive = _replay(message, receive)
         if refusal is not None:
             return await refuse(send, *refusal)
 
@@ -73,7 +77,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_headers(message["status"])]
                 refused = message["status"] == 503
-                if refused:  # gradio's line is full, or ours: in the same words
+                if refused:  # gradio's queue is full, or ours: the same message for both
                     return await refuse(send, 503, str(BusyError()))
             if not refused:
                 await send(message)
@@ -82,7 +86,7 @@ class Guard:
 
 
 async def refuse(send: Send, status: int, why: str) -> None:
-    """An answer in words: {"error": why}."""
+    """Respond with {"error": why}."""
     body = json.dumps({"error": why, "detail": why}).encode()  # "detail" is what gradio's page shows
     about = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*about, *_headers(status)]})
@@ -91,22 +95,22 @@ async def refuse(send: Send, status: int, why: str) -> None:
 
 def _refusal(scope: Message) -> tuple[int, str] | None:
     path, method = scope["path"], scope["method"]
-    if path not in MOST:
-        if not READ.fullmatch(path):
-            return 404, "there is no such address; the page is at /, the endpoint at /segment"
-        return None if method in ("GET", "HEAD") else (405, "this address can only be read")
+    if path not in MAX_LENGTHS:
+        if not READABLE.fullmatch(path):
+            return 404, "there is nothing at this path; the page is at /, the endpoint at /segment"
+        return None if method in ("GET", "HEAD") else (405, "this path can only be read")
     if method != "POST":
-        return 405, "this address takes a POST request"
+        return 405, "this path takes a POST request"
     length = dict(scope["headers"]).get(b"content-length", b"")
     if not length.isdigit():
         return 411, "the request has no Content-Length"
-    if len(length) > 12 or int(length) > MOST[path]:
-        return 413, f"the request is too large; a photo may have {MAX_BYTES // 2**20} MiB: scale it down"
+    if len(length) > 12 or int(length) > MAX_LENGTHS[path]:
+        return 413, f"the request is too large; a photo may have up to {MAX_BYTES // 2**20} MiB: scale it down"
     return None
 
 
-def _names_uploads(body: bytes, uploads: Path) -> bool:
-    """Whether all files that a page's request names were uploaded; gradio would fetch an address named as a file."""
+def _names_only_uploads(body: bytes, uploads: Path) -> bool:
+    """Whether all files that the page's request names were uploaded; gradio would fetch a URL given as a file."""
     try:
         files = list(_files(json.loads(body)))
     except (ValueError, RecursionError):
@@ -125,8 +129,8 @@ def _files(value: object) -> Iterator[object]:
             yield from _files(one)
 
 
-async def _whole(receive: Receive) -> Message:
-    """A request's body in one message; its length was checked."""
+async def _read_body(receive: Receive) -> Message:
+    """The body of a request in one message; its length was checked."""
     body = bytearray()
     while True:
         message = await receive()
@@ -135,13 +139,13 @@ async def _whole(receive: Receive) -> Message:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
 
-def _again(message: Message, receive: Receive) -> Receive:
+def _replay(message: Message, receive: Receive) -> Receive:
     messages = [message]
 
-    async def receive_again() -> Message:
+    async def receive_first() -> Message:
         return messages.pop() if messages else await receive()
 
-    return receive_again
+    return receive_first
 
 
 def _headers(status: int) -> list[tuple[bytes, bytes]]:

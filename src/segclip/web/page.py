@@ -1,4 +1,4 @@
-"""The page: a photo, labels, a button; what was found beside it. Its looks are in style.css, the result in view.py."""
+"""The page: a photo, labels and a button, with the result beside them, which render.py draws."""
 
 import hashlib
 import logging
@@ -12,8 +12,8 @@ import skimage.data
 from PIL import Image
 
 from segclip.utils.files import atomic
-from segclip.web.render import error_html, photo_html, result_html, thumbnails_html, words_html
-from segclip.web.service import MAX_BYTES, PLACES, PROTOCOLS, BusyError, Desk, read_photo
+from segclip.web.render import error_html, message_html, photo_html, result_html, thumbnails_html
+from segclip.web.service import MAX_BYTES, PROTOCOLS, QUEUE_SIZE, BusyError, Service, read_photo
 
 if TYPE_CHECKING:
     import gradio
@@ -26,19 +26,21 @@ EXAMPLES = {  # of scikit-image's photos, in the public domain
 HEAD = '<meta name="robots" content="noindex">'
 TITLE = """<h1>SegCLIP</h1>
 <p>Drop a photo, name what is in it, and see where it is. The photo stays on the computer that runs this page.</p>"""
-HOW = {"automatic": "auto", "threshold": None, "none": "none"}
+BACKGROUNDS = {"automatic": "auto", "threshold": None, "none": "none"}
 SHOW_STAGE = """() => { if (innerWidth < 640) document.querySelector("#stage").scrollIntoView({behavior: "smooth"}) }"""
-EMPTY = "The photo will be here."
+EMPTY = "The photo will appear here."
 
 log = logging.getLogger(__name__)
 
 
-def build_page(desk: Desk, uploads: Path) -> "gradio.Blocks":
-    """The page, to be mounted; `uploads` is gradio's folder of uploads, where the examples go too."""
+def build_page(service: Service, uploads: Path) -> "gradio.Blocks":
+    """The page, ready to mount; `uploads` is gradio's folder of uploads, which also gets the examples."""
     import gradio as gr
 
-    def look(file: Any) -> str:
-        return _in_words(lambda: photo_html(read_photo(read_upload(file, uploads)[1])) if file else words_html(EMPTY))
+    def preview(file: Any) -> str:
+        return _with_errors(
+            lambda: photo_html(read_photo(read_upload(file, uploads)[1])) if file else message_html(EMPTY)
+        )
 
     def segment(
         file: Any,
@@ -47,22 +49,24 @@ def build_page(desk: Desk, uploads: Path) -> "gradio.Blocks":
         threshold: Any,
         protocol: Any,
         model: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  # gradio asks for it so
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  # gradio requires this
     ) -> str:
         def work() -> str:
             name, data = read_upload(file, uploads)
-            question = desk.question(labels, model, protocol, threshold if how == "threshold" else HOW.get(how, how))
-            with desk.place():
+            query = service.query(
+                labels, model, protocol, threshold if how == "threshold" else BACKGROUNDS.get(how, how)
+            )
+            with service.slot():
                 progress(0.0, "Waiting for others")
-                with desk.working:
+                with service.lock:
                     start = time.perf_counter()
                     progress(0.1, "Reading the photo")
-                    result = desk.segment(read_photo(data, name), question, progress)
+                    result = service.segment(read_photo(data, name), query, progress)
                     progress(0.9, "Drawing")
                     seconds = time.perf_counter() - start
-                    return result_html(result, seconds, PurePath(name).stem, {"model": question.model})
+                    return result_html(result, seconds, PurePath(name).stem, {"model": query.model})
 
-        return _in_words(work)
+        return _with_errors(work)
 
     with gr.Blocks(title="SegCLIP", analytics_enabled=False, delete_cache=(300, 3600)) as page:
         gr.HTML(TITLE, elem_id="title")
@@ -73,13 +77,13 @@ def build_page(desk: Desk, uploads: Path) -> "gradio.Blocks":
                     gr.HTML(thumbnails_html("or try", {f"try-{n}": photo() for n, (photo, _) in EXAMPLES.items()}))
                     tries = [gr.Button(name, size="sm", min_width=60, elem_id=f"try-{name}") for name in EXAMPLES]
                 labels = gr.Textbox(
-                    label="Labels", info="with commas or line ends between them", placeholder="cat, dog, potted plant",
+                    label="Labels", info="separated by commas or new lines", placeholder="cat, dog, potted plant",
                     lines=2, max_lines=6, max_length=10_000, elem_id="labels",
                 )  # fmt: skip
                 with gr.Group(elem_id="options"):
                     how = gr.Radio(
-                        list(HOW), value="automatic", label="Background",
-                        info="what is none of the labels; with none, every pixel gets a label", elem_id="how",
+                        list(BACKGROUNDS), value="automatic", label="Background",
+                        info="what matches none of the labels; with none, every pixel gets a label", elem_id="how",
                     )  # fmt: skip
                     threshold = gr.Slider(
                         0, 1, 0.5, step=0.01, label="Threshold", elem_id="threshold",
@@ -90,47 +94,51 @@ def build_page(desk: Desk, uploads: Path) -> "gradio.Blocks":
                         info="open: for people; paper: the evaluation of arXiv 2211.14813",
                     )  # fmt: skip
                     model = gr.Dropdown(
-                        desk.models, value=desk.models[0], label="Model", visible=len(desk.models) > 1, elem_id="model"
+                        service.models,
+                        value=service.models[0],
+                        label="Model",
+                        visible=len(service.models) > 1,
+                        elem_id="model",
                     )
                 go = gr.Button("Segment", variant="primary", size="lg", elem_id="go")
             with gr.Column(scale=7, min_width=300, elem_id="see"):
-                stage = gr.HTML(words_html(EMPTY), elem_id="stage", js_on_load=None)
-        # Values come as the browser sends them: they are checked here, and in words, not by gradio.
+                stage = gr.HTML(message_html(EMPTY), elem_id="stage", js_on_load=None)
+        # Values arrive as the browser sends them: the service checks them, with messages for people, not gradio.
         raw = {"preprocess": False, "concurrency_limit": 1, "api_visibility": "private"}
-        photo.change(look, photo, stage, show_progress="minimal", **raw)
-        asked = [photo, labels, how, threshold, protocol, model]
-        gr.on([go.click, labels.submit], segment, asked, stage, **raw)
+        photo.change(preview, photo, stage, show_progress="minimal", **raw)
+        inputs = [photo, labels, how, threshold, protocol, model]
+        gr.on([go.click, labels.submit], segment, inputs, stage, **raw)
         go.click(None, js=SHOW_STAGE)
         for button, name in zip(tries, EXAMPLES, strict=True):
             button.click(_example(name, uploads), None, [photo, labels], show_progress="hidden", **raw)
-    return page.queue(max_size=PLACES)
+    return page.queue(max_size=QUEUE_SIZE)
 
 
 def read_upload(file: Any, uploads: Path) -> tuple[str, bytes]:
     """Name and bytes of an uploaded photo.
 
-    Of the path that a client names, only the last two parts count: which upload, and its file name. So no other file
-    can be asked for.
+    Only the last two parts of the client's path are used, the upload's id and its file name, so that no other file can
+    be read.
 
     Raises:
-        ValueError: nothing was uploaded, or it is there no longer.
+        ValueError: nothing was uploaded, or it is gone.
     """
     if not file:
         raise ValueError("no photo yet; drop one, or try an example")
     path = file.get("path") if isinstance(file, dict) else None
     parts = PurePath(path).parts[-2:] if isinstance(path, str) and "\0" not in path else ()
     if len(parts) != 2 or not re.fullmatch("[0-9a-f]{64}", parts[0]):
-        raise ValueError("the photo is none that was uploaded here; upload it")
+        raise ValueError("the photo was not uploaded here; upload it")
     found = uploads.joinpath(*parts)
     if not found.is_file() or found.is_symlink():
-        raise ValueError("the photo is there no longer; upload it again")
+        raise ValueError("the photo is gone; upload it again")
     with found.open("rb") as opened:
         return parts[1], opened.read(MAX_BYTES + 1)
 
 
 def _example(name: str, uploads: Path) -> Callable[[], tuple[str, str]]:
-    """Puts an example in the page as if it had been uploaded: it is removed in its time as uploads are, too."""
-    photo, words = EXAMPLES[name]
+    """Fills in an example as if it had been uploaded; like uploads, its file is removed after a while."""
+    photo, labels = EXAMPLES[name]
     file = uploads / hashlib.sha256(name.encode()).hexdigest() / f"{name}.jpg"
 
     def put() -> tuple[str, str]:
@@ -138,17 +146,17 @@ def _example(name: str, uploads: Path) -> Callable[[], tuple[str, str]]:
         if not file.exists():
             with atomic(file) as temporary:
                 Image.fromarray(photo()).save(temporary, "JPEG", quality=95)
-        return str(file), words
+        return str(file), labels
 
     return put
 
 
-def _in_words(work: Callable[[], str]) -> str:
-    """What it gives; if it fails, why, in words."""
+def _with_errors(work: Callable[[], str]) -> str:
+    """The HTML that `work` returns, or of its error."""
     try:
         return work()
     except (ValueError, BusyError) as error:
         return error_html(str(error))
-    except Exception:  # a bug, or no memory: the traceback is for the log alone
+    except Exception:  # a bug, or out of memory: the traceback goes only to the log
         log.exception("a request of the page failed")
-        return error_html("this could not be done; the server's log says why")
+        return error_html("this failed; the server's log says why")

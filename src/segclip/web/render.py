@@ -1,6 +1,6 @@
-"""A result as HTML: the photo under a layer per label, a table to point at and to tick, files to keep.
+"""A result as HTML: the photo under one layer per label, a table to hover over and tick, files to download.
 
-Everything is in the text itself, as data: URLs: nothing is written to the server's disk, and no script is needed.
+Everything is inline, as data: URLs: nothing is written to the server's disk, and no script is needed.
 Axes: H W pixels.
 """
 
@@ -17,14 +17,14 @@ from PIL import Image
 
 from segclip.data.photos import Photo
 from segclip.segment.result import Found, Segmentation
-from segclip.visualize import OPACITY, palette, widest_place
+from segclip.visualize import OPACITY, palette, widest_point
 
 LONGEST = 1280  # long side shown, in pixels
-NAMED = 0.03  # a label's name stands on the photo where it is at least so wide, in units of the photo's width
+NAMED = 0.03  # a label is named on the photo where it is at least this wide, in units of the photo's width
 
 
 def photo_html(photo: Photo) -> str:
-    """A photo alone, before it is segmented."""
+    """A photo before it is segmented."""
     height, width = photo.shape[:2]
     return (
         f'<div class="seg">{_stage(photo)}'
@@ -32,13 +32,13 @@ def photo_html(photo: Photo) -> str:
     )
 
 
-def words_html(words: str) -> str:
-    """A page's stage that has nothing to show yet."""
-    return f'<div class="seg"><p class="seg-empty">{escape(words)}</p></div>'
+def message_html(text: str) -> str:
+    """The page before there is anything to show."""
+    return f'<div class="seg"><p class="seg-empty">{escape(text)}</p></div>'
 
 
 def thumbnails_html(text: str, photos: dict[str, Photo]) -> str:
-    """A text; and the rules that put each photo, small, on the button whose id is given."""
+    """A text, and the CSS that shows a thumbnail of each photo on the button with its id."""
     rules = "".join(f"#examples #{name}{{background-image:url({_thumbnail(photo)})}}" for name, photo in photos.items())
     return f"<style>{rules}</style>{escape(text)}"
 
@@ -55,13 +55,13 @@ def error_html(why: str) -> str:
 
 
 def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str, object]) -> str:
-    """A segmentation to look at.
+    """A segmentation.
 
     Args:
-        result: what was found.
-        seconds: what it took.
-        stem: of the files to keep.
-        extra: what stands in the JSON file beside the segmentation's record.
+        result: the segmentation.
+        seconds: how long it took.
+        stem: of the files to download.
+        extra: fields of the JSON file besides the segmentation's record.
     """
     found = result.found()
     labels = [f for f in found if f.index]
@@ -74,7 +74,7 @@ def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str
     height, width = result.labels.shape
     return (
         f'<div class="seg"><style>{_rules(labels)}</style>{_stage(result.photo, layers)}'
-        f'<p class="seg-note">{width} × {height} pixels, {seconds:.1f} s. Point at a label, or tap it, to see it '
+        f'<p class="seg-note">{width} × {height} pixels, {seconds:.1f} s. Hover over a label, or tap it, to see it '
         "alone; untick it to hide it.</p>"
         '<table class="seg-table"><thead><tr><th>label</th><th>share</th><th class="seg-number">score</th></tr></thead>'
         f'<tbody>{rows}</tbody></table>{absent}<div class="seg-files">{_files(result, stem, extra)}</div></div>'
@@ -82,18 +82,18 @@ def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str
 
 
 def _layer(inside: Bool[ndarray, "H W"], found: Found, colour: UInt8[ndarray, "3"]) -> str:
-    """The label's colour where it is, a white line around it, its name where there is room."""
+    """The label's colour where it is, a white outline, and its name where there is room."""
     thick = max(1, min(inside.shape) // 300)
     pixels = inside.astype(np.uint8)
     inner = cv2.erode(pixels, np.ones((2 * thick + 1, 2 * thick + 1), np.uint8), borderValue=1)
-    image = Image.fromarray(2 * pixels - inner)  # 0 outside, 1 inside, 2 on the line
+    image = Image.fromarray(2 * pixels - inner)  # 0 outside, 1 inside, 2 on the outline
     image.putpalette([0, 0, 0, *colour.tolist(), 255, 255, 255])
     url = _url(image, "PNG", transparency=bytes([0, round(255 * OPACITY), 230]))
     layer = f'<img class="seg-layer seg-on-{found.index}" alt="" src="{url}">'
-    place = widest_place(inside)
-    if place is None or place[2] < NAMED * inside.shape[1]:
+    point = widest_point(inside)
+    if point is None or point[2] < NAMED * inside.shape[1]:
         return layer
-    left, top = 100 * place[0] / inside.shape[1], 100 * place[1] / inside.shape[0]
+    left, top = 100 * point[0] / inside.shape[1], 100 * point[1] / inside.shape[0]
     name = escape(found.label)
     return f'{layer}<span class="seg-name seg-on-{found.index}" style="left:{left:.1f}%;top:{top:.1f}%">{name}</span>'
 
@@ -112,7 +112,7 @@ def _row(found: Found, colour: UInt8[ndarray, "3"]) -> str:
 
 
 def _rules(labels: list[Found]) -> str:
-    """Pointing at a row dims the other labels; an empty tick hides its own."""
+    """Hovering over a row dims the other labels; unticking it hides its own."""
     return "".join(
         f".seg:has(.seg-row-{f.index}:hover) .seg-photo>:not(img:first-child):not(.seg-on-{f.index}){{opacity:.06}}"
         f".seg:has(.seg-row-{f.index} input:not(:checked)) .seg-on-{f.index}{{visibility:hidden}}"
@@ -138,12 +138,12 @@ def _stage(photo: Photo, layers: str = "") -> str:
     )
 
 
-def _shrink(image: ndarray, how: int) -> ndarray:
+def _shrink(image: ndarray, interpolation: int) -> ndarray:
     height, width = image.shape[:2]
     scale = LONGEST / max(height, width)
     if scale >= 1:
         return image
-    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=how)
+    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=interpolation)
 
 
 def _url(image: Image.Image, form: str, **options: object) -> str:
@@ -159,6 +159,6 @@ def _json_url(record: object) -> str:
 
 def _sentence(why: str) -> str:
     why = " ".join(why.split())
-    if "." not in why.split(" ")[0]:  # a file keeps its name as it is
+    if "." not in why.split(" ")[0]:  # a file name is not capitalised
         why = why[:1].upper() + why[1:]
     return why if why.endswith(".") else f"{why}."

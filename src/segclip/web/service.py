@@ -1,6 +1,6 @@
-"""What stands behind the page and the endpoint: what may be asked, one photo at a time, a line with an end.
+"""What the page and the endpoint share: checks of a query, a bounded queue, one photo at a time.
 
-Nothing here knows of HTTP, nor of gradio.
+It knows nothing of HTTP or gradio.
 """
 
 import threading
@@ -21,23 +21,23 @@ MAX_BYTES = 20 * 2**20  # of a photo's file
 MAX_PIXELS = 40_000_000  # of a photo: about 1 GB of memory while it is segmented
 MAX_LABELS = 100
 MAX_LETTERS = 100  # of a label
-PLACES = 16  # one at work, the others in line
-PROTOCOLS = ("open", "paper")  # that are offered
-RETRY_AFTER = 10  # seconds until it is worth to ask again, when the line is full
+QUEUE_SIZE = 16  # queries at a time, the one at work included
+PROTOCOLS = ("open", "paper")  # to choose from
+RETRY_AFTER = 10  # seconds until it is worth trying again, when the queue is full
 
-Tell = Callable[[float, str], object]  # what is being done, and what share of all is behind
+Progress = Callable[[float, str], object]  # takes the share that is done, and what is being done now
 
 
 class BusyError(Exception):
-    """The line is full."""
+    """The queue is full."""
 
     def __init__(self) -> None:
         super().__init__(f"Many people are waiting already. Please try again in {RETRY_AFTER} seconds.")
 
 
 @dataclass(frozen=True)
-class Question:
-    """What somebody wants to know of a photo; made by `Desk.question`, which checks it."""
+class Query:
+    """What to find in a photo, and how; made by `Service.query`, which checks it."""
 
     labels: tuple[str, ...]
     model: str
@@ -45,29 +45,29 @@ class Question:
     background: Background
 
 
-class Desk:
-    """The models, and the line of those who wait for them.
+class Service:
+    """The models, and a bounded queue for them.
 
     Args:
-        segmenters: for each model's name, one per protocol of `PROTOCOLS`.
-        places: for how many there is room, the one at work included.
+        segmenters: for each model's name, one per protocol in `PROTOCOLS`.
+        queue_size: how many queries are let in, the one at work included.
 
     Attributes:
-        working: held by the one whose photo is at work; memory is needed for one photo, not for all in line.
+        lock: held while a photo is decoded and segmented, so that memory is needed for one photo, not the whole queue.
     """
 
-    def __init__(self, segmenters: Mapping[str, Mapping[str, Segmenter]], places: int = PLACES) -> None:
-        self.working = threading.Lock()
+    def __init__(self, segmenters: Mapping[str, Mapping[str, Segmenter]], queue_size: int = QUEUE_SIZE) -> None:
+        self.lock = threading.Lock()
         self._segmenters = segmenters
-        self._free = threading.Semaphore(places)
+        self._free = threading.Semaphore(queue_size)
 
     @property
     def models(self) -> list[str]:
         return list(self._segmenters)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place in the line. Raises BusyError when there is none."""
+    def slot(self) -> Iterator[None]:
+        """Holds a slot in the queue. Raises BusyError if it is full."""
         if not self._free.acquire(blocking=False):
             raise BusyError
         try:
@@ -76,85 +76,87 @@ class Desk:
             self._free.release()
 
     def warm_up(self) -> None:
-        """Segment something, so that the first who comes waits no longer than the others."""
+        """Segment something, so that the first query takes no longer than the others."""
         for model in self.models:
             for protocol in PROTOCOLS:
                 self._segmenters[model][protocol].segment(np.zeros((64, 64, 3), np.uint8), ["cat"])
 
-    def question(self, labels: object, model: object, protocol: object, background: object) -> Question:
-        """What a client sent, of whatever type, as a question.
+    def query(self, labels: object, model: object, protocol: object, background: object) -> Query:
+        """Check what a client sent, which may be of any type.
 
         Args:
-            labels: a list of texts, or one text with commas or line ends between the labels.
+            labels: a list of texts, or one text of labels separated by commas or line breaks.
             model: one of `models`, None for the first.
             protocol: one of PROTOCOLS, None for the first.
             background: "auto", "none" or None, or a number in 0..1.
 
         Raises:
-            ValueError: anything else, in words for who asked.
+            ValueError: anything else, with a message for the client.
         """
         if isinstance(labels, str):
             labels = [label for label in labels.replace("\n", ",").split(",") if label.strip()]
         if not isinstance(labels, list):
-            raise ValueError("labels: give a list of texts, or one text with commas between the labels")
+            raise ValueError("labels: give a list of texts, or one text of labels separated by commas")
         if len(labels) > MAX_LABELS:
-            raise ValueError(f"{len(labels)} labels; at most {MAX_LABELS} are taken at once")
+            raise ValueError(f"{len(labels)} labels; at most {MAX_LABELS} are allowed")
         for label in labels:
             _check_text(label)
         model = self.models[0] if model is None else model
         if not isinstance(model, str) or model not in self._segmenters:
-            raise ValueError(f"model {_short(model)}; here are {', '.join(self.models)}")
+            raise ValueError(f"model {_short(model)}; choose one of {', '.join(self.models)}")
         protocol = PROTOCOLS[0] if protocol is None else protocol
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol {_short(protocol)}; choose one of {', '.join(PROTOCOLS)}")
-        return Question(check_labels(labels), model, protocol, check_background(background))
+        return Query(check_labels(labels), model, protocol, check_background(background))
 
-    def segment(self, photo: Photo, question: Question, tell: Tell = lambda share, what: None) -> Segmentation:
-        """Segment; who calls it holds a place and `working`."""
-        segmenter = self._segmenters[question.model][question.protocol]
-        tell(0.3, "Looking at the photo")
+    def segment(self, photo: Photo, query: Query, progress: Progress = lambda share, what: None) -> Segmentation:
+        """Segment a photo; the caller holds a slot and `lock`."""
+        segmenter = self._segmenters[query.model][query.protocol]
+        progress(0.3, "Encoding the photo")
         (encoded,) = segmenter.encode([photo])
-        tell(0.7, "Finding your labels")
-        return segmenter.label(encoded, question.labels, background=question.background)
+        progress(0.7, "Finding your labels")
+        return segmenter.label(encoded, query.labels, background=query.background)
 
 
-def open_desk(models: Sequence[str], device: str, places: int = PLACES) -> Desk:
-    """A desk with the models of these names or files, each loaded once; a file goes by its name, without its folder.
+def open_service(models: Sequence[str], device: str, queue_size: int = QUEUE_SIZE) -> Service:
+    """A service with these models, by name or file, each loaded once; a file goes by its name without the folder.
 
     Raises:
-        ValueError: no model, one that cannot be loaded, or two of one name.
+        ValueError: no model, one that cannot be loaded, or two with the same name.
     """
     if not models:
         raise ValueError("no model given; --model names one or more, such as mini")
     names = [Path(model).name or model for model in models]
     if len(set(names)) < len(names):
-        raise ValueError(f"models {', '.join(models)}: two go by the same name; rename a file")
+        raise ValueError(f"models {', '.join(models)}: two have the same name; rename a file")
     segmenters = {}
     for name, model in zip(names, models, strict=True):
         segmenter = Segmenter(model, device=device)
         segmenters[name] = {protocol: segmenter.with_protocol(protocol) for protocol in PROTOCOLS}
-    return Desk(segmenters, places)
+    return Service(segmenters, queue_size)
 
 
 def read_photo(data: bytes, name: str = "the photo") -> Photo:
-    """The photo in an image file's bytes.
+    """Decode an image file.
 
     Raises:
-        ValueError: more than MAX_BYTES or MAX_PIXELS, or no photo that can be read.
+        ValueError: more than MAX_BYTES or MAX_PIXELS, or a photo that cannot be read.
     """
     if len(data) > MAX_BYTES:
-        raise ValueError(f"{name}: {len(data) / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} are taken: scale it down")
+        raise ValueError(
+            f"{name}: {len(data) / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} are allowed: scale it down"
+        )
     return decode_photo(data, name, MAX_PIXELS)
 
 
 def _check_text(label: object) -> None:
-    """What `check_labels` takes for granted."""
+    """Check what `check_labels` assumes."""
     if not isinstance(label, str):
         raise ValueError(f"label {_short(label)}; expected a text")
     if len(label) > MAX_LETTERS:
-        raise ValueError(f"label {_short(label)} has {len(label)} letters; at most {MAX_LETTERS} are taken")
+        raise ValueError(f"label {_short(label)} has {len(label)} letters; at most {MAX_LETTERS} are allowed")
     if any("\ud800" <= letter <= "\udfff" for letter in label):
-        raise ValueError(f"label {label!r} holds half a letter, which no text may; remove it")
+        raise ValueError(f"label {label!r} holds half a character (a surrogate); remove it")
 
 
 def _short(value: object) -> str:

@@ -1,7 +1,7 @@
-"""Protocols: how a photo is cut, labels are embedded, and regions become a label map.
+"""Protocols: how a photo is cut into windows, labels are embedded, and regions become a label map.
 
-One file each, as `protocol.Protocol` says. `PROTOCOLS["mine"] = MyProtocol()` makes another known to `Segmenter` and
-the command line.
+Each has a file and implements `protocol.Protocol`. `PROTOCOLS["mine"] = MyProtocol()` adds one for `Segmenter` and the
+command line.
 """
 
 from segclip.segment.protocols.open import OpenProtocol
@@ -11,7 +11,7 @@ from segclip.segment.protocols.protocol import Protocol
 PROTOCOLS: dict[str, Protocol] = {
     "open": OpenProtocol(),
     "paper": PaperProtocol(),
-    # arXiv 2202.11094 evaluates so: larger photos, overlapping windows.
+    # The evaluation of arXiv 2202.11094: larger photos, overlapping windows.
     "groupvit": PaperProtocol(
         short=448,
         window=448,
@@ -23,12 +23,12 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of this name. Raises ValueError where there is none."""
+    """The protocol with this name. Raises ValueError if there is none."""
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
 def name_of(protocol: Protocol) -> str:
-    """A protocol's name in the table; of one that is not there, its class's."""
+    """A protocol's name in the table, or else the name of its class."""
     return next((name for name, known in PROTOCOLS.items() if known == protocol), type(protocol).__name__)

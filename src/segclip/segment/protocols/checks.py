@@ -4,7 +4,7 @@ from typing import Any
 
 
 def check_positive(protocol: Any, *names: str) -> None:
-    """Raise ValueError for a field that is neither None nor above 0; a tuple needs one number, and all above 0."""
+    """Raise ValueError for a field that is neither None nor above 0, nor a non-empty tuple of numbers above 0."""
     for name in names:
         value = getattr(protocol, name)
         values = value if isinstance(value, tuple) else (value,)
@@ -22,6 +22,6 @@ def check_share(protocol: Any, *names: str) -> None:
 
 
 def check_templates(templates: tuple[str, ...]) -> None:
-    """Raise ValueError for templates that do not take one label each."""
+    """Raise ValueError unless each template takes exactly one label."""
     if not templates or not all(template.count("{}") == 1 for template in templates):
         raise ValueError(f'templates {list(templates)}; give texts with one {{}} each, as in ["a photo of a {{}}."]')

@@ -1,7 +1,7 @@
-"""The open protocol, for people: any labels, a background without a threshold, edges that follow the photo.
+"""The open protocol, for everyday use: any labels, no threshold for the background, edges that follow the photo.
 
-One class competition per region, against contrast words; the regions' soft assignment drawn over overlapping windows;
-the result averaged over the photo's own superpixels. No step but the first depends on how many labels there are.
+For each region, labels compete with contrast words; the regions' scores are drawn by soft assignment in overlapping
+windows, then averaged over the photo's superpixels. Only the first step depends on the number of labels.
 
 Axes: B windows, C centers, P patches, E embedding, K labels, N contrast words, J score columns, H W pixels.
 """
@@ -31,29 +31,29 @@ from segclip.text.contrast_words import CONTRAST_WORDS
 from segclip.text.labels import singular
 from segclip.text.prompts import OPEN_TEMPLATES
 
-COLUMNS = 8  # drawn at once
+COLUMNS = 8  # score columns drawn at once
 
 
 @dataclass(frozen=True)
 class OpenProtocol:
-    """The protocol, with all of its constants; none depends on the labels.
+    """The protocol with its settings, none of which depends on the labels.
 
     `scales` was chosen on photos (docs/results.md).
 
     Attributes:
-        scales: short sides the photo is encoded at, in units of the model's side, no photo being enlarged beyond 1;
-            the scores are averaged.
+        scales: short sides at which the photo is encoded, in units of the model's side; scores are averaged. No photo
+            is enlarged beyond 1.
         stride: of the windows, in units of their side.
-        longest: the long side at most, in units of the model's side: bounds the work for a 1x4000 photo.
+        longest: maximum long side, in units of the model's side, which bounds the work for a 1x4000 photo.
         superpixel_side: short side at which superpixels are computed, in pixels; smaller photos keep their size.
-        superpixel_longest: long side there at most.
+        superpixel_longest: maximum long side for superpixels, in pixels.
         superpixel_scale, superpixel_sigma, superpixel_min: of Felzenszwalb's method; finer than in training.
-        vote: weight of a superpixel's mean score beside the pixel's own, so that small things do not vanish.
-        too_near: a contrast word whose text is nearer than this to a label's (cosine around the contrast words' mean)
-            does not compete.
-        threshold: in 0..1: also background is where the best label's probability is below it, as if it were given
-            as the background; None: the contrast words alone decide.
-        templates: texts that a label or a contrast word is put into; their embeddings are averaged.
+        vote: weight of a superpixel's mean score; the rest is the pixel's own, so that small things do not vanish.
+        too_near: a contrast word does not compete if its text is nearer than this to a label's (cosine around the
+            contrast words' mean).
+        threshold: in 0..1: under "auto", pixels whose best label's probability is below it are background, as if it
+            had been given as `background`; None: the contrast words decide.
+        templates: texts that a label or contrast word is inserted into; their embeddings are averaged.
     """
 
     scales: tuple[float, ...] = (1.0, 2.0)
@@ -85,7 +85,7 @@ class OpenProtocol:
         return [Windows.cut(_resize(photo, size), side, max(1, int(self.stride * side))) for size in sizes]
 
     def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        """The labels, and the contrast words that mean something else than every one of them."""
+        """The labels, and the contrast words that mean something else than all of them."""
         labels, contrast = embed(names, self.templates), embed(CONTRAST_WORDS, self.templates)
         return EmbeddedLabels(labels, contrast[_compete(CONTRAST_WORDS, contrast, names, labels, self.too_near)])
 
@@ -95,18 +95,18 @@ class OpenProtocol:
         """The label of each pixel.
 
         Args:
-            photo: encoded.
-            labels: the contrast words stand for "something else"; they are used unless background is None.
+            photo: an encoded photo.
+            labels: with contrast words for "something else", which are used unless background is None.
             background: "auto": where a contrast word wins, or below the `threshold` if there is one; a number: where
-                the best label's probability is below it, the contrast words competing; None: nowhere.
+                the best label's probability is below it, with contrast words competing; None: nowhere.
             scale: the multiplier of the cosines.
         """
         if background == "auto" and self.threshold is not None:
             background = self.threshold
         tables, columns = _region_tables(photo.outputs, labels, scale, background)
-        # To its device, and to the integers that torch adds up fastest by.
+        # On the device of the scores, and as int64, the fastest index for torch's sums.
         superpixels = photo.once(self.find_superpixels).to(columns)
-        best, winner = _vote(superpixels, _scales(superpixels.shape, photo.views, photo.outputs, tables), self.vote)
+        best, winner = _vote(superpixels, _scales(superpixels.shape, photo.windows, photo.outputs, tables), self.vote)
         found = columns[winner]
         if isinstance(background, float | int):
             below = best < background
@@ -114,7 +114,7 @@ class OpenProtocol:
         return LabelMap(_nearest(found, photo.size), _nearest(best, photo.size))
 
     def for_benchmark(self, name: str) -> "OpenProtocol":
-        """Itself: nothing in it was chosen for a benchmark."""
+        """Itself: no setting was chosen for a benchmark."""
         return self
 
     def find_superpixels(self, photo: AnyPhoto) -> Int[Tensor, "rows columns"]:
@@ -123,7 +123,7 @@ class OpenProtocol:
         method = cv2.ximgproc.segmentation.createGraphSegmentation(
             self.superpixel_sigma, self.superpixel_scale, self.superpixel_min
         )
-        ids = method.processImage(_resize(photo, size))  # Felzenszwalb's; OpenCV's is 4 times as fast as scikit-image's
+        ids = method.processImage(_resize(photo, size))  # Felzenszwalb's; OpenCV is 4 times as fast as scikit-image
         return torch.from_numpy(without_gaps(np.asarray(ids)))
 
 
@@ -136,53 +136,53 @@ def _compete(
 ) -> Bool[Tensor, "N"]:
     """Which contrast words mean something else than every label.
 
-    Text embeddings of any two words are alike; around their common mean they are not, so cosines are taken there.
+    Text embeddings of any two words are similar, but less so after subtracting their mean, so cosines are taken then.
     """
-    center = F.normalize(contrast, dim=-1).mean(dim=0)
-    around = [F.normalize(F.normalize(x, dim=-1) - center, dim=-1) for x in (contrast, labels)]
+    mean = F.normalize(contrast, dim=-1).mean(dim=0)
+    around = [F.normalize(F.normalize(x, dim=-1) - mean, dim=-1) for x in (contrast, labels)]
     far = (around[0] @ around[1].T).amax(dim=-1) <= too_near
     kinds = [_kinds(name) for name in names]
     labels_and_kinds, whole = set().union(*kinds), {singular(name) for name in names}
-    # Beside the label "dining table", "table" does not compete, nor does "brick wall" beside "wall".
-    other = [singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
-    return far & torch.tensor(other, device=far.device)
+    # "table" does not compete with the label "dining table", nor does "brick wall" with "wall".
+    different = [singular(word) not in labels_and_kinds and not _kinds(word) & whole for word in words]
+    return far & torch.tensor(different, device=far.device)
 
 
 def _kinds(name: str) -> set[str]:
-    """The name and the thing it is a kind of, in the singular: "dining tables" -> dining table, table."""
+    """The name and what it is a kind of, in the singular: "dining tables" -> dining table, table."""
     return {singular(name), singular(name.split(" of ")[0].split()[-1])}
 
 
 def _region_tables(
     outputs: list[ImageOutput], labels: EmbeddedLabels, scale: float, background: Background
 ) -> tuple[list[Float[Tensor, "_ C J"]], Int[Tensor, "J"]]:
-    """Probability of each label that is some region's best, and their numbers; under "auto" the background first."""
+    """Probabilities of the labels that are some region's best, and their indices; under "auto" the background first."""
     count, words = len(labels.labels), len(labels.contrast)
     text = F.normalize(labels.labels if background is None else torch.cat([labels.labels, labels.contrast]), dim=-1)
     sizes = [len(output.regions) for output in outputs]
     regions = F.normalize(torch.cat([output.regions for output in outputs]), dim=-1)
     logits = scale * regions @ text.T
     if words > count:
-        # Few labels that somebody asked for must not drown in many words: a label is held to be likelier than a word.
-        # By how much was chosen on collages of training photos (docs/results.md).
+        # A few labels must not be outnumbered by many contrast words, so each label gets a higher prior. How much
+        # higher was chosen on collages of training photos (docs/results.md).
         logits[..., :count] += math.log(words / count) / 3
-    chances = logits.softmax(dim=-1)
-    named = chances[..., :count]
+    probabilities = logits.softmax(dim=-1)
+    named = probabilities[..., :count]
     winners = named.argmax(dim=-1).unique()
     table, columns = named[..., winners], winners + 1
     if background == "auto" and words:
-        table = torch.cat([chances[..., count:].amax(dim=-1, keepdim=True), table], dim=-1)
+        table = torch.cat([probabilities[..., count:].amax(dim=-1, keepdim=True), table], dim=-1)
         columns = torch.cat([columns.new_zeros(1), columns])
     return list(table.split(sizes)), columns
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Scores of the photo at one scale: `down @ grid @ across.T` draws a column of them at the superpixels' size.
+    """Scores of the photo at one scale; `down @ grid @ across.T` draws a score column at the superpixels' size.
 
     Attributes:
-        grid: (R,S,J), a value per patch, the patches of all windows in rows and columns.
-        down, across: (h,R) and (w,S), bilinear; where windows overlap, their mean.
+        grid: (R,S,J), the scores of the patches of all windows, in rows and columns.
+        down, across: (h,R) and (w,S), which interpolate bilinearly and average overlapping windows.
     """
 
     grid: Float[Tensor, "R S J"]
@@ -190,22 +190,22 @@ class _Scale:
     across: Float[Tensor, "w S"]
 
     def draw(self, columns: slice) -> Float[Tensor, "h _"]:
-        """Some columns; a row has all of its pixels one after the other, and of each its columns."""
+        """Some score columns; a row of the result holds its pixels one after the other, each with its columns."""
         return self.down @ (self.across @ self.grid[..., columns]).flatten(1)
 
 
 def _scales(
-    size: Sequence[int], views: list[Windows], outputs: list[ImageOutput], tables: list[Float[Tensor, "_ C J"]]
+    size: Sequence[int], photo: list[Windows], outputs: list[ImageOutput], tables: list[Float[Tensor, "_ C J"]]
 ) -> list[_Scale]:
-    """The photo at each scale, to be drawn at `size` by way of the first scale's size."""
+    """The photo at each scale, to be drawn at `size` via the size of the first scale."""
     scales = []
-    for view, output, table in zip(views, outputs, tables, strict=True):
+    for windows, output, table in zip(photo, outputs, tables, strict=True):
         # Mixing scores by assignment and drawing them are both linear: mix at patches, which are few, then draw.
-        grid = view.tile(torch.einsum("bcj,bcp->bjp", table, output.soft))
-        axes = view.drawing(math.isqrt(output.soft.shape[-1]))
+        grid = windows.tile(torch.einsum("bcj,bcp->bjp", table, output.soft))
+        axes = windows.drawing(math.isqrt(output.soft.shape[-1]))
         to_size = [
-            bilinear(first, length) @ (bilinear(own, first) @ drawn)
-            for drawn, own, first, length in zip(axes, view.size, views[0].size, size, strict=True)
+            bilinear(first, length) @ (bilinear(working, first) @ drawn)
+            for drawn, working, first, length in zip(axes, windows.size, photo[0].size, size, strict=True)
         ]
         scales.append(_Scale(grid.movedim(0, -1), *(axis.to(grid) for axis in to_size)))
     return scales
@@ -214,24 +214,24 @@ def _scales(
 def _vote(
     superpixels: Int[Tensor, "h w"], scales: Sequence[_Scale], weight: float
 ) -> tuple[Float[Tensor, "h w"], Int[Tensor, "h w"]]:
-    """Best score and its column: of the mean over the scales, mixed with each superpixel's mean by `weight`."""
+    """Best score and its column, from the mean over the scales, mixed with each superpixel's mean by `weight`."""
     ids, count = superpixels.flatten(), scales[0].grid.shape[-1]
     area = ids.bincount()[:, None]
     best = scales[0].grid.new_full((len(ids),), -1.0)
     winner = torch.zeros_like(ids)
-    for first in range(0, count, COLUMNS):  # a few at a time, to stay small
-        # A pixel's scores lie together: a column must cost little, there may be many.
-        own = torch.stack([scale.draw(slice(first, first + COLUMNS)) for scale in scales]).mean(dim=0)
-        own = own.view(len(ids), -1)
-        mean = own.new_zeros(len(area), own.shape[1]).index_add_(0, ids, own).div_(area)
-        score, column = own.lerp_(mean.index_select(0, ids), weight).max(dim=1)
+    for first in range(0, count, COLUMNS):  # a few at a time, to save memory
+        # A pixel's scores are adjacent in memory, which is faster; there may be many columns.
+        scores = torch.stack([scale.draw(slice(first, first + COLUMNS)) for scale in scales]).mean(dim=0)
+        scores = scores.view(len(ids), -1)
+        mean = scores.new_zeros(len(area), scores.shape[1]).index_add_(0, ids, scores).div_(area)
+        score, column = scores.lerp_(mean.index_select(0, ids), weight).max(dim=1)
         winner = torch.where(score > best, column + first, winner)
         best = torch.maximum(best, score)
     return best.clamp(0, 1).view(superpixels.shape), winner.view(superpixels.shape)
 
 
 def _resize(photo: UInt8[ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[ndarray, "h w 3"]:
-    """Antialiased, as the training crops are."""
+    """Antialiased, like the training crops."""
     if photo.shape[:2] == size:
         return photo
     image = Image.fromarray(photo).resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -1,6 +1,6 @@
-"""The paper's protocol: regions x classes -> scores per pixel, letter by letter.
+"""The paper's protocol, exactly: regions x classes -> scores per pixel.
 
-Source: arXiv 2211.14813, section 4, and the arrays its authors' code computes (tests/golden).
+Source: arXiv 2211.14813, section 4, and the arrays that its authors' code computes (tests/golden).
 Axes: B windows, C centers, P patches, E embedding, K classes, J score columns, h w pixels.
 """
 
@@ -21,23 +21,23 @@ from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, Label
 from segclip.segment.windows import Windows, resized_bands
 from segclip.text.prompts import PAPER_TEMPLATES
 
-KEPT = 5  # classes of the whole window that its regions may choose from
+KEPT = 5  # best classes of the whole window, from which its regions may choose
 
 
 @dataclass(frozen=True)
 class PaperProtocol:
-    """The protocol, and what an evaluation of this kind may vary of it.
+    """The protocol, with the settings in which evaluations of this kind differ.
 
     Attributes:
-        short: short side that photos are scaled to, in pixels; None: the model's own side.
-        window: side of the windows, in pixels, a multiple of the model's patch; None: the model's own side.
+        short: short side to which photos are scaled, in pixels; None: the model's side.
+        window: side of the windows, in pixels, a multiple of the model's patch; None: the model's side.
         stride: of the windows, in pixels; None: their side.
-        longest: the long side at most.
-        kept: classes of the whole window that its regions may choose from.
-        threshold: below this score a pixel is background, where there is one, in 0..1. The default is the paper's
+        longest: maximum long side, in pixels.
+        kept: number of best classes of the whole window, from which its regions may choose.
+        threshold: a pixel with a lower score is background, unless there is none; in 0..1. The default is the paper's
             for COCO-Object, the middle one of its three.
-        templates: texts that a label is put into; their embeddings are averaged.
-        published: the threshold of each benchmark for which one was published; no setting.
+        templates: texts that a label is inserted into; their embeddings are averaged.
+        published: the published threshold for each benchmark that has one; not a setting.
     """
 
     short: int | None = None
@@ -59,7 +59,7 @@ class PaperProtocol:
         check_templates(self.templates)
 
     def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
-        """The photo at one scale, in windows; `side` is the model's own."""
+        """The photo at one scale, in windows; `side` is the model's."""
         size = paper_size(photo.shape[0], photo.shape[1], self.short or side, self.longest)
         window = self.window or side
         return [Windows.cut(resize_photo(photo, size), window, self.stride or window)]
@@ -74,15 +74,15 @@ class PaperProtocol:
     ) -> LabelMap:
         """The label of each pixel and its score; under "auto" the background is what scores below the `threshold`.
 
-        A class that no window keeps scores 0 everywhere, so the others are enough: at most `kept` columns per window.
+        A class that no window keeps scores 0 everywhere and is left out, leaving at most `kept` columns per window.
         """
-        if len(photo.views) != 1:
-            raise ValueError(f"a photo encoded at {len(photo.views)} scales; encode it under this protocol, at one")
-        (windows,), (output,) = photo.views, photo.outputs
-        bar = self.threshold if background == "auto" else background
-        table = region_scores(output, labels.labels, scale, bar, self.kept)
+        if len(photo.windows) != 1:
+            raise ValueError(f"a photo encoded at {len(photo.windows)} scales; encode it with this protocol, at one")
+        (windows,), (output,) = photo.windows, photo.outputs
+        threshold = self.threshold if background == "auto" else background
+        table = region_scores(output, labels.labels, scale, threshold, self.kept)
         used = (table > 0).flatten(0, 1).any(dim=0)
-        used[0] = True  # the first wins where all are 0, as in the whole table
+        used[0] = True  # the first wins where all are 0, as it would with all columns
         columns = used.nonzero()[:, 0]
         owner = region_owner(output, (windows.side, windows.side))
         average = windows.average(_paint(table[..., columns], owner))
@@ -93,10 +93,10 @@ class PaperProtocol:
             best, winner = band.max(dim=0)
             found[top : top + len(best)] = columns[winner]
             scores[top : top + len(best)] = best
-        return LabelMap(found + (bar is None), scores)
+        return LabelMap(found + (threshold is None), scores)
 
     def for_benchmark(self, name: str) -> "PaperProtocol":
-        """With the threshold published for a benchmark; itself where there is none."""
+        """With the threshold published for a benchmark, if there is one."""
         return replace(self, threshold=dict(self.published).get(name, self.threshold))
 
 
@@ -110,17 +110,17 @@ def paper_scores(
     """Scores of each pixel of a window, for each class.
 
     Args:
-        output: what `SegCLIP.encode_image` gave for the windows.
-        class_embeds: (K,E), an embedding per class, normalised here.
+        output: of `SegCLIP.encode_image`, for the windows.
+        class_embeds: (K,E), one per class; normalised here.
         logit_scale: the multiplier of the cosines (100 for CLIP), not its logarithm.
         size: height and width of the window in pixels.
-        background: threshold below which a pixel's best score makes it background; None: there is no background.
+        background: a pixel whose best score is below this threshold is background; None: no background.
 
     Returns:
         (B,K,h,w), or (B,1+K,h,w) with the background first; in 0..1.
 
     Raises:
-        ValueError: there is no class, or the embeddings are not of the model's width.
+        ValueError: no classes, or embeddings of another width than the model's.
     """
     table = region_scores(output, class_embeds, logit_scale, background)
     return _paint(table, region_owner(output, size))
@@ -135,7 +135,7 @@ def region_scores(
 ) -> Float[Tensor, "B C _"]:
     """Scores of each region for each class, (B,C,K), or (B,C,1+K) with the background first.
 
-    score = a * b: a is the region's softmax over all classes, b its softmax over the window's own `kept` best classes.
+    score = a * b: a is the region's softmax over all classes, b its softmax over the window's `kept` best classes.
     """
     if class_embeds.ndim != 2 or not len(class_embeds) or class_embeds.shape[1] != output.regions.shape[-1]:
         raise ValueError(
@@ -151,20 +151,20 @@ def region_scores(
     if background is None:
         return scores
     winner = scores.amax(dim=-1)  # (B,C)
-    bar = winner.amax(dim=-1, keepdim=True).clamp(max=background)  # some region of the window always passes
-    return torch.cat([(winner < bar).to(scores)[..., None], scores], dim=-1)
+    threshold = winner.amax(dim=-1, keepdim=True).clamp(max=background)  # some region of the window always passes
+    return torch.cat([(winner < threshold).to(scores)[..., None], scores], dim=-1)
 
 
 def _paint(table: Float[Tensor, "B C J"], owner: Int[Tensor, "B h w"]) -> Float[Tensor, "B J h w"]:
-    """Each pixel has the scores of its region."""
+    """Give each pixel the scores of its region."""
     regions = owner.flatten(1)[:, None].expand(-1, table.shape[2], -1)
     return table.mT.gather(2, regions).unflatten(2, owner.shape[1:])
 
 
 def region_owner(output: ImageOutput, size: tuple[int, int]) -> Int[Tensor, "B h w"]:
-    """The region each pixel belongs to: the soft assignment drawn at `size`, then the best center."""
+    """The region of each pixel: the soft assignment resized to `size`, then the best center."""
     rows, columns = patch_grid(output.soft.shape[-1], size)
-    # A pixel's centers lie together: the best of them is found five times as fast.
+    # With a pixel's centers adjacent in memory, the best is found five times as fast.
     maps = output.soft.unflatten(-1, (rows, columns)).contiguous(memory_format=torch.channels_last)
     return F.interpolate(maps, size, mode="bilinear", align_corners=False).movedim(1, -1).argmax(dim=-1)
 

@@ -1,4 +1,4 @@
-"""What a protocol must offer; `paper.py` is the shortest example.
+"""The interface of protocols; `paper.py` is the shortest example.
 
 Axes: H W pixels, K labels, N contrast words, E embedding.
 """
@@ -15,7 +15,7 @@ from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.windows import Windows
 
-# Texts, and the templates each is put into -> an embedding of each text, L2-normalised.
+# Texts, and the templates for each -> an embedding of each text, L2-normalised.
 EmbedTexts = Callable[[Sequence[str], tuple[str, ...]], Float[Tensor, "_ E"]]
 
 
@@ -24,8 +24,8 @@ class EmbeddedLabels:
     """Labels as embeddings.
 
     Attributes:
-        labels: (K,E), of each label.
-        contrast: (N,E), of the words that compete with them and stand for something else; N may be 0.
+        labels: (K,E), one per label.
+        contrast: (N,E), one per contrast word that competes with them; N may be 0.
     """
 
     labels: Float[Tensor, "K E"]
@@ -37,8 +37,8 @@ class LabelMap:
     """The label of each pixel of a photo.
 
     Attributes:
-        labels: (H,W), 0 the background, i the i-th label.
-        scores: (H,W), of that label, in 0..1.
+        labels: (H,W), 0 is the background, i the i-th label.
+        scores: (H,W), the score of that label, in 0..1.
     """
 
     labels: Int[Tensor, "H W"]
@@ -47,21 +47,21 @@ class LabelMap:
 
 @typing.runtime_checkable
 class Protocol(typing.Protocol):
-    """Any frozen dataclass with these methods; its fields are the settings that `segclip evaluate --set` changes.
+    """A frozen dataclass with these methods; its fields are the settings that `segclip evaluate --set` can change.
 
     Attributes:
-        needs_names: whether embeddings alone are not enough for it, as `Segmenter.segment_embeddings` has them.
+        needs_names: whether it needs the labels' names; `Segmenter.segment_embeddings` has only embeddings.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     needs_names: ClassVar[bool]
 
     def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
-        """The photo at each scale it is to be encoded at, in windows; `side` is the model's own, in pixels."""
+        """The photo in windows, at each scale at which to encode it; `side` is the model's, in pixels."""
         ...
 
     def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        """The labels' embeddings, and those of whatever competes with them."""
+        """Embeddings of the labels, and of what competes with them."""
         ...
 
     def label_photo(
@@ -71,7 +71,7 @@ class Protocol(typing.Protocol):
 
         Args:
             photo: cut by this protocol, and encoded.
-            labels: as `embed_labels` gave them.
+            labels: from `embed_labels`.
             background: "auto": the protocol's own way; a number: the threshold for the best label's probability;
                 None: every pixel gets a label.
             scale: the multiplier of the cosines, `SegCLIP.scale`.
@@ -79,5 +79,5 @@ class Protocol(typing.Protocol):
         ...
 
     def for_benchmark(self, name: str) -> "Protocol":
-        """Itself, with what was published for a benchmark such as "voc2012"."""
+        """The protocol with the settings published for a benchmark such as "voc2012"."""
         ...

@@ -1,4 +1,4 @@
-"""A protocol's settings as text: what `--set FIELD=VALUE` means for any protocol's fields."""
+"""Settings of a protocol as text: `--set FIELD=VALUE` for the fields of any protocol."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _EXPECTED = {int: "a whole number", float: "a number", str: "a text", bool: "tru
 
 
 def settings_of(protocol: Protocol) -> dict[str, Any]:
-    """The fields of a protocol and their values; without those that its `repr` leaves out, which are no settings."""
+    """The fields of a protocol and their values, except those with `repr=False`, which are not settings."""
     return {field.name: getattr(protocol, field.name) for field in fields(protocol) if field.repr}
 
 
@@ -21,22 +21,22 @@ def change_settings(protocol: P, changes: Sequence[str]) -> P:
     """The protocol with fields changed by texts like "stride=0.25" or "scales=[1, 2]".
 
     Raises:
-        ValueError: no such field, a value of another type, or one that the protocol refuses.
+        ValueError: no such field, a value of the wrong type, or one that the protocol refuses.
     """
     hints, values = get_type_hints(type(protocol)), {}
     for change in changes:
         name, _, text = change.partition("=")
         if name not in (known := settings_of(protocol)):
-            raise ValueError(f"setting {change!r}; expected FIELD=VALUE, the fields being {', '.join(known)}")
+            raise ValueError(f"setting {change!r}; expected FIELD=VALUE with one of the fields {', '.join(known)}")
         values[name] = _parse(name, text, hints[name])
     return replace(protocol, **values)
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:
-    """A value in JSON; a text may stand without its quotes, a list of one without its brackets."""
+    """A value in JSON; a text may omit its quotes, a list of one its brackets."""
     try:
         return _convert(json.loads(text), hint)
-    except ValueError:  # no JSON, or JSON of another type: it may be a text
+    except ValueError:  # not JSON, or JSON of another type: it may be a text
         pass
     try:
         return _convert(text, hint)
@@ -45,7 +45,7 @@ def _parse(name: str, text: str, hint: Any) -> Any:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """The value as its field holds it. Raises ValueError for one of another type."""
+    """The value with the type of its field. Raises ValueError for another type."""
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         return tuple(_convert(one, kind) for one in (value if isinstance(value, list) else [value]))

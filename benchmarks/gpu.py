@@ -1,0 +1,49 @@
+"""One step of gpu.sh: python benchmarks/gpu.py STEP OUT [--until TIME] [--tiny]
+
+Steps, each of which writes OUT/STEP.json while it goes on:
+  checks     what a GPU could change: arrays, label maps, a training step, resuming, two processes
+  inference  windows/s with label maps, compiled and not; a folder of photos from end to end
+  training   images/s of the paper's recipe, compiled and not
+  profile    the kernels that take the most time in one of each
+  table      no step: prints what the others found, in short
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from gpu_checks import check
+from gpu_inference import infer
+from gpu_report import FULL, TINY, Report, short
+from gpu_training import learn, look
+
+STEPS = {"checks": check, "inference": infer, "training": learn, "profile": look}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One step of gpu.sh.")
+    parser.add_argument("step", choices=[*STEPS, "table"])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--until", type=float, default=time.time() + 600, help="seconds since 1970")
+    parser.add_argument("--tiny", action="store_true", help="on the CPU with tiny sizes: does it run?")
+    options = parser.parse_args()
+    if options.step == "table":
+        print_table(options.out)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = Report(options.out / f"{options.step}.json", options.until)
+    STEPS[options.step](report, TINY if options.tiny else FULL)
+
+
+def print_table(out: Path) -> None:
+    for step in STEPS:
+        file = out / f"{step}.json"
+        figures = json.loads(file.read_text("utf-8")) if file.exists() else {"": {"skipped": "not begun"}}
+        for name, found in figures.items():
+            if isinstance(found, dict):
+                print(f"{step:10}{name:45}{short(found)[:400]}")
+
+
+if __name__ == "__main__":
+    main()

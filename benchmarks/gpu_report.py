@@ -1,0 +1,132 @@
+"""What the steps of gpu.sh share: sizes, and a file that has every figure as soon as it is there."""
+
+import gc
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import MATRIX
+
+from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
+from segclip.train.resolve import MINI as MINI_FILE
+from segclip.utils.files import atomic
+
+Figures = dict[str, Any]
+
+# The embedded model's, for machines to which its weights did not travel.
+MINI = ModelConfig(
+    ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=2, patch=14, side=224, position_grid=37),
+    TextConfig("sentence", width=384, layers=6, heads=12, context=128, vocabulary=BERT_VOCABULARY),
+    embed=384,
+    centers=16,
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        device: what is measured.
+        models: what stands for the paper's ViT-B/16 and for `mini`.
+        batches: windows encoded at once.
+        photos: in the folder that is segmented.
+        photo: their height and width in pixels.
+        checked: windows whose label maps are compared with the CPU's.
+        batch: pairs of a training step.
+        micro_batches: what is tried of it, the smallest first.
+        compiled: of these, with torch.compile.
+        compared: pairs of the training step that is compared with the CPU's.
+        matrix: side of the product that measures the matrix rate.
+        rounds: timed, after those that warm up.
+    """
+
+    device: str = "cuda"
+    models: tuple[tuple[str, ModelConfig], ...] = (("vit-b16", ModelConfig()), ("mini", MINI))
+    batches: tuple[int, ...] = (64, 256)
+    photos: int = 200
+    photo: tuple[int, int] = (480, 640)
+    checked: int = 32
+    batch: int = 768
+    micro_batches: tuple[int, ...] = (128, 256, 384, 768)
+    compiled: tuple[int, ...] = (384, 768)
+    compared: int = 8
+    matrix: int = MATRIX
+    rounds: int = 10
+
+    @property
+    def paper(self) -> ModelConfig:
+        """What stands for the paper's model."""
+        return self.models[0][1]
+
+
+SMALL = ModelConfig(
+    ImageConfig("clip", width=64, trunk_layers=1, region_layers=1, patch=16, side=64, position_grid=4),
+    TextConfig("sentence", width=64, layers=1, heads=1, context=32, vocabulary=BERT_VOCABULARY),
+    embed=64,
+    centers=4,
+    decoder_layers=1,
+)
+FULL = Sizes()
+TINY = Sizes(
+    "cpu", (("small", SMALL),), (2,), 3, (64, 80), checked=2, batch=4, micro_batches=(2,), compiled=(), compared=2,
+    matrix=64, rounds=1,
+)  # fmt: skip
+
+
+class Report:
+    """Figures by name, written to a file after each: where the program is cut, only the rest is lost.
+
+    Args:
+        file: JSON.
+        until: the time, in seconds since the epoch, after which nothing new is begun.
+    """
+
+    def __init__(self, file: Path, until: float) -> None:
+        self.file, self.until = file, until
+        self.figures: Figures = {"begun": time.strftime("%Y-%m-%d %H:%M"), "torch": torch.__version__}
+        if torch.cuda.is_available():
+            self.figures["device"] = torch.cuda.get_device_name()
+
+    def measure(self, name: str, seconds: float, run: Callable[[], Figures]) -> Figures:
+        """What `run` finds, an error as well; or that less than the `seconds` it needs are left."""
+        left, start = self.until - time.time(), time.perf_counter()
+        found: Figures = {"skipped": f"{left:.0f} s left, about {seconds:.0f} s needed"}
+        if left > seconds:
+            try:
+                found = run()
+            except Exception as error:  # the others are to be measured nevertheless
+                lines = traceback.format_exc().splitlines()
+                found = {"error": f"{type(error).__name__}: {error}"[:2000], "where": lines[-8:]}
+            found["took"] = round(time.perf_counter() - start, 1)
+        self.figures[name] = found
+        with atomic(self.file) as temporary:
+            temporary.write_text(json.dumps(self.figures, indent=1) + "\n", "utf-8")
+        print(f"{self.file.stem}, {name}: {short(found)}", flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return found
+
+
+def short(found: Figures) -> str:
+    """In a line: numbers to four digits, no lists."""
+    cells = []
+    for name, value in found.items():
+        if isinstance(value, float):
+            cells.append(f"{name} {value:.4g}")
+        elif isinstance(value, dict):
+            cells.append(f"{name} ({short(value)})")
+        elif not isinstance(value, list):
+            cells.append(f"{name} {value}")
+    return ", ".join(cells)
+
+
+def has_mini() -> bool:
+    """Whether the embedded model's weights are here."""
+    return MINI_FILE.exists()
