@@ -1,11 +1,11 @@
 """One step of gpu.sh: python benchmarks/gpu.py STEP OUT [--until TIME] [--tiny]
 
-Steps, each of which writes OUT/STEP.json while it goes on:
-  checks     what a GPU could change: arrays, label maps, a training step, resuming, two processes
-  inference  windows/s with label maps, compiled and not; a folder of photos from end to end
+Steps, each of which writes OUT/STEP.json after every measurement:
+  checks     results equal to the CPU's: golden arrays, label maps, a training step; resuming; two processes
+  inference  windows/s with label maps, compiled and not; a folder of photos end to end
   training   images/s of the paper's recipe, compiled and not
-  profile    the kernels that take the most time in one of each
-  table      no step: prints what the others found, in short
+  profile    the kernels that take the most time in inference and training
+  table      prints the figures of the others in short
 """
 
 import argparse
@@ -25,8 +25,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="One step of gpu.sh.")
     parser.add_argument("step", choices=[*STEPS, "table"])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--until", type=float, default=time.time() + 600, help="seconds since 1970")
-    parser.add_argument("--tiny", action="store_true", help="on the CPU with tiny sizes: does it run?")
+    parser.add_argument(
+        "--until", type=float, default=time.time() + 600, help="Unix time at which the step must be done"
+    )
+    parser.add_argument("--tiny", action="store_true", help="on the CPU with tiny sizes, to test the script")
     options = parser.parse_args()
     if options.step == "table":
         print_table(options.out)

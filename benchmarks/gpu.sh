@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# What one GPU does, measured in one call; JSON files, and a table at the end.
-#   bash benchmarks/gpu.sh prepare              here: packages for a machine without a network, into .gpu/
-#   bash benchmarks/gpu.sh run OUT [SECONDS]    there, in the folder of the repository: at most SECONDS (450)
+# Checks and measures the package on one GPU in one call; writes JSON files and prints a table.
+#   bash benchmarks/gpu.sh prepare               here: downloads packages for a GPU machine without network into .gpu/
+#   bash benchmarks/gpu.sh run OUT [SECONDS]     there, in the repository: takes at most SECONDS (450)
 #   bash benchmarks/gpu.sh run OUT SECONDS --tiny    anywhere: every step on the CPU with tiny sizes
-# STEPS, as below, chooses what is run, each with the share of the time at which it ends. There, Python has torch, numpy and the like already; PYTHON names another than python3. Where the weights of `mini`
-# are missing, a random model of its size stands for it.
+# The environment variable STEPS chooses the steps, each with the percentage of the time at which it must end; PYTHON
+# names the interpreter, which there must already have torch, numpy and the like. If the weights of `mini` are missing, a
+# random model of the same configuration is measured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 STEPS=${STEPS:-checks:22 inference:60 training:87 profile:100}
 
-# OpenCV with the superpixels: of its wheel all but what Python does not load, packed closer.
+# The wheel of OpenCV with superpixels is packed again, more tightly.
 prepare() {
   rm -rf .gpu && mkdir -p .gpu/wheels .gpu/opencv
   local pip=("$PYTHON" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all:
@@ -38,7 +39,7 @@ run() {
   fi
   export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit,temperature.gpu --format=csv >"$out/machine.csv" 2>/dev/null || true
-  # A step begins nothing for which its own time is too short; what hangs is ended a little later.
+  # A step skips what does not fit into its time; a step that hangs is killed a little later.
   local step share now stop
   for step in $STEPS; do
     share=${step#*:} step=${step%:*} now=$(date +%s)

@@ -1,4 +1,4 @@
-"""Step a of gpu.sh: what a GPU could change. Figures, and whether they are within what was promised."""
+"""Checks of gpu.sh: whether results on a GPU equal those of the CPU and of the authors' code."""
 
 import contextlib
 import json
@@ -43,14 +43,14 @@ from segclip.train.step import backward
 from segclip.utils.processes import alone
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-ABSOLUTE, RELATIVE = 1e-4, 1e-3  # of arrays and losses; of gradients
-STEPS, BATCH = 4, 8  # of the run that is broken after half
-LONGEST = 60  # seconds that two processes may take
+ABSOLUTE, RELATIVE = 1e-4, 1e-3  # tolerances: of arrays and losses; of gradients
+STEPS, BATCH = 4, 8  # of the run that is interrupted half-way
+LONGEST = 60  # seconds that the two processes may take
 
 
 def check(report: Report, sizes: Sizes) -> None:
     """Fill the report."""
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # before its first product: else its sums differ between runs
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only if set before its first use
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     report.measure("golden arrays", 10, partial(golden_arrays, sizes.device))
     report.measure("label maps", 20, partial(equal_label_maps, sizes))
@@ -111,7 +111,7 @@ def norms_differ(model: SegCLIP, expected: Mapping[str, float]) -> float:
 
 
 def equal_label_maps(sizes: Sizes) -> Figures:
-    """Share of pixels whose label is the CPU's in float32, of a random model whose centers start from k-means."""
+    """Share of pixels with the label that the CPU finds in float32; a random model with centers from k-means."""
     photos = np.stack([draw_photo(i, (sizes.paper.image.side,) * 2) for i in range(sizes.checked)])
     model, windows = structured_model(sizes.paper, photos), torch.from_numpy(photos)
     embeds = torch.randn(20, model.config.embed, generator=torch.Generator().manual_seed(1))
@@ -129,7 +129,7 @@ def equal_label_maps(sizes: Sizes) -> Figures:
 
 
 def equal_step(sizes: Sizes) -> Figures:
-    """The losses and gradients of one step with the same noise, against the CPU's; and those in bfloat16."""
+    """Differences from the CPU in losses and gradients of one step with the same noise, in float32 and bfloat16."""
     batch = random_pairs(sizes.compared, model=sizes.paper)
     losses, gradients = take_step(sizes, batch, "cpu", torch.float32)
     found: Figures = {"pairs": len(batch), "loss of the CPU": losses["total"]}
@@ -166,17 +166,16 @@ def take_step(
 
 
 def write_shards(folder: Path) -> Figures:
-    """What the runs below learn from; by this process alone, others take longer to start."""
+    """Training data of the runs below; written by this process alone, since others take longer to start."""
     scenes = open_source(write_scenes(folder / "scenes", STEPS * BATCH, seed=0))
     prepare(scenes, folder / "shards", map_chunks=lambda work, chunks: ((chunk, work(chunk)) for chunk in chunks))
     return {"samples": len(Shards(folder / "shards"))}
 
 
 def resumes(device: str, folder: Path) -> Figures:
-    """Weights of a run, of the same again, and of one that went on from its middle: the largest difference.
+    """Largest differences in weights: of a run from the same run again, and from one resumed half-way.
 
-    Also with torch's deterministic algorithms, where all three must be one: what else differs, a GPU's sums in no
-    certain order have done.
+    With torch's deterministic algorithms there must be none; without them a GPU adds up in varying order.
     """
     config = replace(
         debug(), steps=STEPS, batch=BATCH, micro_batch=BATCH // 2, precision="bf16", save_every=STEPS // 2,
@@ -210,7 +209,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def two_processes(folder: Path) -> Figures:
-    """What becomes of two processes that torchrun starts where there is one GPU."""
+    """Whether torchrun with two processes trains, or how it is refused."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--data", str(folder / "shards"), "--out", str(folder / "two"), "--steps", "2", "--batch", str(BATCH)]
     options += ["--init-centers", "random", "--trackers", "--workers", "0", "--validate-every", "100"]
@@ -221,7 +220,7 @@ def two_processes(folder: Path) -> Figures:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest."""
+    """The largest absolute difference."""
     return (found.float() - expected.float()).abs().max().item()
 
 

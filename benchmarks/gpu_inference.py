@@ -1,4 +1,4 @@
-"""Step b of gpu.sh: windows a second with label maps, and a folder of photos from end to end."""
+"""Inference in gpu.sh: windows per second with label maps, and a folder of photos end to end."""
 
 import tempfile
 import time
@@ -30,7 +30,7 @@ from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.train.initialization import start_centers
 
-# Protocol, numbers, and threads that label and write.
+# Protocol, dtype, and how many threads label and write.
 FOLDERS: tuple[tuple[str, DType, int], ...] = (
     ("open", "bfloat16", many_photos.FINISHERS),
     ("open", "bfloat16", 1),
@@ -61,13 +61,13 @@ def infer(report: Report, sizes: Sizes) -> None:
 
 def measure_windows(report: Report, name: str, config: ModelConfig, compiled: bool, sizes: Sizes, rate: float) -> None:
     for batch in sizes.batches:
-        needed = 45 if compiled and batch == sizes.batches[0] else 8  # one program is for all of them
+        needed = 45 if compiled and batch == sizes.batches[0] else 8  # compiled once for all batch sizes
         title = f"{name}, batch {batch}{', compiled' * compiled}"
         report.measure(title, needed, partial(windows, config, batch, compiled, sizes, rate))
 
 
 def windows(config: ModelConfig, batch: int, compiled: bool, sizes: Sizes, rate: float) -> Figures:
-    """Windows a second in bfloat16, with the label maps of the paper's protocol on the device."""
+    """Windows per second in bfloat16, with label maps by the paper's protocol on the device."""
     encoder, side = random_encoder(config, compiled, sizes.device), config.image.side
     peak_gigabytes()
     run, start = partial(label_maps, encoder, *random_windows(config, batch, sizes.device)), time.perf_counter()
@@ -89,21 +89,21 @@ def windows(config: ModelConfig, batch: int, compiled: bool, sizes: Sizes, rate:
 
 
 def operations(config: ModelConfig, device: str) -> int:
-    """Floating-point operations of a window, by the plain model: the counter does not know all layers of inference."""
-    model = SegCLIP(config).eval().requires_grad_(False).to(device)  # as the counter asks for
+    """Floating-point operations of a window, counted on the model itself: the counter misses some inference layers."""
+    model = SegCLIP(config).eval().requires_grad_(False).to(device)  # as FlopCounterMode requires
     pixels = torch.randn(1, 3, config.image.side, config.image.side).to(device)
     return count_operations(lambda: model.encode_image(pixels))
 
 
-@lru_cache(maxsize=1)  # a compiled one has its program for all batches
+@lru_cache(maxsize=1)  # compiled once for all batch sizes
 def random_encoder(config: ModelConfig, compiled: bool, device: str) -> Encoder:
-    """In bfloat16, of a random model."""
+    """The encoder of a random model, in bfloat16."""
     torch.manual_seed(0)
     return Encoder(SegCLIP(config).eval().requires_grad_(False).to(device), "bfloat16", compile=compiled, share=True)
 
 
 def random_windows(config: ModelConfig, batch: int, device: str) -> tuple[Tensor, Tensor]:
-    """Windows, and embeddings of labels."""
+    """Random windows, and random embeddings of labels."""
     side, generator = config.image.side, torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=generator)
     return pixels.to(device), torch.randn(LABELS, config.embed, generator=generator).to(device)
@@ -120,7 +120,7 @@ def label_maps(
 
 
 def structured_model(config: ModelConfig, photos: UInt8[ndarray, "N S S 3"]) -> SegCLIP:
-    """A random model whose centers tell patches apart, which those of random numbers hardly do."""
+    """A random model with centers from k-means, which assign patches clearly; random centers hardly do."""
     torch.manual_seed(0)
     model = SegCLIP(config).eval()
     with torch.no_grad():
@@ -130,7 +130,7 @@ def structured_model(config: ModelConfig, photos: UInt8[ndarray, "N S S 3"]) -> 
 
 
 def draw_photo(number: int, size: tuple[int, int]) -> UInt8[ndarray, "H W 3"]:
-    """Soft blobs of colour under a little noise: a photo that JPEG and superpixels find neither empty nor hopeless."""
+    """A photo of soft blobs of colour with a little noise, about as hard for JPEG as a real one."""
     generator = np.random.default_rng(number)
     blobs = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     drawn = np.asarray(blobs.resize((size[1], size[0]), Image.Resampling.BICUBIC), np.int16)
@@ -138,7 +138,7 @@ def draw_photo(number: int, size: tuple[int, int]) -> UInt8[ndarray, "H W 3"]:
 
 
 class Watch:
-    """Seconds by name, of all threads together."""
+    """Adds up seconds by name, over all threads."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -160,9 +160,9 @@ class Watch:
 
 
 def folder(name: str, config: ModelConfig, protocol: str, dtype: DType, threads: int, sizes: Sizes) -> Figures:
-    """`segclip segment` of a folder of photos: how long, and what each part takes of it, summed over the threads.
+    """Time of `segclip segment` for a folder of photos, and of each of its parts, summed over the threads.
 
-    The GPU's own time is that between events around its encoding; the rest of the whole, nothing is encoded.
+    The GPU's share is its time between CUDA events around each batch that it encodes.
     """
     torch.manual_seed(0)
     model = load("mini", sizes.device) if name == "mini" and has_mini() else SegCLIP(config).eval().to(sizes.device)
@@ -214,7 +214,7 @@ def folder(name: str, config: ModelConfig, protocol: str, dtype: DType, threads:
 
 
 def peak_gigabytes() -> float:
-    """Memory of the GPU since this was last asked, at most."""
+    """Peak memory of the GPU since the last call."""
     if not torch.cuda.is_available():
         return 0.0
     peak = torch.cuda.max_memory_allocated() / 1e9

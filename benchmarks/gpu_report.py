@@ -1,4 +1,4 @@
-"""What the steps of gpu.sh share: sizes, and a file that has every figure as soon as it is there."""
+"""What the steps of gpu.sh share: sizes, and a report that is written after each measurement."""
 
 import gc
 import json
@@ -18,7 +18,7 @@ from segclip.utils.files import atomic
 
 Figures = dict[str, Any]
 
-# The embedded model's, for machines to which its weights did not travel.
+# The configuration of `mini`, for machines that do not have its weights.
 MINI = ModelConfig(
     ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=2, patch=14, side=224, position_grid=37),
     TextConfig("sentence", width=384, layers=6, heads=12, context=128, vocabulary=BERT_VOCABULARY),
@@ -29,21 +29,21 @@ MINI = ModelConfig(
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """How large the measurements are.
 
     Attributes:
-        device: what is measured.
-        models: what stands for the paper's ViT-B/16 and for `mini`.
-        batches: windows encoded at once.
-        photos: in the folder that is segmented.
+        device: cuda, or cpu for a test of the script.
+        models: the paper's ViT-B/16 and the configuration of `mini`.
+        batches: numbers of windows encoded at once.
+        photos: how many the folder to segment has.
         photo: their height and width in pixels.
-        checked: windows whose label maps are compared with the CPU's.
+        checked: how many windows have their label maps compared with the CPU's.
         batch: pairs of a training step.
-        micro_batches: what is tried of it, the smallest first.
-        compiled: of these, with torch.compile.
-        compared: pairs of the training step that is compared with the CPU's.
-        matrix: side of the product that measures the matrix rate.
-        rounds: timed, after those that warm up.
+        micro_batches: sizes to try, the smallest first.
+        compiled: sizes to try with torch.compile; if empty, nothing is compiled.
+        compared: pairs in the training step that is compared with the CPU's.
+        matrix: side of the matrices whose product measures the matrix rate.
+        rounds: timed runs, after the warm-up.
     """
 
     device: str = "cuda"
@@ -61,7 +61,7 @@ class Sizes:
 
     @property
     def paper(self) -> ModelConfig:
-        """What stands for the paper's model."""
+        """The paper's model."""
         return self.models[0][1]
 
 
@@ -80,11 +80,11 @@ TINY = Sizes(
 
 
 class Report:
-    """Figures by name, written to a file after each: where the program is cut, only the rest is lost.
+    """Figures by name, written to a file after each measurement: if the program is killed, only the rest is lost.
 
     Args:
         file: JSON.
-        until: the time, in seconds since the epoch, after which nothing new is begun.
+        until: Unix time at which all measurements must be done.
     """
 
     def __init__(self, file: Path, until: float) -> None:
@@ -94,13 +94,13 @@ class Report:
             self.figures["device"] = torch.cuda.get_device_name()
 
     def measure(self, name: str, seconds: float, run: Callable[[], Figures]) -> Figures:
-        """What `run` finds, an error as well; or that less than the `seconds` it needs are left."""
+        """Run a measurement and record its figures or its error; skip it if fewer than `seconds` are left."""
         left, start = self.until - time.time(), time.perf_counter()
         found: Figures = {"skipped": f"{left:.0f} s left, about {seconds:.0f} s needed"}
         if left > seconds:
             try:
                 found = run()
-            except Exception as error:  # the others are to be measured nevertheless
+            except Exception as error:  # the other measurements still run
                 lines = traceback.format_exc().splitlines()
                 found = {"error": f"{type(error).__name__}: {error}"[:2000], "where": lines[-8:]}
             found["took"] = round(time.perf_counter() - start, 1)
@@ -115,7 +115,7 @@ class Report:
 
 
 def short(found: Figures) -> str:
-    """In a line: numbers to four digits, no lists."""
+    """The figures in one line, with four digits and without lists."""
     cells = []
     for name, value in found.items():
         if isinstance(value, float):
@@ -128,5 +128,5 @@ def short(found: Figures) -> str:
 
 
 def has_mini() -> bool:
-    """Whether the embedded model's weights are here."""
+    """Whether the weights of `mini` are here."""
     return MINI_FILE.exists()

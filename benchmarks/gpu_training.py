@@ -1,4 +1,4 @@
-"""Step c of gpu.sh: the paper's recipe on random pairs; and step d, what a batch and a step spend their time on."""
+"""Training in gpu.sh: the paper's recipe on random pairs; and profiles of inference and training."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def learn(report: Report, sizes: Sizes) -> None:
 
 
 def images(micro_batch: int, compiled: bool, sizes: Sizes, rate: float) -> Figures:
-    """Images a second of a whole step: losses, gradients, clipping, AdamW (torch's fused one)."""
+    """Images per second of a whole step: losses, gradients, clipping, fused AdamW."""
     peak_gigabytes()
     run = training_step(micro_batch, compiled, sizes)
     start = time.perf_counter()
@@ -43,7 +43,7 @@ def images(micro_batch: int, compiled: bool, sizes: Sizes, rate: float) -> Figur
     one = min(min(sizes.micro_batches), micro_batch)
     step, batch = Step(replace(paper(), model=sizes.paper), sizes.device), random_pairs(one, sizes.device, sizes.paper)
     once = count_operations(partial(step, batch, torch.bfloat16)) / one
-    step.model.requires_grad_(False)  # as the counter asks for
+    step.model.requires_grad_(False)  # as FlopCounterMode requires
     ahead = count_operations(partial(embed, step, batch)) / one if micro_batch < sizes.batch else 0
     speed = sizes.batch / seconds
     return {
@@ -66,11 +66,11 @@ def embed(step: Step, batch: object) -> None:
 
 
 def training_step(micro_batch: int, compiled: bool, sizes: Sizes) -> Callable[[], object]:
-    """A step of the paper's batch in bfloat16."""
+    """A training step with the paper's recipe in bfloat16."""
     step = Step(replace(paper(), model=sizes.paper, batch=sizes.batch, micro_batch=micro_batch), sizes.device)
     if compiled:
         torch._dynamo.reset()
-        torch._dynamo.config.recompile_limit = 64  # towers, masked branch and decoder each have their own shapes
+        torch._dynamo.config.recompile_limit = 64  # towers, masked branch and decoder differ in shapes
         for module in step.learner.modules():
             if isinstance(module, BLOCKS):
                 module.compile(dynamic=False)
@@ -99,7 +99,7 @@ def profile_step(micro_batch: int, compiled: bool, sizes: Sizes) -> Figures:
 
 
 def kernels(run: Callable[[], object], device: str) -> Figures:
-    """What took the most time: the 20 first kernels; on a CPU, operators."""
+    """The 20 kernels that take the most time; on a CPU, operators."""
     for _ in range(2):
         run()
     seconds = device_seconds(run, device)
@@ -109,7 +109,7 @@ def kernels(run: Callable[[], object], device: str) -> Figures:
         if device != "cpu":
             torch.cuda.synchronize()
     wanted = DeviceType.CPU if device == "cpu" else DeviceType.CUDA
-    # Of a compiled program the profiler has a mark around its kernels too.
+    # The profiler also records a span around the kernels of compiled code.
     marks = ("##", "Torch-Compiled Region")
     events = [e for e in found.key_averages() if e.device_type == wanted and not e.key.startswith(marks)]
     spent = {e.key: (e.self_cpu_time_total if device == "cpu" else e.self_device_time_total) / 1e3 for e in events}

@@ -1,4 +1,4 @@
-"""Time and memory of a process, time and matrix rate of a GPU, for the benchmarks."""
+"""Time and memory of a process, time and matrix rate of a device, for the benchmarks."""
 
 import statistics
 import subprocess
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-MATRIX = 8192  # side of the matrices whose product measures a device's matrix rate
+MATRIX = 8192  # side of the matrices whose product measures a GPU's matrix rate
 WARM_UP = 3
 
 # A small process starts the measured one, because Linux counts the memory of a process's parent towards its own peak.
@@ -29,18 +29,18 @@ def run_python(arguments: list[str]) -> tuple[float, int]:
 
 
 def matrix_rate(device: str = "cuda", side: int = MATRIX) -> float:
-    """Floating-point operations per second of a large bfloat16 product on a device."""
+    """Floating-point operations per second of a large bfloat16 product on this device."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * side**3 / median_seconds(lambda: a @ b, device, 50)
 
 
 def median_seconds(run: Callable[[], object], device: str, rounds: int, warm_up: int = WARM_UP) -> float:
-    """Median seconds that a device takes, after some rounds that do not count."""
+    """Median time in seconds on a device; the warm-up rounds are not counted."""
     return statistics.median([device_seconds(run, device) for _ in range(warm_up + rounds)][warm_up:])
 
 
 def device_seconds(run: Callable[[], object], device: str) -> float:
-    """Seconds that a device takes; on a GPU by its own clock."""
+    """Time in seconds on a device; on a GPU between two CUDA events."""
     if device == "cpu":
         start = time.perf_counter()
         run()

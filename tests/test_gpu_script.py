@@ -1,4 +1,4 @@
-"""benchmarks/gpu.sh, which is to run once on a machine that is not here: on the CPU with tiny sizes."""
+"""benchmarks/gpu.sh, which is meant for a GPU machine, runs on the CPU with tiny sizes."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_every_step_finds_its_figures(tmp_path: Path) -> None:
             assert one.get("passed", True), (step, name, one)
 
 
-def test_what_does_not_fit_the_time_is_skipped(tmp_path: Path) -> None:
+def test_measurements_without_time_left_are_skipped(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from gpu_report import Report\n"
         "report = Report(Path(sys.argv[1]), time.time() + 30)\n"
@@ -39,7 +39,7 @@ def test_what_does_not_fit_the_time_is_skipped(tmp_path: Path) -> None:
     assert figures["wrong"]["error"].startswith("ZeroDivisionError")
 
 
-def test_the_stand_in_for_mini_has_its_size(tmp_path: Path) -> None:
+def test_minis_configuration_is_that_of_its_weights(tmp_path: Path) -> None:
     program = (
         "from gpu_report import MINI, MINI_FILE; from segclip.train.resolve import read_start\n"
         "assert read_start(str(MINI_FILE)).model == MINI"

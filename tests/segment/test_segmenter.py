@@ -284,7 +284,7 @@ def test_where_a_segmenter_works(given: str, tmp_path: Path) -> None:
 
 
 def test_many_threads_label_at_once(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As beside a GPU; the labels are embedded by the first of them alone."""
+    """As with a GPU; only the first thread embeds the labels."""
     expected = Segmenter(model).segment(PHOTO, ["cat", "dog"])
     calls, embed = [], OpenProtocol.embed_labels
     monkeypatch.setattr(OpenProtocol, "embed_labels", lambda *given: (calls.append(given), embed(*given))[1])

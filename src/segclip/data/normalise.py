@@ -23,6 +23,6 @@ def normalise(
     pixels = torch.as_tensor(photos)
     if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
         raise ValueError(f"photos of {pixels.dtype}, shape {tuple(pixels.shape)}; expected uint8 (...,H,W,3)")
-    # Made on the CPU and sent: made on a GPU, they would let it finish all its work first.
+    # torch.tensor(..., device=) would wait until a GPU has finished all its work.
     center, unit = (torch.tensor(value).to(pixels.device, non_blocking=True) for value in (mean, deviation))
     return ((pixels.float() / 255 - center) / unit).movedim(-1, -3).contiguous()

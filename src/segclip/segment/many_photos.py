@@ -17,10 +17,7 @@ from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
 
 BATCH, GPU_BATCH = 4, 16  # photos at once: few enough pixels for a laptop, windows enough for a GPU
-READERS, FINISHERS = (
-    4,
-    8,
-)  # threads beside a GPU, at most, so that it seldom waits; beside a model on a CPU there is one
+READERS, FINISHERS = 4, 8  # most threads while a GPU encodes, so that it rarely waits; on a CPU there is one of each
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,15 +33,15 @@ def segment_all(
 ) -> Iterator[tuple[Path, R | Failed]]:
     """Each photo with its result; the next photos are read and the last ones finished while the model works.
 
-    Beside a GPU several threads do that; on a CPU, whose cores the model takes, one each.
+    On a GPU several threads read and several finish photos; on a CPU, whose cores the model uses, one each.
 
     Args:
         segmenter: the model and the protocol.
         named: photos, each with the stem of its files.
         labels: as for `Segmenter.segment`.
         background: as for `Segmenter.segment`.
-        finish: turns a photo's segmentation, path and stem into its result, or says why it cannot; several threads
-            call it at once.
+        finish: turns a photo's segmentation, path and stem into its result, or says why it cannot; called by several
+            threads at once.
     """
 
     def read(one: tuple[Path, str]) -> tuple[Path, str, AnyPhoto | Failed]:

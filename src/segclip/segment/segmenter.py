@@ -197,7 +197,7 @@ def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device
 def _remember(
     embed: Callable[[tuple[str, ...]], EmbeddedLabels],
 ) -> Callable[[tuple[str, ...]], EmbeddedLabels]:
-    """`embed`, whose last results are kept; a thread that asks for what another one embeds just then waits for it."""
+    """`embed` with a cache; while one thread embeds, the others wait, so that no labels are embedded twice."""
     known, lock = lru_cache(LABEL_SETS)(embed), threading.Lock()
 
     def ask(names: tuple[str, ...]) -> EmbeddedLabels:

@@ -123,7 +123,7 @@ def encode_windows(encoder: Encoder, photos: Sequence[Windows]) -> list[ImageOut
 
 
 def _stack(crops: Sequence[UInt8[ndarray, "side side 3"]], *, pinned: bool) -> UInt8[Tensor, "B side side 3"]:
-    """Windows as a batch; pinned, a GPU fetches them while it works on the batch before."""
+    """Windows as a batch, in pinned memory if a GPU is to copy them while it encodes the batch before."""
     batch = torch.empty((len(crops), *crops[0].shape), dtype=torch.uint8, pin_memory=pinned)
     np.stack(crops, out=batch.numpy())
     return batch
