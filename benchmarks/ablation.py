@@ -2,7 +2,7 @@
 
 Trains the recipe `mini` anew for each variant and seed, on features that all of them share, and measures each model on
 the photos with masks of SET (as `segclip evaluate folder --root` takes it, class 0 being the background) under the
-protocol `paper`, the windows' patches being computed once. "no centers" is a network over each patch by itself in place
+protocol `paper`, the windows' patches being computed once. "no centers" is a network over each patch by itself instead
 of centers and blocks, trained on the same features and captions. Prints a line a model, kept in OUT/results.jsonl: what
 broke goes on. Figures, pooled over all photos:
   told     asked for the labels that a photo has, over labelled pixels: mIoU and pixel accuracy
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) -> tuple[SegCLIP, PatchHead | None]:
-    """A trained model; with the head that takes the centers' place, if it has none."""
+    """A trained model; with the head that stands for the centers, if it has none."""
     recipe, kind = mini(), VARIANTS[name].get("reduction", "majority")
     assert recipe.cache
     cache = replace(recipe.cache, folder=str(out / f"features-{kind}"))

@@ -296,7 +296,7 @@ def test_a_command_is_what_its_line_in_the_table_says(name: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["segment"], ["one of open, paper, groupvit; default: open"]),
+        (["segment"], ["one of open, paper, groupvit", "default: open"]),
         (["evaluate"], ["One of voc2012, context60"]),
         (["train"], ["paper", "mini", "debug", "on generated scenes", "--resume"]),
         (["train", "debug"], ["--model.embed", "(default: 64)", "--init-from", "--max-grad-norm"]),

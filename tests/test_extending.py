@@ -4,17 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import extending.my_benchmark
-import extending.my_format
-import extending.my_grouping
-import extending.my_loss
-import extending.my_protocol
-import extending.my_tower  # noqa: F401
 import numpy as np
 import pytest
-from extending.my_protocol import Squeezed
 from helpers import ROOT
 from helpers.benchmark_files import write_mask, write_photo
 from helpers.shard_files import FAST, map_serially
@@ -22,13 +19,34 @@ from helpers.small_model import small_model
 from helpers.small_runs import metrics
 
 from segclip import Segmenter
+from segclip.annotate.formats import FORMATS
 from segclip.checkpoints.native import load_model, save_model
 from segclip.cli import main
 from segclip.data.prepare import prepare
 from segclip.data.scenes import write_scenes
 from segclip.data.sources.open import open_source
+from segclip.evaluate.datasets import DATASETS
+from segclip.losses import LOSSES
+from segclip.model.grouping import GROUPINGS
+from segclip.model.towers import IMAGE_TOWERS
+from segclip.segment.protocols import PROTOCOLS
 
 TRAIN = ("train", "debug", "--batch", "4", "--steps", "2", "--workers", "0", "--trackers")
+
+
+TABLES: tuple[dict[str, Any], ...] = (GROUPINGS, LOSSES, IMAGE_TOWERS, PROTOCOLS, DATASETS, FORMATS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def extended() -> Iterator[None]:
+    """The files are imported, which adds to the tables; afterwards the tables are as they were."""
+    before = [dict(table) for table in TABLES]
+    for name in ("grouping", "loss", "tower", "protocol", "benchmark", "format"):
+        import_module(f"extending.my_{name}")
+    yield
+    for table, own in zip(TABLES, before, strict=True):
+        table.clear()
+        table.update(own)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +149,7 @@ def test_a_protocol(weights: str, photos: Path, tmp_path: Path) -> None:
     assert main(["segment", str(photos / "a.jpg"), *options, "--out", str(tmp_path / "out")]) == 0
     record = json.loads((tmp_path / "out" / "a.json").read_text())
     assert record["protocol"] == "squeezed" and record["found"]
-    all_background = Squeezed(floor=1.0)
+    all_background = replace(PROTOCOLS["squeezed"], floor=1.0)
     assert not Segmenter(weights, all_background).segment(photos / "a.jpg", ["cat", "dog"]).labels.any()
 
 

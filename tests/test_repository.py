@@ -92,7 +92,7 @@ def test_evaluations_code_runs(
     """docs/evaluation.md: the command and the Python below it give the same figure."""
     monkeypatch.chdir(folder)
     page = (ROOT / "docs/evaluation.md").read_text()
-    (command,), (code,) = blocks("sh", page), blocks("python", page)
+    (command,), (*_, code) = blocks("sh", page), blocks("python", page)
     assert main([*shlex.split(command)[1:], "--protocol", "paper", "--json", "again.json"]) == 0
     exec(compile(code, "evaluation.md", "exec"), {})
     assert f"\n{json.loads((folder / 'again.json').read_text())['miou']} {{" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_annotates_code_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """docs/annotate.md: the command, and the Python below it."""
     monkeypatch.chdir(folder)
     page = (ROOT / "docs/annotate.md").read_text()
-    (command,), (code,) = blocks("sh", page), blocks("python", page)
+    (command,), (*_, code) = blocks("sh", page), blocks("python", page)
     assert main([*shlex.split(command)[1:-1], "again"]) == 0
     exec(compile(code, "annotate.md", "exec"), {})
     written = {path.name for path in (folder / "again").iterdir() if not path.name.startswith(".")}

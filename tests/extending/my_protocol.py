@@ -37,8 +37,8 @@ class Squeezed:
         self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
     ) -> LabelMap:
         floor = self.floor if background == "auto" else background or 0.0
-        (view,), (output,) = photo.views, photo.outputs
-        scores = paper_scores(output, labels.labels, scale, (view.side, view.side))
+        (windows,), (output,) = photo.windows, photo.outputs
+        scores = paper_scores(output, labels.labels, scale, (windows.side, windows.side))
         best, winner = F.interpolate(scores, photo.size, mode="bilinear")[0].max(dim=0)
         return LabelMap((winner + 1).masked_fill(best < floor, 0), best)
 

@@ -41,10 +41,10 @@ def test_regions_start_pointing_to_the_captions_of_their_photo() -> None:
     initialize_projection(model, zip(patches[:40].numpy(), captions[kind[:40]], strict=True))
     grouping = model.image.grouping(patches[40:])
     _, embedded = model.image.embed_regions(grouping.regions)
-    likeness = F.normalize(embedded, dim=-1) @ F.normalize(captions - captions.mean(dim=0), dim=-1).T
+    similarity = F.normalize(embedded, dim=-1) @ F.normalize(captions - captions.mean(dim=0), dim=-1).T
     full = grouping.hard.sum(dim=-1) > 0  # regions that have patches
-    assert likeness[full][:, 0].max() > 0.9
-    assert (likeness.argmax(dim=-1) == kind[40:, None])[full].float().mean() > 0.95
+    assert similarity[full][:, 0].max() > 0.9
+    assert (similarity.argmax(dim=-1) == kind[40:, None])[full].float().mean() > 0.95
 
 
 def test_another_number_of_centers_keeps_all_else_of_the_weights(tmp_path: Path) -> None:

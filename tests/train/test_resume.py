@@ -33,15 +33,15 @@ FORMER_CACHE = {"reconstruction_fraction": "reconstructed", "half_size_prob": "s
 
 
 class Break(BaseException):
-    """What a kill is, for a test that wants it at a certain place."""
+    """What a kill is, for a test that wants it at a certain moment."""
 
 
 @pytest.mark.parametrize("kind", ["cached", "photos"])
-@pytest.mark.parametrize("place", ["step", "checkpoint"])
+@pytest.mark.parametrize("moment", ["step", "checkpoint"])
 @pytest.mark.slow
 def test_broken_anywhere_it_goes_on_and_ends_alike(
     kind: str,
-    place: str,
+    moment: str,
     data: Shards,
     config: TrainConfig,
     whole: Path,
@@ -53,13 +53,13 @@ def test_broken_anywhere_it_goes_on_and_ends_alike(
     expected, recipe = (whole, config) if kind == "cached" else (whole_pairs, PAIRS)
     if kind == "cached":
         shutil.copytree(whole / "features", tmp_path / "features")
-    owner, name = (loop.Run, "step") if place == "step" else (torch, "save")
+    owner, name = (loop.Run, "step") if moment == "step" else (torch, "save")
     real, calls, at = getattr(owner, name), [], [1, 4, 5]
 
     def breaking(*args, **kwargs):
         calls.append(1)
         if at and len(calls) == at[0]:
-            if place == "checkpoint":
+            if moment == "checkpoint":
                 args[1].write_bytes(b"half a file")
             raise Break
         return real(*args, **kwargs)

@@ -53,8 +53,8 @@ def test_what_can_be_changed_over_weights_is_trained_and_all_else_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("segclip.commands.train.RECIPES", {"mini": lambda: config, "paper": lambda: PAIRS})
-    place = ["--data", str(data.folder), "--steps", "2", "--out"]
-    assert main(["train", "mini", "--model.centers", "12", *place, str(tmp_path / "run")]) == 0
+    rest = ["--data", str(data.folder), "--steps", "2", "--out"]
+    assert main(["train", "mini", "--model.centers", "12", *rest, str(tmp_path / "run")]) == 0
     assert weights(tmp_path / "run")["image.grouping.centers"].shape == (12, 64)
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]
     assert recipe["model"] == asdict(replace(SENTENCE, centers=12))
@@ -68,9 +68,9 @@ def test_what_can_be_changed_over_weights_is_trained_and_all_else_refused(
         (["--model.decoder-layers", "2"], "model.decoder_layers 2; the weights"),
     ):
         capsys.readouterr()
-        assert main(["train", "paper", "--init-from", str(path), *options, *place, str(tmp_path / "x")]) == 2
+        assert main(["train", "paper", "--init-from", str(path), *options, *rest, str(tmp_path / "x")]) == 2
         err = capsys.readouterr().err
         assert why in err and err.count("\n") == 1
     assert not (tmp_path / "x").exists()
-    assert main(["train", "mini", "--model.embed", "32", *place, str(tmp_path / "x")]) == 2
+    assert main(["train", "mini", "--model.embed", "32", *rest, str(tmp_path / "x")]) == 2
     assert "model.embed 32; the weights" in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""`segclip prepare`: any source into shards, with a progress bar, a summary and a sheet to look at."""
+"""`segclip prepare`: any source into shards, with a progress bar, a summary and a preview."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -92,7 +92,7 @@ class TrainConfig:
         keep_checkpoints: how many of the last ones are kept; the best by mIoU is kept besides.
         validate_every: steps between two validations: a sheet of photos with their regions, with `validation` the mIoU.
         validation: folder of photos with masks: images/, masks/, classes.json.
-        trackers: names of accelerate's trackers, such as tensorboard or wandb, beside metrics.jsonl.
+        trackers: names of `segclip.train.metrics.TRACKERS`, which take what metrics.jsonl has too.
         workers: processes that read for each process that trains; they change no figure.
         seed: of everything random.
     """

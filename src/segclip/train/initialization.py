@@ -22,6 +22,7 @@ from segclip.model.grouping import count_regions
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import TrainConfig
+from segclip.train.optim import freeze
 
 PHOTOS, PATCHES = 3000, 16  # how many photos are looked at, and how many patches of each by k-means
 CHUNK = 64  # photos grouped at once
@@ -29,14 +30,20 @@ RIDGE = 0.03  # of the least squares, in units of the regions' mean variance
 
 
 def check_recipe(config: TrainConfig) -> None:
-    """Raise ValueError where a resolved recipe names what is in no table, or hides all patches."""
+    """Raise ValueError where a resolved recipe names what is in no table, or asks its model for what it cannot do."""
     assert config.model
-    losses, model = weighted_losses(config.losses), config.model
+    losses, image = weighted_losses(config.losses), config.model.image
     with torch.device("meta"):
-        SegCLIP(model)
-    patches = (model.image.side // model.image.patch) ** 2
-    if any(loss.masked for loss in losses.values()) and visible_count(patches, model.mask_ratio) < 1:
-        raise ValueError(f"mask_ratio {model.mask_ratio} leaves none of {patches} patches visible; lower it")
+        model = SegCLIP(config.model)
+    freeze(model, config)
+    if config.init_centers == "k-means" and not hasattr(model.image.grouping, "initialize_from_clusters"):
+        raise ValueError(
+            f"the grouping {config.model.grouping!r} cannot start from k-means; give init_centers random, or write its "
+            "initialize_from_clusters"
+        )
+    patches = (image.side // image.patch) ** 2
+    if any(loss.masked for loss in losses.values()) and visible_count(patches, config.model.mask_ratio) < 1:
+        raise ValueError(f"mask_ratio {config.model.mask_ratio} leaves none of {patches} patches visible; lower it")
 
 
 def initialize_model(config: TrainConfig) -> SegCLIP:
@@ -67,24 +74,14 @@ def initialize_model(config: TrainConfig) -> SegCLIP:
 
 @torch.no_grad()
 def initialize_centers(model: SegCLIP, photos: Iterable[Float[np.ndarray, "P D"]], seed: int) -> None:
-    """Start the grouping as k-means of what the trunk gives for photos: of the first 3,000, some patches each.
-
-    Raises:
-        ValueError: a grouping that cannot start so.
-    """
-    grouping = model.image.grouping
-    if not hasattr(grouping, "initialize_from_clusters"):
-        raise ValueError(
-            f"the grouping {model.config.grouping!r} cannot start from k-means; give init_centers random, or write its "
-            "initialize_from_clusters"
-        )
+    """Start the grouping as k-means of what the trunk gives for photos: of the first 3,000, some patches each."""
     generator = np.random.default_rng(seed)
     patches = torch.cat([_some_patches(photo, generator) for photo in islice(photos, PHOTOS)])
     normed = F.layer_norm(patches, patches.shape[1:])
     mean, spread = normed.mean(dim=0), normed.std(dim=0).clamp(min=1e-6)
     directions = F.normalize((normed - mean) / spread, dim=-1)
     _, cluster = kmeans2(directions.numpy(), count_regions(model.config), minit="++", rng=generator)
-    grouping.initialize_from_clusters(patches, torch.from_numpy(cluster))
+    model.image.grouping.initialize_from_clusters(patches, torch.from_numpy(cluster))
 
 
 @torch.no_grad()

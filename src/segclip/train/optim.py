@@ -32,7 +32,10 @@ def freeze(model: SegCLIP, config: TrainConfig) -> None:
     names = [name for name, _ in model.named_parameters()]
     for prefix in (*config.frozen, *config.slow):
         if not any(name.startswith(prefix) for name in names):
-            raise ValueError(f"no parameter's name begins with {prefix!r}; they are called {names[0]}, {names[1]} ...")
+            raise ValueError(
+                f"no parameter's name begins with {prefix!r}, a prefix of frozen or slow; they are called {names[0]}, "
+                f"{names[1]} ...: give others"
+            )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith((*config.frozen, *idle)))
 
