@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -24,9 +25,12 @@ def read_remote(address: str) -> Iterator[bytes]:
         ValueError: it cannot be fetched, or its library is not installed.
     """
     # A proxy that the environment names is used, as by pip and curl.
-    options = {"client_kwargs": {"trust_env": True}} if address.startswith(("http://", "https://")) else {}
+    options: dict[str, Any] = (
+        {"client_kwargs": {"trust_env": True}} if address.startswith(("http://", "https://")) else {}
+    )
     try:
-        with fsspec.open(address, "rb", **options) as file:
+        opened: Any = fsspec.open(address, "rb", **options)  # its types know one file or many
+        with opened as file:
             while chunk := file.read(CHUNK):
                 yield chunk
     except ImportError as error:
