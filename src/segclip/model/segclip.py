@@ -266,7 +266,7 @@ class SegCLIP(
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> "SegCLIP":
         """The mixin's own way would leave weights that the file lacks as they were drawn, and say nothing."""
-        return super()._from_pretrained(strict=strict, **options)
+        return super()._from_pretrained(strict=strict, **options).eval()  # which older mixins forget
 
     @classmethod
     def _decode_arg(cls, expected_type: Any, value: Any) -> ModelConfig:
