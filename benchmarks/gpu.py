@@ -10,6 +10,7 @@ Steps, each of which writes OUT/STEP.json after every measurement:
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def main() -> None:
         print_table(options.out)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    report = Report(options.out / f"{options.step}.json", options.until)
+    only = [name.strip() for name in os.environ.get("ONLY", "").split(";") if name.strip()]
+    report = Report(options.out / f"{options.step}.json", options.until, only)
     STEPS[options.step](report, TINY if options.tiny else FULL)
 
 

@@ -3,9 +3,10 @@
 #   bash benchmarks/gpu.sh prepare               here: downloads packages for a GPU machine without network into .gpu/
 #   bash benchmarks/gpu.sh run OUT [SECONDS]     there, in the repository: takes at most SECONDS (450)
 #   bash benchmarks/gpu.sh run OUT SECONDS --tiny    anywhere: every step on the CPU with tiny sizes
-# The environment variable STEPS chooses the steps, each with the percentage of the time at which it must end; PYTHON
-# names the interpreter, which there must already have torch, numpy and the like. If the weights of `mini` are missing, a
-# random model of the same configuration is measured.
+# The environment variable STEPS chooses the steps, each with the percentage of the time at which it must end; ONLY the
+# measurements, by patterns of their names such as "matrix rate; *compiled"; PYTHON names the interpreter, which there
+# must already have torch, numpy and the like. If the weights of `mini` are missing, a random model of the same
+# configuration is measured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -53,5 +54,5 @@ run() {
 
 case ${1:-} in
   prepare | run) "$@" ;;
-  *) sed -n '2,8s/^# \?//p' "$0" && exit 2 ;;
+  *) sed -n '2,9s/^# \?//p' "$0" && exit 2 ;;
 esac

@@ -45,7 +45,7 @@ from segclip.utils.processes import alone
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 ABSOLUTE, RELATIVE = 1e-4, 1e-3  # tolerances: of arrays and losses; of gradients
 STEPS, BATCH = 4, 8  # of the run that is interrupted half-way
-LONGEST = 60  # seconds that the two processes may take
+LONGEST = 45  # seconds that the two processes may take
 
 
 def check(report: Report, sizes: Sizes) -> None:

@@ -48,22 +48,20 @@ def infer(report: Report, sizes: Sizes) -> None:
     ).get("per second", float("nan"))
     for name, config in sizes.models:
         measure_windows(report, name, config, False, sizes, rate)
-    name, config = sizes.models[0]
-    if sizes.compiled:
+    for name, config in sizes.models if sizes.compiled else ():
         measure_windows(report, name, config, True, sizes, rate)
     name, config = sizes.models[-1]
     for protocol, dtype, threads in FOLDERS:
         title = f"folder, {name}, {protocol}, {dtype}, {threads} threads"
         report.measure(title, 15, partial(folder, name, config, protocol, dtype, threads, sizes))
-    if sizes.compiled:
-        measure_windows(report, name, config, True, sizes, rate)
 
 
 def measure_windows(report: Report, name: str, config: ModelConfig, compiled: bool, sizes: Sizes, rate: float) -> None:
-    for batch in sizes.batches:
-        needed = 45 if compiled and batch == sizes.batches[0] else 8  # compiled once for all batch sizes
-        title = f"{name}, batch {batch}{', compiled' * compiled}"
-        report.measure(title, needed, partial(windows, config, batch, compiled, sizes, rate))
+    titles = {batch: f"{name}, batch {batch}{', compiled' * compiled}" for batch in sizes.batches}
+    chosen = [batch for batch in sizes.batches if report.wants(titles[batch])]
+    for batch in chosen:
+        needed = 45 if compiled and batch == chosen[0] else 8  # compiled once for all batch sizes
+        report.measure(titles[batch], needed, partial(windows, config, batch, compiled, sizes, rate))
 
 
 def windows(config: ModelConfig, batch: int, compiled: bool, sizes: Sizes, rate: float) -> Figures:

@@ -4,8 +4,9 @@ import gc
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +86,22 @@ class Report:
     Args:
         file: JSON.
         until: Unix time at which all measurements must be done.
+        only: patterns of the names that are measured, such as "*compiled"; if empty, all are.
     """
 
-    def __init__(self, file: Path, until: float) -> None:
-        self.file, self.until = file, until
+    def __init__(self, file: Path, until: float, only: Sequence[str] = ()) -> None:
+        self.file, self.until, self.only = file, until, only
         self.figures: Figures = {"begun": time.strftime("%Y-%m-%d %H:%M"), "torch": torch.__version__}
         if torch.cuda.is_available():
             self.figures["device"] = torch.cuda.get_device_name()
 
+    def wants(self, name: str) -> bool:
+        return not self.only or any(fnmatchcase(name, pattern) for pattern in self.only)
+
     def measure(self, name: str, seconds: float, run: Callable[[], Figures]) -> Figures:
         """Run a measurement and record its figures or its error; skip it if fewer than `seconds` are left."""
+        if not self.wants(name):
+            return {}
         left, start = self.until - time.time(), time.perf_counter()
         found: Figures = {"skipped": f"{left:.0f} s left, about {seconds:.0f} s needed"}
         if left > seconds:

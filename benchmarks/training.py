@@ -29,6 +29,7 @@ from segclip.config import ModelConfig
 from segclip.model.layers import MLP, Attention, quick_gelu
 from segclip.model.reconstruction import patchify
 from segclip.model.segclip import Losses, Parts, SegCLIP
+from segclip.train.compilation import compile_blocks
 from segclip.train.config import TrainConfig
 from segclip.train.optim import freeze, make_optimiser, set_learning_rate
 from segclip.train.photo_batches import PairBatch, PairLearner, draw_noise
@@ -94,6 +95,8 @@ class Step:
         self.model = random_model(config.model).to(device)
         freeze(self.model, config)
         self.learner = PairLearner(self.model, config)
+        if config.compile:
+            compile_blocks(self.learner)
         self.optimiser = make_optimiser(self.model, config)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         set_learning_rate(self.optimiser, config, 1, 1000)

@@ -1,9 +1,12 @@
 """A step in micro-batches: gradients of the whole batch, whatever the losses are and whatever the model draws."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.small_model import CLIP, small_model
+from helpers.small_runs import run_script
 from torch import Tensor, nn
 
 from segclip.losses import LOSSES, Loss, LossInputs
@@ -112,3 +115,10 @@ def test_both_passes_of_a_micro_batch_draw_the_same(batch: PairBatch) -> None:
     assert whole.total.item() == pytest.approx(losses.total.item(), rel=1e-5)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, found[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_it_learns_the_same() -> None:
+    """In a process of its own, as torch cannot compile through the type checks of the tests."""
+    run_script("compiled_training_script.py")

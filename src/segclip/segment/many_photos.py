@@ -17,7 +17,7 @@ from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
 
 BATCH, GPU_BATCH = 4, 16  # photos at once: few enough pixels for a laptop, windows enough for a GPU
-READERS, FINISHERS = 4, 8  # most threads while a GPU encodes, so that it rarely waits; on a CPU there is one of each
+READERS, FINISHERS = 4, 16  # most threads while a GPU encodes, so that it rarely waits; on a CPU there is one of each
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,7 +59,8 @@ def segment_all(
     size, cores = (BATCH, 1) if on_cpu else (GPU_BATCH, os.cpu_count() or 1)
     photos = prefetched(named, read, threads=min(READERS, cores), ahead=size)
     encoded = (photo for batch in batched(photos, size) for photo in _encode(segmenter, batch))
-    yield from prefetched(encoded, label, threads=min(FINISHERS, cores), ahead=size)
+    # On a GPU one batch waits for the threads that finish while the next is encoded.
+    yield from prefetched(encoded, label, threads=min(FINISHERS, cores), ahead=size if on_cpu else 2 * size)
 
 
 def _encode(

@@ -86,6 +86,8 @@ class TrainConfig:
         eps: of AdamW.
         max_grad_norm: ceiling of the gradient's global norm.
         precision: "bf16" computes in bfloat16 what bears it; parameters and losses stay in float32.
+        compile: compile the transformer blocks with torch.compile, which takes a minute or so at the start; figures
+            differ by rounding. On a CPU it needs a C++ compiler.
         checkpoint_activations: compute the blocks' activations again in the backward pass instead of keeping them.
         shard: cut parameters, gradients and optimiser among the processes (FSDP) instead of keeping all in each.
         save_every: steps between two checkpoints.
@@ -123,6 +125,7 @@ class TrainConfig:
     eps: float = 1e-6
     max_grad_norm: Annotated[float, _formerly("--clip")] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     checkpoint_activations: bool = False
     shard: bool = False
     save_every: int = 500

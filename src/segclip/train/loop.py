@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from segclip.checkpoints.native import save_model
 from segclip.config import PAPER_WEIGHTS
 from segclip.model.segclip import MAX_SCALE, Losses, Parts, SegCLIP
+from segclip.train.compilation import compile_blocks, eager_if
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import BLOCKS, full_state, gather_rows, restore_state, share_model, unsynced
 from segclip.train.metrics import Record
@@ -105,6 +106,8 @@ class Run:
         self, config: TrainConfig, model: SegCLIP, learner: nn.Module, out: Path, processes: Processes
     ) -> None:
         self.config, self.model, self.out, self.processes = config, model, out, processes
+        if config.compile:
+            compile_blocks(learner)
         if config.checkpoint_activations:
             apply_activation_checkpointing(learner, check_fn=lambda module: isinstance(module, BLOCKS))
         self.learner = share_model(learner, processes, config.shard)
@@ -121,7 +124,9 @@ class Run:
         self.learner.train()  # validation leaves it in evaluation mode
         seed_draws(self.config.seed, step, self.processes.rank)
         rate = set_learning_rate(self.optimiser, self.config, step, steps)
-        losses = self._backward(batch)
+        fewer = len(batch) < self.config.batch // self.processes.world  # samples were bad
+        with eager_if(self.config.compile and fewer):
+            losses = self._backward(batch)
         names, world = list(losses.terms), self.processes.world
         parts = [*(losses.terms[name].item() for name in names), float(batch.bad), float(self.stopping)]
         *sums, bad, stopping = self.processes.sum(parts)
@@ -193,8 +198,9 @@ class Run:
         if not self.processes.is_main:
             return {}
         model.eval()
-        validation.write_sheet(model, step)
-        miou = validation.miou(model)
+        with eager_if(self.config.compile):
+            validation.write_sheet(model, step)
+            miou = validation.miou(model)
         if miou is None:
             return {}
         if miou > self.counts.best:

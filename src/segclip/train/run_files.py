@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 RECIPE, METRICS, MODEL, BEST = "recipe.json", "metrics.jsonl", "model.safetensors", "best.safetensors"
 CHECKPOINTS = "checkpoints"
-FREE = ("workers", "save_every", "keep_checkpoints", "trackers")  # fields that may change when a run goes on
+FREE = ("workers", "save_every", "keep_checkpoints", "trackers", "compile")  # fields that may change when a run goes on
 
 
 def read_recipe(run: Path) -> tuple[TrainConfig, str]:
