@@ -267,7 +267,7 @@ def test_words_in_place_of_an_overlay(served: Served) -> None:
 def test_labels_are_text_never_markup(served: Served) -> None:
     label = '<img src=x onerror="alert(1)">'
     html = served.stage(served.upload(png(PHOTO)), label, "none", 0.5, "open", "small")
-    assert "&lt;img src=x onerror=&quot;" in html and "<img src=x" not in html
+    assert "&lt;img src=x onerror=&#34;" in html and "<img src=x" not in html
 
 
 # The command
