@@ -23,9 +23,10 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -q
 
-# Under three minutes on two cores: without what is marked slow.
+# Under three minutes: without what is marked slow, and with one thread, because the models of most tests are so small
+# that threads spend their time waiting for each other.
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow"
 
 # With the lowest versions that pyproject.toml allows, in .venv-lowest; first without gradio and transformers (the tests
 # compare with it), which need a newer huggingface-hub than the package, then the web page. Torch is that of the other

@@ -98,6 +98,7 @@ def test_evaluations_code_runs(
     assert f"\n{json.loads((folder / 'again.json').read_text())['miou']} {{" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_annotates_code_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/annotate.md: the command, and the Python below it."""
     monkeypatch.chdir(folder)

@@ -88,6 +88,7 @@ def test_a_grouping_is_in_train_mode_in_steps_and_nowhere_else(
     assert changes >= 5, "three steps, and a validation after each"
 
 
+@pytest.mark.slow
 def test_too_few_photos_and_too_many_bad_ones(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="less than one batch of 64"):
         train(replace(config, batch=64), data, tmp_path / "a")
