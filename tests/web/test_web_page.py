@@ -56,6 +56,13 @@ def drop(page: Page, photo: Path) -> None:
     page.wait_for_selector(".seg-photo img")
 
 
+OPAQUE = """() => {
+    for (let e = document.querySelector(".seg-photo"); e; e = e.parentElement)
+        if (getComputedStyle(e).opacity !== "1") return false;
+    return true;
+}"""
+
+
 def segment(page: Page, labels: str) -> None:
     page.fill("#labels textarea", labels)
     page.click("#go")
@@ -64,6 +71,7 @@ def segment(page: Page, labels: str) -> None:
 
 def shown(page: Page) -> np.ndarray:
     """What is seen of the photo, in its own size; the names on it hidden, the colours not fading."""
+    page.wait_for_function(OPAQUE)  # gradio fades what it waits for
     page.add_style_tag(content=".seg-name { display: none !important } .seg-photo img { transition: none !important }")
     image = Image.open(io.BytesIO(page.locator(".seg-photo").screenshot())).convert("RGB")
     return np.asarray(image.resize(PHOTO.shape[1::-1]), dtype=np.float32)

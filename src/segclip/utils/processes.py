@@ -1,5 +1,6 @@
 """One process, or the many that torchrun started: which one this is, and the numbers that they exchange."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,4 +95,5 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
         yield processes
         processes.wait()  # or one takes the connections down while another still needs them
     finally:
+        gc.collect()  # what trained holds the connections too, in circles: it goes first
         dist.destroy_process_group()
