@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from measuring import MATRIX
 
+from segclip.checkpoints.loading import MINI as MINI_FILE
 from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
-from segclip.train.resolve import MINI as MINI_FILE
 from segclip.utils.files import atomic
 
 Figures = dict[str, Any]

@@ -52,6 +52,7 @@ ADAPTERS: dict[str, Adapter] = {
 }
 
 NAMES = ("mini", "vit-b16")
+MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
 AUTHORS_URL = "https://github.com/ArrowLuo/SegCLIP/releases/download/checkpoint_v0/segclip.bin"
 FOLDER_FILES = (WEIGHTS_FILE, "pytorch_model.bin")  # of save_pretrained, ours and transformers'
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -81,7 +82,7 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of weights that a name stands for, downloaded if need be. Arguments and errors: see `load`."""
     name = os.fspath(name_or_path)
     if name == "mini":
-        return Path(__file__).parents[1] / "assets" / "mini.safetensors"
+        return MINI
     if name == "vit-b16":
         return _fetch_authors()
     path = Path(name).expanduser()

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import file_digest
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from segclip import __version__
 from segclip.checkpoints.loading import locate
 from segclip.commands.options import ProtocolName
 from segclip.commands.photos import check_writable
@@ -127,10 +127,6 @@ def _describe(evaluator: Evaluator, weights: Path) -> Job:
     segmenter, benchmark = evaluator.segmenter, evaluator.benchmark
     with weights.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()
-    try:
-        own_version = version("segclip")
-    except PackageNotFoundError:
-        own_version = "not installed"
     job = {
         "set": benchmark.name,
         "split": benchmark.split,
@@ -140,7 +136,7 @@ def _describe(evaluator: Evaluator, weights: Path) -> Job:
         "words": evaluator.words,
         "device": segmenter.encoder.device.type,
         "versions": {
-            "segclip": own_version,
+            "segclip": __version__,
             "python": platform.python_version(),
             **{module.__name__: str(module.__version__) for module in (torch, numpy, cv2)},
         },

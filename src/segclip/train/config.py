@@ -184,7 +184,7 @@ class TrainConfig:
         """Inverse of `to_json`, which also reads what 0.1 wrote. Raises ValueError for unknown or missing fields."""
         try:
             raw = _translate(json.loads(text))
-            model = raw["model"] and ModelConfig.from_json(json.dumps(raw["model"]))
+            model = raw["model"] and ModelConfig.from_dict(raw["model"])
             cache = raw["cache"] and CacheConfig(**{**raw["cache"], "mosaics": tuple(raw["cache"]["mosaics"])})
             lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
             return cls(**{**raw, **lists, "model": model, "cache": cache})

@@ -15,6 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from segclip.losses import LOSSES
 from segclip.train.run_files import METRICS, cut_metrics
 from segclip.utils.optional import require
+from segclip.utils.tables import choose
 
 try:
     import resource
@@ -46,8 +47,7 @@ TRACKERS: dict[str, Callable[[Path, int], AbstractContextManager[Callable[[Recor
 def check_trackers(names: Sequence[str]) -> None:
     """Raise ValueError for a tracker that is not in the table."""
     for name in names:
-        if name not in TRACKERS:
-            raise ValueError(f"tracker {name!r}; known are {', '.join(TRACKERS)}; metrics.jsonl is written in any case")
+        choose(TRACKERS, name, "tracker")
 
 
 @contextmanager

@@ -5,20 +5,19 @@ at once.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from segclip.checkpoints.loading import find_adapter, locate
 from segclip.checkpoints.tensors import read_tensors
 from segclip.config import ModelConfig
 from segclip.train.config import TrainConfig
 
-MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
 OVER_OURS = ("centers", "grouping", "tau", "center_blocks", "mask_ratio")
 OVER_CLIP = (*OVER_OURS, "decoder_layers", "decoder_heads")  # a CLIP has neither grouping nor masked branch
-LARGEST_HEADER = 1 << 27  # bytes
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,6 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 def read_start(name: str) -> Start:
     """What weights hold, as `segclip.load` takes them. Raises ValueError where they cannot be read."""
-    path = MINI if name == "mini" else Path(name).expanduser()
-    if (model := _read_header(path)) is not None:
-        return Start(model, OVER_OURS)
     path = locate(name)
     if (model := _read_header(path)) is not None:
         return Start(model, OVER_OURS)
@@ -75,13 +71,11 @@ def _read_foreign(path: Path, changed: int) -> Start:
 
 
 def _read_header(path: Path) -> ModelConfig | None:
-    """The configuration in a safetensors file of ours: the file begins with the length of its header, which is JSON."""
+    """The configuration in the header of a safetensors file of ours."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            metadata = json.loads(file.read(length))["__metadata__"] if length < LARGEST_HEADER else {}
-        return ModelConfig.from_json(metadata["segclip_config"])
-    except (OSError, ValueError, KeyError, TypeError):  # another format, or damaged: who reads all of it says why
+        with safe_open(path, framework="pt") as file:
+            return ModelConfig.from_json((file.metadata() or {})["segclip_config"])
+    except (OSError, ValueError, KeyError, SafetensorError):  # another format, or damaged: who reads all of it says why
         return None
 
 

@@ -14,6 +14,7 @@ from segclip.evaluate.datasets.coco_stuff import open_coco_stuff
 from segclip.evaluate.datasets.context import open_context59, open_context60
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.evaluate.datasets.voc2012 import open_voc2012
+from segclip.utils.tables import choose
 
 DATASETS: dict[str, Callable[[Path, str], Benchmark]] = {
     "voc2012": open_voc2012,
@@ -40,10 +41,9 @@ def open_benchmark(name: str, root: Path, split: str = "val") -> Benchmark:
     Raises:
         ValueError: a folder that does not hold the set; the message names the file that was expected.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown set {name!r}; known are {', '.join(DATASETS)}")
+    open_set = choose(DATASETS, name, "set")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; --root names the one that holds the set")
-    return DATASETS[name](root, split)
+    return open_set(root, split)

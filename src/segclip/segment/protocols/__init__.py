@@ -7,6 +7,7 @@ command line.
 from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.protocols.paper import PaperProtocol
 from segclip.segment.protocols.protocol import Protocol
+from segclip.utils.tables import choose
 
 PROTOCOLS: dict[str, Protocol] = {
     "open": OpenProtocol(),
@@ -24,9 +25,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def find_protocol(name: str) -> Protocol:
     """The protocol with this name. Raises ValueError if there is none."""
-    if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    return choose(PROTOCOLS, name, "protocol")
 
 
 def name_of(protocol: Protocol) -> str:
