@@ -19,11 +19,13 @@ OKABE_ITO = (
 )  # fmt: skip
 OPACITY = 0.55  # of a label's colour over the photo
 LISTED = 40  # labels that are named, on the photo and in the legend; the others are only counted
+MISSING = 8  # labels that the legend names as not found; a longer list would outgrow the picture
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly, however many there are
 # Pillow's font has only Latin letters; for other scripts, common system fonts are tried.
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "msyh.ttc")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Entry = tuple[tuple[int, ...] | None, str, Font]  # of the legend: the colour of its swatch, None for no swatch; a text
 
 
 @lru_cache(maxsize=8)
@@ -37,7 +39,10 @@ def palette(count: int) -> UInt8[ndarray, "N 3"]:
 
 
 def draw_overlay(
-    photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], found: Sequence[tuple[int, str, float]]
+    photo: UInt8[ndarray, "H W 3"],
+    labels: Int[ndarray, "H W"],
+    found: Sequence[tuple[int, str, float]],
+    missing: Sequence[tuple[int, str]] = (),
 ) -> Image.Image:
     """The photo tinted with the colours of its labels, which are named on it and in a legend below.
 
@@ -45,6 +50,7 @@ def draw_overlay(
         photo: RGB uint8, 0-255.
         labels: 0 is the background.
         found: index, name and share (0-1) of each label that was found, in the legend's order.
+        missing: index and name of each label that was not, for the legend to say so.
     """
     colours = palette(1 + int(labels.max()))
     image = _tint(photo, labels, colours)
@@ -53,8 +59,7 @@ def draw_overlay(
     for index, name, _ in found[:LISTED]:
         if index:
             _write_name(draw, labels == index, readable(name, index, size), size, tuple(colours[index].tolist()))
-    entries = [(tuple(colours[i].tolist()), *readable(n, i, size), s) for i, n, s in found[:LISTED]]
-    legend = _legend(entries, len(found) - len(entries), image.width, size)
+    legend = _legend(_legend_entries(found, missing, colours, size), image.width, size)
     sheet = Image.new("RGB", (max(image.width, legend.width), image.height + legend.height), "white")
     sheet.paste(image, (0, 0))
     sheet.paste(legend, (0, image.height))
@@ -106,24 +111,41 @@ def widest_point(mask: Bool[ndarray, "H W"]) -> tuple[float, float, float] | Non
     return float(x * step), float(y * step), float(distance[y, x] * step)
 
 
-def _legend(
-    entries: Sequence[tuple[tuple[int, ...], str, Font, float]], more: int, width: int, size: int
-) -> Image.Image:
-    """A swatch, name and share for each entry, in rows no wider than the photo; `more` labels are only counted."""
-    shown = [(colour, f"{name}  {share:.1%}", font) for colour, name, font, share in entries]
-    if more:
-        shown.append(((255, 255, 255), f"and {more} more", _default_font(size)))
+def _legend_entries(
+    found: Sequence[tuple[int, str, float]],
+    missing: Sequence[tuple[int, str]],
+    colours: UInt8[ndarray, "N 3"],
+    size: int,
+) -> list[Entry]:
+    """A share for each label found, the first of those not found, and how many more there are of both."""
+    entries: list[Entry] = []
+    for index, label, share in found[:LISTED]:
+        name, font = readable(label, index, size)
+        entries.append((tuple(colours[index].tolist()), f"{name}  {share:.1%}", font))
+    if len(found) > LISTED:
+        entries.append((None, f"and {len(found) - LISTED} more", _default_font(size)))
+    for index, label in missing[:MISSING]:
+        name, font = readable(label, index, size)
+        entries.append((None, f"{name}: not found", font))
+    if len(missing) > MISSING:
+        entries.append((None, f"{len(missing) - MISSING} more not found", _default_font(size)))
+    return entries
+
+
+def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
+    """A swatch and a text for each entry, in rows no wider than the photo."""
     gap = size // 2
-    cell = max(int(font.getlength(text)) for _, text, font in shown) + size + 3 * gap
+    cell = max(int(font.getlength(text)) for _, text, font in entries) + size + 3 * gap
     columns = max(1, (width - gap) // cell)
-    rows = -(-len(shown) // columns)
+    rows = -(-len(entries) // columns)
     line = int(1.6 * size)
     legend = Image.new("RGB", (max(width, cell + gap), rows * line + gap), "white")
     draw = ImageDraw.Draw(legend)
-    for i, (colour, text, font) in enumerate(shown):
+    for i, (colour, text, font) in enumerate(entries):
         x, y = gap + i % columns * cell, gap + i // columns * line
-        # The background keeps the photo's colours, so its swatch is empty.
-        draw.rectangle((x, y, x + size, y + size), fill=colour if any(colour) else "white", outline="grey")
+        if colour is not None:
+            # The background keeps the photo's colours, so its swatch is empty.
+            draw.rectangle((x, y, x + size, y + size), fill=colour if any(colour) else "white", outline="grey")
         draw.text((x + size + gap, y + size // 2), text, fill="black", font=font, anchor="lm")
     return legend
 

@@ -30,7 +30,7 @@ def segmentation(size: tuple[int, int], seed: int) -> Segmentation:
     labels = np.argmax(noise, axis=0).astype(np.int32)
     scores = generator.random(size, np.float32)
     photo = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
-    return Segmentation(labels, scores, NAMES, photo, "open", "auto")
+    return Segmentation(labels, scores, NAMES, photo, "open", "auto", np.ones(len(NAMES), np.float32))
 
 
 def write(out: Path, drawing: Drawing) -> dict[str, Annotated]:
@@ -225,10 +225,11 @@ def test_more_than_255_labels(tmp_path: Path) -> None:
     names = tuple(f"thing {i}" for i in range(70_000))
     labels = np.array([[0, 300], [255, 69_999]], np.int32)
     photo = np.zeros((2, 2, 3), np.uint8)
-    result = Segmentation(labels, np.ones((2, 2), np.float32), names, photo, "open", None)
+    presence = np.ones(len(names), np.float32)
+    result = Segmentation(labels, np.ones((2, 2), np.float32), names, photo, "open", None, presence)
     with pytest.raises(ValueError, match="70000 labels; a 16-bit mask holds 65535"):
         annotate(result, "a.png", "a", Drawing(clean=0.0))
-    few = Segmentation(labels % 1000, result.scores, names[:1000], photo, "open", None)
+    few = Segmentation(labels % 1000, result.scores, names[:1000], photo, "open", None, presence[:1000])
     for name, data in annotate(few, "a.png", "a", Drawing(clean=0.0)).files.items():
         (tmp_path / Path(name).parent.name).write_bytes(data)
     assert (np.asarray(Image.open(tmp_path / "masks")) == few.labels).all()

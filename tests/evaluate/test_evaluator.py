@@ -67,11 +67,14 @@ def test_a_label_map_computed_by_hand(
 ) -> None:
     """Halves that are found as thirds, in both orders of classes; the middle of 20 columns is wrong in each photo."""
 
-    def label(self: Segmenter, encoded: Any, labels: tuple[str, ...], *, background: object) -> Segmentation:
-        assert labels == ["cat", "dog"] and background == "auto"
+    def label(
+        self: Segmenter, encoded: Any, labels: tuple[str, ...], *, background: object, presence: object
+    ) -> Segmentation:
+        assert labels == ["cat", "dog"] and background == presence == "auto"
         found = np.arange(60)[None].repeat(40, 0) // 20  # 0, 1, 2
+        scores, there = np.ones(found.shape), np.ones(2)
         return Segmentation(
-            found.astype(np.int32), np.ones(found.shape), ("cat", "dog"), encoded.photo, self.protocol_name, "auto"
+            found.astype(np.int32), scores, ("cat", "dog"), encoded.photo, self.protocol_name, "auto", there
         )
 
     monkeypatch.setattr(Segmenter, "label", label)
@@ -98,6 +101,25 @@ def test_the_result_tells_how_to_repeat_it(tmp_path: Path, weights: Path) -> Non
     assert result["settings"] == json.loads(json.dumps(settings_of(PaperProtocol(threshold=0.8, kept=3))))
     assert result["versions"]["torch"] == torch.__version__ and result["split"] == "val"
     assert result["words"][1] == ["aeroplane"] and result["words"][0] == []
+
+
+def test_presence_is_passed_on_and_recorded(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label, asked = Segmenter.label, []
+    monkeypatch.setattr(
+        Segmenter, "label", lambda *given, **options: asked.append(options["presence"]) or label(*given, **options)
+    )
+    root, out, options = write_folder(tmp_path, (0, 2)), tmp_path / "r.json", ("--protocol", "paper")
+    judged = evaluate(root, weights, out, *options)
+    assert judged["presence"] == "auto" == asked.pop() and "presence" not in capsys.readouterr().out
+    command = ["evaluate", "folder", "--root", str(root), "--model", str(weights), "--json", str(out), *options]
+    assert main([*command, "--presence", "none"]) == 2
+    assert "(other presence)" in capsys.readouterr().err
+    out = tmp_path / "none.json"
+    told = evaluate(root, weights, out, *options, "--presence", "none")
+    assert told["presence"] is None is asked.pop() and "presence none; names own" in capsys.readouterr().out
+    assert figures(told) == figures(judged), "the paper's protocol never judges"
 
 
 def test_labels_become_the_classes_they_stand_for(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from segclip.cli import main
 from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.presence import Presence
 from segclip.segment.protocols import PROTOCOLS
 from segclip.segment.protocols.paper import paper_scores
 from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
@@ -34,13 +35,14 @@ class Squeezed:
         return EmbeddedLabels(labels, labels[:0])
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         floor = self.floor if background == "auto" else background or 0.0
         (windows,), (output,) = photo.windows, photo.outputs
         scores = paper_scores(output, labels.labels, scale, (windows.side, windows.side))
         best, winner = F.interpolate(scores, photo.size, mode="bilinear")[0].max(dim=0)
-        return LabelMap((winner + 1).masked_fill(best < floor, 0), best)
+        there = best.new_ones(len(labels.labels))  # every label is taken to be in the photo
+        return LabelMap((winner + 1).masked_fill(best < floor, 0), best, there)
 
     def for_benchmark(self, name: str) -> "Squeezed":
         return self

@@ -30,7 +30,7 @@ def open_labels(
     photo: np.ndarray, output: ImageOutput, labels: torch.Tensor, contrast: torch.Tensor, background: Background
 ) -> np.ndarray:
     encoded = EncodedPhoto(photo, [Windows.cut(photo, 64, 32)], [output])
-    found = OpenProtocol().label_photo(encoded, EmbeddedLabels(labels, contrast), background, scale=10.0)
+    found = OpenProtocol().label_photo(encoded, EmbeddedLabels(labels, contrast), background, "auto", scale=10.0)
     assert found.labels.shape == found.scores.shape == photo.shape[:2]
     assert found.scores.min() >= 0 and found.scores.max() <= 1
     return found.labels.numpy()
@@ -151,5 +151,5 @@ def test_superpixels_are_found_once_for_any_number_of_labels(monkeypatch: pytest
     find, asked = OpenProtocol.find_superpixels, []
     monkeypatch.setattr(OpenProtocol, "find_superpixels", lambda self, photo: asked.append(1) or find(self, photo))
     for labels in (RED, BLUE):
-        protocol.label_photo(encoded, EmbeddedLabels(labels, NOTHING), None, scale=10.0)
+        protocol.label_photo(encoded, EmbeddedLabels(labels, NOTHING), None, "auto", scale=10.0)
     assert len(asked) == 1

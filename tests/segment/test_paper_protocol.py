@@ -99,9 +99,10 @@ def test_label_score_is_the_dense_maximum(tiny: SegCLIP) -> None:
     (output,) = encode_windows(Encoder(tiny), [windows])
     dense = windows.average(paper_scores(output, embeds, SCALE, (96, 96)))
     encoded, labels = EncodedPhoto(photo, [windows], [output]), EmbeddedLabels(embeds, embeds[:0])
-    found = PaperProtocol().label_photo(encoded, labels, None, SCALE)
+    found = PaperProtocol().label_photo(encoded, labels, None, "auto", SCALE)
     torch.testing.assert_close(found.scores, dense.amax(dim=0))
     torch.testing.assert_close(dense.gather(0, found.labels[None] - 1)[0], found.scores)
+    assert found.presence.tolist() == [1] * 30
 
 
 def test_only_five_classes_of_a_window_score(tiny: SegCLIP, golden: dict[str, Tensor]) -> None:

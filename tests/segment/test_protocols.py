@@ -17,6 +17,7 @@ from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.presence import Presence
 from segclip.segment.protocols import PROTOCOLS, find_protocol, name_of
 from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.protocols.paper import PaperProtocol
@@ -45,11 +46,11 @@ class Bands:
         return EmbeddedLabels(labels, labels[:0])
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         row = (torch.arange(photo.size[1]) + self.first) % len(labels.labels) + 1
         found = row.expand(photo.size)
-        return LabelMap(found, torch.ones(photo.size))
+        return LabelMap(found, torch.ones(photo.size), torch.ones(len(labels.labels)))
 
     def for_benchmark(self, name: str) -> "Bands":
         return self

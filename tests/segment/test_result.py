@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
 from segclip.segment.result import Segmentation
-from segclip.visualize import LISTED, OKABE_ITO, palette
+from segclip.visualize import LISTED, MISSING, OKABE_ITO, palette
 
 
 def make(names: tuple[str, ...], labels: np.ndarray, scores: np.ndarray | None = None) -> Segmentation:
     photo = np.full((*labels.shape, 3), 90, np.uint8)
     scores = np.full(labels.shape, 0.5, np.float32) if scores is None else scores
-    return Segmentation(labels.astype(np.int32), scores, names, photo, "open", "auto")
+    presence = np.linspace(0.25, 0.75, len(names), dtype=np.float32)
+    return Segmentation(labels.astype(np.int32), scores, names, photo, "open", "auto", presence)
 
 
 def quarters() -> Segmentation:
@@ -36,6 +37,13 @@ def test_what_was_found() -> None:
     assert (background.label, background.index, background.share, background.score) == ("background", 0, 0.75, 0.25)
 
 
+def test_what_was_not_found() -> None:
+    assert quarters().not_found() == ["dog"]
+    assert make(("dog", "cat", "cow", "猫"), np.full((4, 4), 3)).not_found() == ["dog", "cat", "猫"]
+    assert make(("dog",), np.zeros((4, 4))).not_found() == ["dog"]
+    assert not make(("dog", "cat"), np.resize([1, 2], (4, 4))).not_found()
+
+
 def test_saved_files(tmp_path: Path) -> None:
     result = quarters()
     overlay, mask, record = result.save(tmp_path / "new" / "folder", "photo.1")
@@ -49,7 +57,8 @@ def test_saved_files(tmp_path: Path) -> None:
         assert image.width >= 120 and image.height > 80
     stored = json.loads(record.read_text(encoding="utf-8"))
     assert (stored["width"], stored["height"], stored["protocol"], stored["background"]) == (120, 80, "open", "auto")
-    assert stored["labels"] == ["dog", "cat"]
+    assert stored["labels"] == ["dog", "cat"] and stored["not_found"] == ["dog"]
+    assert stored["presence"] == {"dog": 0.25, "cat": 0.75}
     assert stored["found"][1] == {"label": "cat", "index": 2, "share": 0.25, "score": 0.75, "box": [0, 0, 60, 40]}
 
 
@@ -122,7 +131,10 @@ def test_a_label_that_was_not_found(use: Callable[[Segmentation, str], object]) 
 
 
 def test_how_a_result_shows_itself() -> None:
-    assert repr(quarters()) == "<Segmentation 120x80: background 75.0%, cat 25.0%>"
+    assert repr(quarters()) == "<Segmentation 120x80: background 75.0%, cat 25.0%; not found: dog>"
+    absent = make(tuple(f"thing {i}" for i in range(20)), np.full((4, 4), 20))
+    assert repr(absent).startswith("<Segmentation 4x4: thing 19 100.0%; not found: thing 0, thing 1, ")
+    assert repr(absent).endswith(", thing 7, and 11 more>")
     many = make(tuple(f"thing {i}" for i in range(20)), np.resize(np.arange(21), (21, 21)))
     assert repr(many).endswith(", and 13 more>") and len(repr(many)) < 200
     with Image.open(io.BytesIO(quarters()._repr_png_())) as image:
@@ -168,6 +180,29 @@ def test_overlay_tints_labels_only_and_names_them() -> None:
     assert (overlay[2, 2] != 90).any()
     plain = np.asarray(make(("dog", "-"), quarters().labels).overlay())
     assert (overlay[:40, :60] != plain[:40, :60]).any(), "the name is written in its region"
+
+
+def test_the_legend_says_what_was_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a swatch, after what was found; of many, it names the first."""
+    written: list[tuple[str, float]] = []
+    write = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, xy, text, *rest, **options: (
+            written.append((text, xy[1])) or write(self, xy, text, *rest, **options)
+        ),
+    )
+    quarters().overlay()
+    assert [text for text, _ in written if text != "cat"] == ["background  75.0%", "cat  25.0%", "dog: not found"]
+    written.clear()
+    sheet = make(tuple(f"thing {i}" for i in range(20)), np.full((400, 100), 20)).overlay()
+    legend = [text for text, _ in written[-MISSING - 2 :]]
+    assert legend[:2] == ["thing 19  100.0%", "thing 0: not found"]
+    assert legend[-2:] == [f"thing {MISSING - 1}: not found", f"{19 - MISSING} more not found"]
+    rows = np.asarray(sheet)[400:]
+    coloured = (rows.max(axis=2) - rows.min(axis=2) > 60).any(axis=1)
+    assert coloured.any() and not coloured[len(coloured) // 4 :].any(), "one swatch, that of what was found"
 
 
 def test_overlay_of_scripts_without_a_font_and_of_many_labels() -> None:

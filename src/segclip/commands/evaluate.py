@@ -33,6 +33,7 @@ from segclip.evaluate.metrics import Confusion, interval
 from segclip.evaluate.records import Records
 from segclip.evaluate.report import write_report
 from segclip.segment.encoder import DType
+from segclip.segment.presence import check_presence
 from segclip.segment.protocols import find_protocol
 from segclip.segment.protocols.settings import change_settings, settings_of
 from segclip.segment.segmenter import Segmenter
@@ -58,6 +59,7 @@ def evaluate(
     split: Literal["val", "train"] | None = None,
     limit: int | None = None,
     names: Literal["own", "sclip"] = "own",
+    presence: str = "auto",
     device: str = "auto",
     dtype: DType = "float32",
     file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
@@ -80,6 +82,7 @@ def evaluate(
         split: val, or train; train for --calibrate.
         limit: So many photos, spread evenly over the set.
         names: own: the classes as the paper names them. sclip: several words a class, as SCLIP asks for them.
+        presence: auto or none: see segclip segment.
         device: auto, cpu, cuda, mps ...
         dtype: Of the image tower's products: see segclip segment.
         file: File for the result with all that is needed to repeat it. NAME.photos.jsonl beside it keeps what each
@@ -92,17 +95,18 @@ def evaluate(
         raise ValueError("several processes: give --json FILE, beside which they share their counts, no --calibrate")
     if calibrate and split == "val" and dataset != "folder":
         raise ValueError("--calibrate on the split that is reported; leave --split out, which takes the training split")
+    judged = check_presence(presence)
     _check_outputs(file, report)
     changed = change_settings(find_protocol(protocol).for_benchmark(dataset), changes)
     benchmark = open_benchmark(dataset, root, split or ("train" if calibrate else "val"))
     asked = {"root": str(root.resolve()), "of": len(benchmark.pairs), "model": model, "protocol": protocol}
-    asked |= {"changed": list(changes), "names": names, "dtype": dtype}
+    asked |= {"changed": list(changes), "names": names, "presence": judged, "dtype": dtype}
     if limit is not None:
         benchmark = replace(benchmark, pairs=_spread(benchmark.pairs, limit))
     words, weights = words_of(benchmark, names), locate(model)
     with join_processes(device) as processes:
         segmenter = Segmenter(weights, changed, device=processes.device, dtype=dtype)
-        evaluator = Evaluator(segmenter, benchmark, words)
+        evaluator = Evaluator(segmenter, benchmark, words, judged)
         job = _describe(evaluator, weights) | asked
         if calibrate:
             left_out = _calibrate(job, evaluator, file, skip_bad)
@@ -258,9 +262,10 @@ def _headline(job: Job) -> str:
     changed = f" with {', '.join(job['changed'])}" if job["changed"] else ""
     threshold = job["settings"].get("threshold")
     threshold = "" if threshold is None else f", threshold {threshold}"
+    looked_for = "" if job["presence"] else ", presence none"
     split = f" {job['split']}" if job["split"] else ""
     return (
-        f"{job['set']}{split}, {photos}; {job['model']}; protocol {job['protocol']}{changed}{threshold}; "
+        f"{job['set']}{split}, {photos}; {job['model']}; protocol {job['protocol']}{changed}{threshold}{looked_for}; "
         f"names {job['names']}"
     )
 

@@ -15,6 +15,7 @@ from numpy import ndarray
 from segclip.evaluate.datasets.benchmark import Benchmark, Mask, Pair
 from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.presence import Presence
 from segclip.segment.protocols.paper import region_owner
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.failures import Failed
@@ -69,10 +70,12 @@ class Evaluator:
         segmenter: the model and the protocol.
         benchmark: the photos and their masks.
         words: for each class, from `words_of`. Where the background has none, the protocol finds it in its own way.
+        presence: as for `Segmenter.segment`.
     """
 
-    def __init__(self, segmenter: Segmenter, benchmark: Benchmark, words: Words) -> None:
+    def __init__(self, segmenter: Segmenter, benchmark: Benchmark, words: Words, presence: Presence = "auto") -> None:
         self.segmenter, self.benchmark, self.words = segmenter, benchmark, words
+        self.presence: Presence = presence
         self.labels = [word for own in words for word in own]
         # The class of each label of the result, whose label 0 is the background.
         self._classes = np.array([0, *(i for i, own in enumerate(words) for _ in own)], np.uint8)
@@ -81,13 +84,14 @@ class Evaluator:
     def label(self, encoded: EncodedPhoto, threshold: float | None = None) -> Mask:
         """The class of each pixel; `threshold` in place of the protocol's own, where it has the background by one."""
         background = ("auto" if threshold is None else threshold) if self.threshold else None
-        return self._classes[self.segmenter.label(encoded, self.labels, background=background).labels]
+        found = self.segmenter.label(encoded, self.labels, background=background, presence=self.presence)
+        return self._classes[found.labels]
 
     def label_among(self, encoded: EncodedPhoto, classes: Sequence[int]) -> Mask:
         """The best of these classes for each pixel, asked for by their own names; the background is none of them."""
         names = [self.benchmark.names[i] for i in classes]
-        found = self.segmenter.label(encoded, names, background=None).labels
-        return np.array([0, *classes], np.uint8)[found]
+        found = self.segmenter.label(encoded, names, background=None, presence=self.presence)
+        return np.array([0, *classes], np.uint8)[found.labels]
 
     def count(self, key: str, encoded: EncodedPhoto, truth: Mask) -> PhotoCounts:
         """Compare a photo's label map, and its regions, with the truth."""

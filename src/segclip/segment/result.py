@@ -6,6 +6,7 @@ Axes: H W pixels, K labels.
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from segclip.utils.files import atomic
 from segclip.utils.optional import require
 from segclip.visualize import draw_overlay, palette
 
-SHOWN = 8  # labels in a result's repr
+SHOWN = 8  # labels in a result's repr, of those found and of those not found
+DIGITS = 4  # of a presence in the JSON: more would differ from machine to machine
 PALETTE_ENTRIES = 256  # of a palette PNG; with more labels the mask is a 16-bit PNG
 
 
@@ -56,6 +58,7 @@ class Segmentation:
         photo: RGB uint8 (H,W,3), 0-255, upright.
         protocol: its name.
         background: as given to `Segmenter.segment`.
+        presence: float32 (K,), 0-1, how likely each label is in the photo; 1 where the protocol did not judge.
     """
 
     labels: Int[ndarray, "H W"]
@@ -64,6 +67,7 @@ class Segmentation:
     photo: UInt8[ndarray, "H W 3"]
     protocol: str
     background: Background
+    presence: Float[ndarray, "K"]
 
     def found(self) -> list[Found]:
         """What was found in the photo, largest first, with the background."""
@@ -76,9 +80,21 @@ class Segmentation:
         ]
         return sorted(found, key=lambda f: -f.share)
 
+    def not_found(self) -> list[str]:
+        """The labels given that got no pixel, in order: absent from the photo, or something else won everywhere."""
+        return [name for _, name in self._not_found()]
+
+    def _not_found(self) -> list[tuple[int, str]]:
+        areas = np.bincount(self.labels.ravel(), minlength=1 + len(self.names))
+        return [(i, name) for i, name in enumerate(self.names, 1) if not areas[i]]
+
     def overlay(self) -> Image.Image:
-        """The photo tinted with the labels' colours, their names on it, and a legend below with shares of the area."""
-        return draw_overlay(self.photo, self.labels, [(f.index, f.label, f.share) for f in self.found()])
+        """The photo tinted with the labels' colours, their names on it, and a legend below.
+
+        The legend has each label's share of the area, or that it was not found.
+        """
+        found = [(f.index, f.label, f.share) for f in self.found()]
+        return draw_overlay(self.photo, self.labels, found, self._not_found())
 
     def index_image(self) -> Image.Image:
         """A palette image whose pixel values are the label indices; 16-bit greyscale where they exceed 255.
@@ -131,7 +147,9 @@ class Segmentation:
             "protocol": self.protocol,
             "background": self.background,
             "labels": list(self.names),
+            "presence": {n: round(float(p), DIGITS) for n, p in zip(self.names, self.presence, strict=True)},
             "found": [asdict(f) for f in self.found()],
+            "not_found": self.not_found(),
         }
 
     def to_coco(self, file_name: str = "photo") -> dict[str, Any]:
@@ -206,12 +224,10 @@ class Segmentation:
         return paths
 
     def __repr__(self) -> str:
-        """In one line: the photo's size, and what was found."""
+        """In one line: the photo's size, what was found, and what was not."""
         height, width = self.labels.shape
-        found = self.found()
-        shown = ", ".join(f"{f.label} {f.share:.1%}" for f in found[:SHOWN])
-        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        return f"<Segmentation {width}x{height}: {shown}{more}>"
+        found, missing = _list([f"{f.label} {f.share:.1%}" for f in self.found()]), self.not_found()
+        return f"<Segmentation {width}x{height}: {found}{f'; not found: {_list(missing)}' if missing else ''}>"
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows: the overlay."""
@@ -235,6 +251,11 @@ class Segmentation:
                 return found.box
         names = ", ".join(repr(found.label) for found in self.found())
         raise ValueError(f"label {label!r} was not found in the photo; choose one of {names}")
+
+
+def _list(texts: Sequence[str]) -> str:
+    more = f", and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
 
 
 def _boxes(labels: Int[ndarray, "H W"], count: int) -> list[tuple[int, int, int, int]]:

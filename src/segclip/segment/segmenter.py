@@ -22,9 +22,10 @@ from segclip.segment.background import Background, check_background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.encoder import DType, Encoder
 from segclip.segment.label_embeddings import LabelEmbedder
+from segclip.segment.presence import Presence, check_presence
 from segclip.segment.protocols import PROTOCOLS, find_protocol, name_of
 from segclip.segment.protocols.paper import PaperProtocol, paper_scores
-from segclip.segment.protocols.protocol import EmbeddedLabels, Protocol
+from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
 from segclip.segment.result import Found, Segmentation
 from segclip.segment.windows import encode_windows
 from segclip.text.labels import check_labels
@@ -36,6 +37,7 @@ __all__ = [
     "Background",
     "EncodedPhoto",
     "Found",
+    "Presence",
     "Protocol",
     "Segmentation",
     "Segmenter",
@@ -104,7 +106,14 @@ class Segmenter:
         vars(self).update(state)
         self._embedded = _remember(self._embed_labels)
 
-    def segment(self, photo: PhotoSource, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
+    def segment(
+        self,
+        photo: PhotoSource,
+        labels: Sequence[str],
+        *,
+        background: Background = "auto",
+        presence: Presence = "auto",
+    ) -> Segmentation:
         """Segment one photo.
 
         Args:
@@ -113,19 +122,27 @@ class Segmenter:
             background: "auto": the protocol's own way ("open": where contrast words win against the labels; "paper":
                 its threshold); a number in 0..1: where the best label's probability is below it; None: every pixel
                 gets a label.
+            presence: "auto": a label that the protocol finds absent from the photo gets no pixel ("paper" and
+                "groupvit" never do); None: every label is taken to be in the photo.
 
         Raises:
             PhotoError: a photo that cannot be read.
-            ValueError: invalid labels or background.
+            ValueError: invalid labels, background or presence.
         """
-        return self.segment_batch([photo], labels, background=background)[0]
+        return self.segment_batch([photo], labels, background=background, presence=presence)[0]
 
     def segment_batch(
-        self, photos: Sequence[PhotoSource], labels: Sequence[str], *, background: Background = "auto"
+        self,
+        photos: Sequence[PhotoSource],
+        labels: Sequence[str],
+        *,
+        background: Background = "auto",
+        presence: Presence = "auto",
     ) -> list[Segmentation]:
         """Segment photos together, with their windows in shared batches. Arguments and errors: see `segment`."""
-        names, background = check_labels(labels), check_background(background)  # before any work of the model
-        return [self._label_names(encoded, names, background) for encoded in self.encode(photos)]
+        # Checked before any work of the model.
+        names, background, presence = check_labels(labels), check_background(background), check_presence(presence)
+        return [self._label_names(encoded, names, background, presence) for encoded in self.encode(photos)]
 
     def encode(self, photos: Sequence[PhotoSource]) -> list[EncodedPhoto]:
         """Encode photos, which takes most of the time and needs no labels; their windows share batches.
@@ -135,9 +152,16 @@ class Segmenter:
         """
         return self._encode([open_photo(photo) for photo in photos], self.protocol)
 
-    def label(self, encoded: EncodedPhoto, labels: Sequence[str], *, background: Background = "auto") -> Segmentation:
+    def label(
+        self,
+        encoded: EncodedPhoto,
+        labels: Sequence[str],
+        *,
+        background: Background = "auto",
+        presence: Presence = "auto",
+    ) -> Segmentation:
         """Segment a photo that this Segmenter encoded. Arguments and errors: see `segment`."""
-        return self._label_names(encoded, check_labels(labels), check_background(background))
+        return self._label_names(encoded, check_labels(labels), check_background(background), check_presence(presence))
 
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
@@ -156,7 +180,8 @@ class Segmenter:
         protocol = PaperProtocol() if self.protocol.needs_names else self.protocol
         (encoded,) = self._encode([open_photo(photo)], protocol)
         embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self.encoder.device)
-        return self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), threshold, protocol)[0]
+        found = self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), threshold, None, protocol)
+        return found.labels.int().cpu().numpy()
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], protocol: Protocol) -> list[EncodedPhoto]:
@@ -169,17 +194,30 @@ class Segmenter:
             for photo, scales in zip(photos, cut, strict=True)
         ]
 
-    def _label_names(self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background) -> Segmentation:
-        labels, scores = self._label(encoded, self._embedded(names), background, self.protocol)
-        return Segmentation(labels, scores, names, encoded.photo, self.protocol_name, background)
+    def _label_names(
+        self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background, presence: Presence
+    ) -> Segmentation:
+        found = self._label(encoded, self._embedded(names), background, presence, self.protocol)
+        return Segmentation(
+            labels=found.labels.int().cpu().numpy(),
+            scores=found.scores.float().cpu().numpy(),
+            names=names,
+            photo=encoded.photo,
+            protocol=self.protocol_name,
+            background=background,
+            presence=found.presence.float().cpu().numpy(),
+        )
 
     @torch.inference_mode()
     def _label(
-        self, encoded: EncodedPhoto, labels: EmbeddedLabels, background: Background, protocol: Protocol
-    ) -> tuple[Int[ndarray, "_ _"], Float[ndarray, "_ _"]]:
-        """Labels and scores of a photo."""
-        found = protocol.label_photo(encoded, labels, background, self.model.scale)
-        return found.labels.int().cpu().numpy(), found.scores.float().cpu().numpy()
+        self,
+        encoded: EncodedPhoto,
+        labels: EmbeddedLabels,
+        background: Background,
+        presence: Presence,
+        protocol: Protocol,
+    ) -> LabelMap:
+        return protocol.label_photo(encoded, labels, background, presence, self.model.scale)
 
     @torch.inference_mode()
     def _embed_labels(self, names: tuple[str, ...]) -> EmbeddedLabels:

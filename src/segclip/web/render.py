@@ -94,7 +94,6 @@ def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str
     labels = [f for f in found if f.index]
     colours = palette(1 + len(result.names))
     small = _shrink(result.labels, cv2.INTER_NEAREST)
-    found_names = {f.label for f in labels}
     return str(
         PARTS.result(
             **_stage(result.photo),
@@ -103,7 +102,7 @@ def result_html(result: Segmentation, seconds: float, stem: str, extra: dict[str
             labels=labels,
             found=found,
             colours=colours.tolist(),
-            missing=[name for name in result.names if name not in found_names],
+            missing=result.not_found(),
             files=_files(result, stem, extra),
         )
     )

@@ -24,6 +24,7 @@ from segclip.data.superpixels import without_gaps
 from segclip.model.segclip import ImageOutput
 from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.presence import Presence
 from segclip.segment.protocols.checks import check_positive, check_share, check_templates
 from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
 from segclip.segment.windows import Windows, bilinear, fit_size
@@ -90,7 +91,7 @@ class OpenProtocol:
         return EmbeddedLabels(labels, contrast[_compete(CONTRAST_WORDS, contrast, names, labels, self.too_near)])
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         """The label of each pixel.
 
@@ -99,6 +100,7 @@ class OpenProtocol:
             labels: with contrast words for "something else", which are used unless background is None.
             background: "auto": where a contrast word wins, or below the `threshold` if there is one; a number: where
                 the best label's probability is below it, with contrast words competing; None: nowhere.
+            presence: changes nothing: every label is taken to be in the photo.
             scale: the multiplier of the cosines.
         """
         if background == "auto" and self.threshold is not None:
@@ -111,7 +113,7 @@ class OpenProtocol:
         if isinstance(background, float | int):
             below = best < background
             found, best = found.masked_fill(below, 0), torch.where(below, 1 - best, best)
-        return LabelMap(_nearest(found, photo.size), _nearest(best, photo.size))
+        return LabelMap(_nearest(found, photo.size), _nearest(best, photo.size), best.new_ones(len(labels.labels)))
 
     def for_benchmark(self, name: str) -> "OpenProtocol":
         """Itself: no setting was chosen for a benchmark."""

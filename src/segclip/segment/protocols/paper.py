@@ -16,6 +16,7 @@ from segclip.data.photos import paper_size, resize_photo
 from segclip.model.segclip import ImageOutput
 from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.presence import Presence
 from segclip.segment.protocols.checks import check_positive, check_share, check_templates
 from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
 from segclip.segment.windows import Windows, resized_bands
@@ -70,11 +71,12 @@ class PaperProtocol:
         return EmbeddedLabels(labels, labels[:0])
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         """The label of each pixel and its score; under "auto" the background is what scores below the `threshold`.
 
-        A class that no window keeps scores 0 everywhere and is left out, leaving at most `kept` columns per window.
+        A class that no window keeps scores 0 everywhere and is left out, leaving at most `kept` columns per window. The
+        paper takes every class to be in the photo, so `presence` changes nothing.
         """
         if len(photo.windows) != 1:
             raise ValueError(f"a photo encoded at {len(photo.windows)} scales; encode it with this protocol, at one")
@@ -93,7 +95,7 @@ class PaperProtocol:
             best, winner = band.max(dim=0)
             found[top : top + len(best)] = columns[winner]
             scores[top : top + len(best)] = best
-        return LabelMap(found + (threshold is None), scores)
+        return LabelMap(found + (threshold is None), scores, scores.new_ones(len(labels.labels)))
 
     def for_benchmark(self, name: str) -> "PaperProtocol":
         """With the threshold published for a benchmark, if there is one."""

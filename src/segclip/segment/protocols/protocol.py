@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.presence import Presence
 from segclip.segment.windows import Windows
 
 # Texts, and the templates for each -> an embedding of each text, L2-normalised.
@@ -39,10 +40,12 @@ class LabelMap:
     Attributes:
         labels: (H,W), 0 is the background, i the i-th label.
         scores: (H,W), the score of that label, in 0..1.
+        presence: (K,), how likely each label is in the photo, in 0..1; 1 where the protocol does not judge.
     """
 
     labels: Int[Tensor, "H W"]
     scores: Float[Tensor, "H W"]
+    presence: Float[Tensor, "K"]
 
 
 @typing.runtime_checkable
@@ -65,7 +68,7 @@ class Protocol(typing.Protocol):
         ...
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         """The label of each pixel.
 
@@ -74,6 +77,8 @@ class Protocol(typing.Protocol):
             labels: from `embed_labels`.
             background: "auto": the protocol's own way; a number: the threshold for the best label's probability;
                 None: every pixel gets a label.
+            presence: "auto": a label that the protocol finds absent from the photo gets no pixel; None: every label is
+                taken to be in the photo, and its presence is 1.
             scale: the multiplier of the cosines, `SegCLIP.scale`.
         """
         ...
