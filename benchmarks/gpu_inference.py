@@ -196,7 +196,7 @@ def folder(name: str, config: ModelConfig, protocol: str, dtype: DType, threads:
             mock.patch.object(many_photos, "open_photo", watch.around("read", many_photos.open_photo)),
         ):
             start = time.perf_counter()
-            results = many_photos.segment_all(segmenter, named, labels, "auto", watch.around("write", finish))
+            results = many_photos.segment_all(segmenter, named, labels, "auto", "auto", watch.around("write", finish))
             found = [result for _, result in results]
             seconds = time.perf_counter() - start
     assert not any(found), found[0]

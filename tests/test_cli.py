@@ -20,6 +20,7 @@ from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.train.recipes import mini
 from segclip.train.resolve import resolve
+from segclip.visualize import LISTED
 
 Run = Callable[..., tuple[int, str, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -67,6 +68,20 @@ def test_one_photo(run: Run, photo: Path, tmp_path: Path) -> None:
     assert record["labels"] == ["cup", "dining table"] and (record["width"], record["height"]) == (150, 100)
     assert "label" in out and "area" in out and "cup.jpg, 150x100" in out
     assert all(found["label"] in out for found in record["found"])
+    assert record["presence"].keys() == {"cup", "dining table"}
+
+
+def test_labels_that_are_not_found_are_said(run: Run, photo: Path, tmp_path: Path) -> None:
+    """More labels than a small photo has patches: those without a pixel have a row each, up to a limit."""
+    labels = ("cup", "[bold]rocket[/]", "猫", *(f"thing {i}" for i in range(200)))
+    code, out, _ = run(photo, "--presence", "none", labels=labels)
+    record = json.loads((tmp_path / "out/cup.json").read_text(encoding="utf-8"))
+    found = {one["label"] for one in record["found"]}
+    assert code == 0 and record["not_found"] == [label for label in labels if label not in found]
+    assert record["presence"] == dict.fromkeys(labels, 1.0)
+    rows = [[cell.strip() for cell in line.split("│")[1:]] for line in out.splitlines() if "not found" in line]
+    assert [row[:4] for row in rows[:-1]] == [[name, "not found", "", "1.00"] for name in record["not_found"][:LISTED]]
+    assert rows[-1][0] == f"and {len(record['not_found']) - LISTED} more" and "[bold]rocket[/]" in out
 
 
 @pytest.mark.parametrize(
@@ -209,6 +224,7 @@ def test_unusual_labels_work(
         (("--device", "abacus"), "device 'abacus'"),
         (("--background", "2"), "0..1"),
         (("--background", "black"), "0..1"),
+        (("--presence", "maybe"), "presence 'maybe'; give auto, or none"),
     ],
 )
 def test_bad_options(run: Run, photo: Path, arguments: tuple[str, ...], why: str) -> None:

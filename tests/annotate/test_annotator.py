@@ -124,11 +124,24 @@ def test_a_format_of_someone_elses(run: Run, tmp_path: Path, monkeypatch: pytest
 
 
 def test_options(run: Run, tmp_path: Path) -> None:
-    options = ("--background", "none", "--protocol", "paper", "--clean", "0", "--tolerance", "0", "--device", "cpu")
+    options = (
+        "--background",
+        "none",
+        "--presence",
+        "none",
+        "--protocol",
+        "paper",
+        "--clean",
+        "0",
+        "--tolerance",
+        "0",
+        "--device",
+        "cpu",
+    )
     assert run(*options)[0] == 0
     assert all(np.asarray(Image.open(path)).min() > 0 for path in (tmp_path / "out/masks").iterdir())
     info = json.loads((tmp_path / "out/coco.json").read_text())["info"]
-    assert (info["background"], info["protocol"], info["clean"]) == (None, "paper", 0)
+    assert (info["background"], info["presence"], info["protocol"], info["clean"]) == (None, None, "paper", 0)
     assert "pieces" not in info["description"]
 
 
@@ -230,6 +243,7 @@ def test_another_job_in_the_same_folder(run: Run, photos: Path, tmp_path: Path) 
     run()
     code, err = run("--clean", "0.01", labels=("cup", "spoon"))
     assert code == 2 and "another annotation (other clean, labels)" in err and err.count("\n") == 1
+    assert "(other presence)" in run("--presence", "none")[1]
     shutil.copytree(photos, tmp_path / "batch 2")
     assert "(other folder)" in run(folder=tmp_path / "batch 2")[1]
 
@@ -240,6 +254,7 @@ def test_another_job_in_the_same_folder(run: Run, photos: Path, tmp_path: Path) 
         (("--clean", "3"), "0..0.1"),
         (("--tolerance", "-1"), "0..100"),
         (("--background", "2"), "0..1"),
+        (("--presence", "0.5"), "presence '0.5'; give auto, or none"),
         (("--device", "abacus"), "device 'abacus'"),
         (("--model", "minni"), "did you mean mini"),
     ],

@@ -17,6 +17,7 @@ from segclip.segment import coco
 from segclip.segment.background import Background
 from segclip.segment.encoder import DType
 from segclip.segment.many_photos import segment_all
+from segclip.segment.presence import Presence
 from segclip.segment.result import Found, Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.failures import Failed
@@ -55,7 +56,7 @@ class Request:
         labels: what to look for.
         model: as `segclip.load` takes it.
         device: auto, cpu, cuda, mps ...
-        protocol, background, dtype: as for `segclip.Segmenter`.
+        protocol, background, presence, dtype: as for `segclip.Segmenter`.
         drawing: of the shapes.
     """
 
@@ -64,6 +65,7 @@ class Request:
     device: str = "auto"
     protocol: str = "open"
     background: Background = "auto"
+    presence: Presence = "auto"
     dtype: DType = "float32"
     drawing: Drawing = field(default_factory=Drawing)
 
@@ -94,7 +96,7 @@ class Annotator:
     def __call__(self, named: Named) -> Results:
         """Annotate photos, reading and drawing while the model works."""
         request = self.request
-        return segment_all(self.segmenter, named, request.labels, request.background, self._finish)
+        return segment_all(self.segmenter, named, request.labels, request.background, request.presence, self._finish)
 
     def _finish(self, result: Segmentation, path: Path, stem: str) -> Annotated | Failed:
         try:

@@ -29,6 +29,7 @@ from segclip.segment.background import check_background
 from segclip.segment.coco import pycocotools_mask
 from segclip.segment.encoder import DType
 from segclip.segment.many_photos import BATCH
+from segclip.segment.presence import check_presence
 from segclip.segment.protocols import find_protocol
 from segclip.text.labels import check_labels
 from segclip.utils.failures import Failed
@@ -52,6 +53,7 @@ def annotate(
     device: str = "auto",
     protocol: ProtocolName = "open",
     background: str = "auto",
+    presence: str = "auto",
     dtype: DType = "float32",
     ray: bool = False,
 ) -> int:
@@ -70,10 +72,20 @@ def annotate(
         device: auto, cpu, cuda, mps ...
         protocol: How to look: see segclip segment.
         background: auto, none, or a number in 0..1: see segclip segment.
+        presence: auto or none: see segclip segment.
         dtype: Of the image tower's products: see segclip segment.
         ray: Do the work on a Ray cluster (pip install "segclip[scale]").
     """
-    request = Request(check_labels(labels), model, device, protocol, check_background(background), dtype, drawing)
+    request = Request(
+        labels=check_labels(labels),
+        model=model,
+        device=device,
+        protocol=protocol,
+        background=check_background(background),
+        presence=check_presence(presence),
+        dtype=dtype,
+        drawing=drawing,
+    )
     _check_writable_labels(request.labels)
     find_protocol(protocol)
     pycocotools_mask()
@@ -131,6 +143,7 @@ def _describe(request: Request, digest: str, folder: str) -> dict[str, Any]:
         "weights_sha256": digest,
         "protocol": request.protocol,
         "background": request.background,
+        "presence": request.presence,
         "dtype": request.dtype,
         **asdict(request.drawing),
     }

@@ -16,11 +16,13 @@ from segclip.commands.terminal import console, report
 from segclip.segment.background import check_background
 from segclip.segment.encoder import DType
 from segclip.segment.many_photos import segment_all
+from segclip.segment.presence import check_presence
 from segclip.segment.protocols import find_protocol
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.text.labels import check_labels
 from segclip.utils.failures import Failed
+from segclip.visualize import LISTED
 
 WRITTEN = ("{}.overlay.png", "{}.mask.png", "{}.json")  # for a photo, with its stem
 
@@ -34,13 +36,14 @@ def segment(
     device: str = "auto",
     protocol: ProtocolName = "open",
     background: str = "auto",
+    presence: str = "auto",
     dtype: DType = "float32",
 ) -> int:
     """Find where in photos the things are that you name.
 
     Writes STEM.overlay.png (to look at), STEM.mask.png (pixel value = label index, 0 the background; 16-bit from 256
-    labels on) and STEM.json (labels, areas, scores, boxes) for each photo. Of photos with the same stem, the second
-    becomes STEM-2, and so on.
+    labels on) and STEM.json (labels, areas, scores, boxes, what was not found) for each photo. Of photos with the same
+    stem, the second becomes STEM-2, and so on.
 
     Args:
         photos: Photos, or folders of photos.
@@ -52,13 +55,15 @@ def segment(
             on larger photos and overlapping windows.
         background: auto: the protocol's own way. none: each pixel gets a label. A number in 0..1: where the best
             label's probability is below it.
+        presence: auto: the protocol may find that a label is not in the photo (paper and groupvit never do). none:
+            every label is taken to be in it.
         dtype: Of the image tower's products. bfloat16: faster where the processor multiplies such numbers; about one
             pixel of a hundred changes. int8: the same with a quarter of the memory for the trunk's weights.
     """
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --labels")
     check_labels(labels)
-    wanted = check_background(background)
+    wanted = check_background(background), check_presence(presence)
     find_protocol(protocol)
     files, failures = find_photos(photos)
     check_writable(out)
@@ -66,7 +71,7 @@ def segment(
     if files:
         segmenter = Segmenter(model, protocol, device=device, dtype=dtype)
         named = list(zip(files, unused_stems(files, out, WRITTEN), strict=True))
-        results = segment_all(segmenter, named, labels, wanted, partial(_save, out))
+        results = segment_all(segmenter, named, labels, *wanted, partial(_save, out))
         with Progress(console=console, disable=len(files) == 1, transient=True) as progress:
             for path, result in progress.track(results, len(files)):
                 if isinstance(result, Failed):
@@ -87,13 +92,20 @@ def _save(out: Path, result: Segmentation, path: Path, stem: str) -> Segmentatio
 
 
 def _table(result: Segmentation, path: Path) -> Table:
-    """What was found in a photo."""
+    """What was found in a photo, and what was not."""
     height, width = result.labels.shape
     table = Table("label", title=f"{escape(path.name)}, {width}x{height}", title_justify="left")
-    for column in ("index", "area", "score"):
+    for column in ("area", "score", "presence", "index"):
         table.add_column(column, justify="right")
     table.add_column("box")
+    presence = {name: f"{value:.2f}" for name, value in zip(result.names, result.presence, strict=True)}
     for found in result.found():
         box = "{}, {} to {}, {}".format(*found.box)
-        table.add_row(escape(found.label), str(found.index), f"{found.share:.1%}", f"{found.score:.2f}", box)
+        own = presence.get(found.label, "")  # the background has none
+        table.add_row(escape(found.label), f"{found.share:.1%}", f"{found.score:.2f}", own, str(found.index), box)
+    missing = result.not_found()
+    for label in missing[:LISTED]:
+        table.add_row(escape(label), "not found", "", presence[label])
+    if len(missing) > LISTED:
+        table.add_row(f"and {len(missing) - LISTED} more", "not found")
     return table

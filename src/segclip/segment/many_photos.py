@@ -10,6 +10,7 @@ from typing import TypeVar
 from segclip.data.photos import open_photo
 from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
+from segclip.segment.presence import Presence
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.batches import batched
@@ -29,6 +30,7 @@ def segment_all(
     named: Sequence[tuple[Path, str]],
     labels: Sequence[str],
     background: Background,
+    presence: Presence,
     finish: Callable[[Segmentation, Path, str], R | Failed],
 ) -> Iterator[tuple[Path, R | Failed]]:
     """Each photo with its result; the next photos are read and the last ones finished while the model works.
@@ -39,7 +41,7 @@ def segment_all(
         segmenter: the model and the protocol.
         named: photos, each with the stem of its files.
         labels: as for `Segmenter.segment`.
-        background: as for `Segmenter.segment`.
+        background, presence: as for `Segmenter.segment`.
         finish: turns a photo's segmentation, path and stem into its result, or says why it cannot; called by several
             threads at once.
     """
@@ -52,7 +54,7 @@ def segment_all(
         path, stem, photo = one
         if isinstance(photo, Failed):
             return path, photo
-        result = attempt(path, partial(segmenter.label, photo, labels, background=background))
+        result = attempt(path, partial(segmenter.label, photo, labels, background=background, presence=presence))
         return path, result if isinstance(result, Failed) else finish(result, path, stem)
 
     on_cpu = segmenter.encoder.device.type == "cpu"
