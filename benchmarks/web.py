@@ -147,7 +147,7 @@ def bomb(client: httpx.Client, chance: random.Random) -> httpx.Response:
 
 def wrong_type(client: httpx.Client, chance: random.Random) -> httpx.Response:
     good = {"photo": base64.b64encode(photo_file("PNG")).decode(), "labels": LABELS}
-    field = chance.choice(("photo", "labels", "model", "protocol", "background", "coco"))
+    field = chance.choice(("photo", "labels", "model", "protocol", "background", "presence", "coco"))
     wrong = chance.choice((None, 5, -1e308, True, [], {}, [[]], "\0", "../x", ["a", 5], {"path": "/etc/passwd"}))
     return client.post("/segment", json={**good, field: wrong})
 

@@ -28,3 +28,5 @@ while True:
 Path(mask).write_bytes(base64.b64decode(answer["mask_png"]))
 for found in answer["found"]:
     print(f"{found['index']:3} {found['label']:20} {found['share']:6.1%} {found['score']:.2f}")
+for label in answer["not_found"]:
+    print(f"    {label:20} not found")

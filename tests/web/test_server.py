@@ -48,6 +48,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ("asked", "protocol", "background"),
     [
         ({}, "open", "auto"),
+        ({"presence": "none"}, "open", "auto"),
+        ({"presence": None, "background": "none"}, "open", None),
         ({"background": "none"}, "open", None),
         ({"background": None, "protocol": "paper"}, "paper", None),
         ({"background": 0.3, "protocol": "paper", "model": "other"}, "paper", 0.3),
@@ -57,7 +59,8 @@ def test_the_endpoint_gives_what_the_segmenter_gives(
     served: Served, asked: dict[str, Any], protocol: Any, background: Any
 ) -> None:
     answer = served.ask(photo=text(png(PHOTO)), labels=LABELS, coco=True, **asked).json()
-    expected = Segmenter(small_model(), protocol).segment(PHOTO, LABELS, background=background)
+    presence = None if "presence" in asked else "auto"
+    expected = Segmenter(small_model(), protocol).segment(PHOTO, LABELS, background=background, presence=presence)
     np.testing.assert_array_equal(unpacked(answer.pop("mask_png")), expected.labels)
     assert answer.pop("model") == asked.get("model", "small")
     assert answer.pop("coco") == json.loads(json.dumps(expected.to_coco()))
@@ -77,6 +80,7 @@ def test_the_example_client_runs(served: Served, tmp_path: Path) -> None:
     expected = Segmenter(small_model()).segment(PHOTO, LABELS)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), expected.labels)
     assert all(f.label in printed for f in expected.found())
+    assert printed.count("not found") == len(expected.not_found())
     refused = subprocess.run([*command, "cup"], capture_output=True, text=True)
     assert refused.returncode == 1 and refused.stderr.startswith("400: ") and "repeats" in refused.stderr
 
@@ -121,6 +125,8 @@ def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
         ({"protocol": ["open"]}, "protocol"),
         ({"background": 2}, "background"),
         ({"background": True}, "background"),
+        ({"presence": 0.5}, "presence 0.5; give auto, or none"),
+        ({"presence": ["auto"]}, "presence"),
         ({"background": float("nan")}, "background"),
         ({"model": "mini"}, "choose one of small, other"),
         ({"model": "../../mini.safetensors"}, "choose one of small, other"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-FIELDS = ("photo", "labels", "model", "protocol", "background", "coco")
+FIELDS = ("photo", "labels", "model", "protocol", "background", "presence", "coco")
 TIMEOUT = 60  # seconds for a request to arrive, while it holds a queue slot
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,11 @@ def answer(service: Service, body: bytes) -> dict[str, Any]:
     if unknown := [name[:40] for name in fields if name not in FIELDS]:
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
     query = service.query(
-        fields.get("labels"), fields.get("model"), fields.get("protocol"), fields.get("background", "auto")
+        fields.get("labels"),
+        fields.get("model"),
+        fields.get("protocol"),
+        fields.get("background", "auto"),
+        fields.get("presence", "auto"),
     )
     coco = fields.get("coco", False)
     if not isinstance(coco, bool):

@@ -13,6 +13,7 @@ import numpy as np
 
 from segclip.data.photos import Photo, decode_photo
 from segclip.segment.background import Background, check_background
+from segclip.segment.presence import Presence, check_presence
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.text.labels import check_labels
@@ -43,6 +44,7 @@ class Query:
     model: str
     protocol: str
     background: Background
+    presence: Presence
 
 
 class Service:
@@ -81,7 +83,9 @@ class Service:
             for protocol in PROTOCOLS:
                 self._segmenters[model][protocol].segment(np.zeros((64, 64, 3), np.uint8), ["cat"])
 
-    def query(self, labels: object, model: object, protocol: object, background: object) -> Query:
+    def query(
+        self, labels: object, model: object, protocol: object, background: object, presence: object = "auto"
+    ) -> Query:
         """Check what a client sent, which may be of any type.
 
         Args:
@@ -89,6 +93,7 @@ class Service:
             model: one of `models`, None for the first.
             protocol: one of PROTOCOLS, None for the first.
             background: "auto", "none" or None, or a number in 0..1.
+            presence: "auto", "none" or None.
 
         Raises:
             ValueError: anything else, with a message for the client.
@@ -107,7 +112,7 @@ class Service:
         protocol = PROTOCOLS[0] if protocol is None else protocol
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol {_short(protocol)}; choose one of {', '.join(PROTOCOLS)}")
-        return Query(check_labels(labels), model, protocol, check_background(background))
+        return Query(check_labels(labels), model, protocol, check_background(background), check_presence(presence))
 
     def segment(self, photo: Photo, query: Query, progress: Progress = lambda share, what: None) -> Segmentation:
         """Segment a photo; the caller holds a slot and `lock`."""
@@ -115,7 +120,7 @@ class Service:
         progress(0.3, "Encoding the photo")
         (encoded,) = segmenter.encode([photo])
         progress(0.7, "Finding your labels")
-        return segmenter.label(encoded, query.labels, background=query.background)
+        return segmenter.label(encoded, query.labels, background=query.background, presence=query.presence)
 
 
 def open_service(models: Sequence[str], device: str, queue_size: int = QUEUE_SIZE) -> Service:
