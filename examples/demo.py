@@ -104,10 +104,10 @@ PHOTOS = (
 )
 
 COLUMNS = 4  # of the sheet
-WIDTH, HEIGHT = 480, 400  # of a picture on it, at most
+WIDTH, HEIGHT = 512, 340  # of a picture on it, at most
 GAP = 24
-TEXT = 32  # pixels; the README shows the sheet at less than half its size
-LINE = 42
+TEXT = 34  # pixels; the README shows the sheet at less than half its size
+LINE = 44
 
 
 def run(folder: Path, photos: Sequence[Photo]) -> int:
@@ -133,13 +133,13 @@ def run(folder: Path, photos: Sequence[Photo]) -> int:
 
 def draw_sheet(folder: Path, photos: Sequence[Photo]) -> Image.Image:
     """What `segclip segment` wrote into the folder, a cell for each photo, and whose they are in a last one."""
-    lines = max(len(photo.labels) for photo in photos)
     cells = [draw_cell(folder, photo) for photo in photos] + [draw_credits(photos)]
-    columns = min(COLUMNS, len(cells))
-    width, height = WIDTH + GAP, HEIGHT + lines * LINE + GAP
-    sheet = Image.new("RGB", (columns * width - GAP, -(-len(cells) // columns) * height), "white")
-    for i, cell in enumerate(cells):
-        sheet.paste(cell, (i % columns * width, i // columns * height))
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    heights = [max(cell.height for cell in row) + GAP for row in rows]
+    sheet = Image.new("RGB", (len(rows[0]) * (WIDTH + GAP) - GAP, sum(heights) - GAP), "white")
+    for number, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (column * (WIDTH + GAP), sum(heights[:number])))
     return sheet
 
 
@@ -149,12 +149,12 @@ def draw_cell(folder: Path, photo: Photo) -> Image.Image:
     with Image.open(folder / f"{photo.name}.overlay.png") as overlay:
         picture = ImageOps.contain(overlay.crop((0, 0, record["width"], record["height"])), (WIDTH, HEIGHT))
     lines = captions(record)
-    cell = Image.new("RGB", (WIDTH, HEIGHT + len(lines) * LINE), "white")
+    cell = Image.new("RGB", (WIDTH, HEIGHT + GAP // 3 + len(lines) * LINE), "white")
     cell.paste(picture, (0, HEIGHT - picture.height))
     draw = ImageDraw.Draw(cell)
     colours = palette(1 + len(lines))
     for i, (found, text) in enumerate(lines):
-        top = HEIGHT + i * LINE + (LINE - TEXT) // 2
+        top = HEIGHT + GAP // 3 + i * LINE + (LINE - TEXT) // 2
         if found:
             draw.rectangle((0, top, TEXT, top + TEXT), fill=tuple(colours[1 + i].tolist()), outline="grey")
         draw.text((TEXT + 12, top + TEXT // 2), text, fill="black", font=ImageFont.load_default(TEXT), anchor="lm")
@@ -173,7 +173,7 @@ def captions(record: dict) -> list[tuple[bool, str]]:
 def draw_credits(photos: Sequence[Photo]) -> Image.Image:
     cell = Image.new("RGB", (WIDTH, HEIGHT), "white")
     text = "\n".join(credit_lines(photos))
-    ImageDraw.Draw(cell).multiline_text((0, 0), text, fill="black", font=ImageFont.load_default(23), spacing=12)
+    ImageDraw.Draw(cell).multiline_text((0, 0), text, fill="black", font=ImageFont.load_default(25), spacing=12)
     return cell
 
 

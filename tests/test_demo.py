@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.resources import files
@@ -85,17 +86,27 @@ def test_sheet_shows_all_photos_without_their_small_legends(demo: ModuleType, tm
     for photo in demo.PHOTOS:
         write_results(tmp_path, photo, [{"index": 1, "share": 0.5}])
     sheet = demo.draw_sheet(tmp_path, demo.PHOTOS)
-    lines = max(len(photo.labels) for photo in demo.PHOTOS)
     assert sheet.width == 4 * demo.WIDTH + 3 * demo.GAP
-    assert sheet.height == 2 * (demo.HEIGHT + lines * demo.LINE + demo.GAP)
-    cell = np.array(demo.draw_cell(tmp_path, demo.PHOTOS[0]))
-    picture = round(demo.WIDTH * 300 / 451)  # chelsea's height in the cell, of its 451 x 300
-    assert (cell[: demo.HEIGHT - picture - 1] == 255).all(), "nothing above the picture"
-    swatch = cell[demo.HEIGHT + demo.LINE // 2, demo.TEXT // 2]
-    assert swatch.tolist() == [230, 159, 0], "the first label's colour"
-    edge = cell[demo.HEIGHT - picture // 2, -1].astype(int)
-    assert edge.min() > 20, "the black legend beside the photo is cut off"
-    assert (cell[demo.HEIGHT + demo.LINE :, : demo.TEXT] == 255).all(), "no colour for what was not found"
+    chelsea, rocket = (demo.draw_cell(tmp_path, demo.PHOTOS[i]) for i in (0, 3))
+    assert chelsea.height > rocket.height, "a line for each label"
+    step = demo.WIDTH + demo.GAP
+    assert (pixels := np.array(sheet))[: chelsea.height, : demo.WIDTH].tolist() == np.array(chelsea).tolist()
+    assert pixels[: rocket.height, 3 * step :].tolist() == np.array(rocket).tolist()
+    assert (pixels[chelsea.height + demo.GAP :, 3 * step :] < 128).any(), "whose they are, last"
+
+
+def test_cell_has_the_photo_over_a_legend(demo: ModuleType, tmp_path: Path) -> None:
+    photo = demo.PHOTOS[0]
+    write_results(tmp_path, photo, [{"index": 2, "share": 0.5}])
+    cell = np.array(demo.draw_cell(tmp_path, photo))
+    with Image.open(str(files("skimage.data") / photo.file)) as image:
+        width = round(image.width * demo.HEIGHT / image.height)
+        expected = np.array(image.convert("RGB").resize((width, demo.HEIGHT), Image.Resampling.BICUBIC), float)
+    assert np.abs(cell[: demo.HEIGHT, :width] - expected).mean() < 1, "the overlay's own legend is cut off"
+    legend = cell[demo.HEIGHT :, : demo.TEXT]
+    coloured = (legend == (86, 180, 233)).all(-1)
+    assert demo.LINE < coloured.any(1).argmax() < 2 * demo.LINE, "the second label's colour, in the second line"
+    assert not (legend == (230, 159, 0)).all(-1).any(), "no colour for what was not found"
 
 
 def test_sheet_says_what_was_not_found(demo: ModuleType) -> None:
@@ -108,3 +119,10 @@ def test_sheet_can_be_drawn_of_one_photo(demo: ModuleType, tmp_path: Path) -> No
     photo = demo.PHOTOS[3]
     write_results(tmp_path, photo, [])
     assert demo.draw_sheet(tmp_path, [photo]).width == 2 * demo.WIDTH + demo.GAP
+
+
+def test_make_picture_renews_the_readmes() -> None:
+    command = ["make", "--dry-run", "--no-print-directory", "picture"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert lines[-2].endswith("python examples/demo.py") and lines[-1] == "cp demo/demo.jpg docs/images/demo.jpg"
+    assert "](docs/images/demo.jpg)" in (ROOT / "README.md").read_text()
