@@ -15,10 +15,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOWEST := .venv-lowest/bin/python
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),--extra-index-url $(CPU_INDEX) --retries 1)
 
-.PHONY: demo test test-fast test-lowest check docs lock release clean
+.PHONY: demo picture test test-fast test-lowest check docs lock release clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
+
+# The README's picture, made anew after a change to `mini` or to what is drawn.
+picture: demo
+	cp demo/demo.jpg docs/images/demo.jpg
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -q

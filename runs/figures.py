@@ -1,6 +1,6 @@
 """Draw the pictures of docs/how-it-works.md with the embedded model: python runs/figures.py [FOLDER]
 
-The photos are scikit-image's samples, in the public domain. This takes a minute on two cores and needs
+The photos are scikit-image's samples, CC0 or in the public domain. This takes a minute on two cores and needs
 `pip install -e '.[dev]'`.
 Axes: B windows, C centers, P patches, E embedding, S side of a window in pixels.
 """

@@ -18,7 +18,7 @@ from segclip.web.service import MAX_BYTES, PROTOCOLS, QUEUE_SIZE, BusyError, Ser
 if TYPE_CHECKING:
     import gradio
 
-EXAMPLES = {  # of scikit-image's photos, in the public domain
+EXAMPLES = {  # of scikit-image's photos, CC0 or in the public domain
     "cat": (skimage.data.chelsea, "cat, dog, car, boat"),
     "coffee": (skimage.data.coffee, "cup, table"),
     "person": (skimage.data.astronaut, "person, flag, wall"),
