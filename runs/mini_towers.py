@@ -25,10 +25,11 @@ from segclip.model.segclip import SegCLIP
 from segclip.model.towers.clip import DEVIATION, MEAN
 
 CONFIG = ModelConfig(
-    image=ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=2, patch=14, side=224, position_grid=37),
-    text=TextConfig("sentence", width=384, layers=6, heads=12, context=128, vocabulary=BERT_VOCABULARY),
+    image=ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=0, patch=14, side=224, position_grid=37),
+    text=TextConfig("sentence", width=384, layers=6, heads=12, context=128, vocabulary=BERT_VOCABULARY, adapter=768),
     embed=384,
-    centers=16,
+    centers=48,
+    center_in_region=False,
 )
 
 

@@ -54,6 +54,8 @@ class TextConfig:
         vocabulary: rows of the token embedding.
         mlp_ratio, activation: as the image tower's.
         tokenizer: "clip" or "sentence"; None: that of its kind.
+        adapter: hidden channels of a residual network after the tower, by which texts come to where regions are
+            (`segclip.model.layers.Adapter`); 0: there is none.
     """
 
     kind: str = "clip"
@@ -65,6 +67,7 @@ class TextConfig:
     mlp_ratio: float = 4.0
     activation: str | None = None
     tokenizer: str | None = None
+    adapter: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class ModelConfig:
         decoder_layers: blocks of the reconstruction's decoder.
         grouping: what makes regions of patches: "centers" (the paper's), or another name in
             `segclip.model.grouping.GROUPINGS`.
+        center_in_region: whether a region is what its center was plus the mean of its patches, as in the paper, or the mean
+            alone. The center has seen the whole photo, so with it a region may say what is elsewhere.
         tau: temperature of the Gumbel-softmax, by which patches are given to centers in training.
         center_blocks: blocks in which the centers see the patches.
         mask_ratio: share of the patches that the masked branch does not see.
@@ -90,6 +95,7 @@ class ModelConfig:
     centers: int = 8
     decoder_layers: int = 3
     grouping: str = "centers"
+    center_in_region: bool = True
     tau: float = 0.9
     center_blocks: int = 2
     mask_ratio: float = 0.75
@@ -141,16 +147,18 @@ def current_name(name: str) -> str:
 
 
 SuperpixelLoss = Literal["reference", "one-softmax"]
+WORDS_POWER = 8.0  # docs/results.md has what others give
 LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What is swept of the paper's losses: see `segclip.losses.contrastive_loss` and `superpixel_loss`."""
+    """What is swept of the losses: see `segclip.losses.contrastive_loss`, `superpixel_loss` and `words_loss`."""
 
     soft_target_scale: float | None = None
     superpixel_loss: SuperpixelLoss = "reference"
     label_smoothing: float = LABEL_SMOOTHING
+    words_power: float = WORDS_POWER
 
 
 PAPER_SETTINGS = LossSettings()

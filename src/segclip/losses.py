@@ -1,8 +1,8 @@
 """The losses of SegCLIP, as pure functions of tensors, and the table of the terms that a recipe weighs.
 
-Axes: B pairs, P patches, C centers, D width, E embedding; R images that are grouped, of N patches each; M images with a
-masked branch.
-Source: arXiv 2211.14813, section 3.3.
+Axes: B pairs, P patches, C centers, D width, E embedding, V words of the vocabulary, W words of a caption; R images that
+are grouped, of N patches each; M images with a masked branch.
+Source: arXiv 2211.14813, section 3.3; `words_loss` and `presence_loss` are our own.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,6 +33,19 @@ class Masked:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What words captions hold.
+
+    Attributes:
+        ids: (B,W), which words of the vocabulary each pair's captions hold; -1 where a row has no more of them.
+        vocabulary: (V,E), embedding of every word, not normalised.
+    """
+
+    ids: Int[Tensor, "B W"]
+    vocabulary: Float[Tensor, "V E"]
+
+
+@dataclass(frozen=True)
 class LossInputs:
     """All that a term may be computed from; it is None where the term did not say that it needs it.
 
@@ -42,9 +55,10 @@ class LossInputs:
         settings: of the paper's terms.
         hard, soft: (R,C,N), the assignment: patches given to one center, with the straight-through gradient, and the
             softmax over the centers. R is B, or less where an image is a mosaic of several photos.
-        regions: (R,C,D), the grouping's.
+        regions: (R,C,E), embedding of each, not normalised.
         superpixels: (R,N), an id per patch.
         masked: of the masked branch.
+        words: of the captions.
     """
 
     image: Float[Tensor, "B E"]
@@ -53,9 +67,10 @@ class LossInputs:
     settings: LossSettings = PAPER_SETTINGS
     hard: Float[Tensor, "R C N"] | None = None
     soft: Float[Tensor, "R C N"] | None = None
-    regions: Float[Tensor, "R C D"] | None = None
+    regions: Float[Tensor, "R C E"] | None = None
     superpixels: Int[Tensor, "R N"] | None = None
     masked: Masked | None = None
+    words: Words | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +84,14 @@ class Loss:
             `hard`, `soft` and `regions`.
         superpixels: it needs the superpixels, and is left out where there are none.
         masked: it needs the masked branch, which costs a second pass over a part of the patches.
+        words: it needs the words of captions, which cached features come with.
     """
 
     formula: Callable[[LossInputs], Float[Tensor, ""]]
     across_pairs: bool = False
     superpixels: bool = False
     masked: bool = False
+    words: bool = False
 
 
 def contrastive_loss(
@@ -158,6 +175,72 @@ def reconstruction_loss(
     return (error * masked).sum() / masked.sum()
 
 
+def words_loss(
+    regions: Float[Tensor, "B C E"],
+    shares: Float[Tensor, "B C"],
+    words: Words,
+    scale: Float[Tensor, ""],
+    power: float,
+) -> Float[Tensor, ""]:
+    """Words compete at each region, and the region that says a word best answers for it.
+
+    With p(w | r) the softmax over the vocabulary at region r, and a(r) the region's share of the photo, a caption's
+    word w has the likelihood (sum over r of a(r) p(w | r)^q)^(1/q), and the loss is the mean of its -log over the words
+    of a caption. With q = 1 this is IBM's model 1 of translation (Brown et al. 1993), in which every region may say
+    every word of its photo; the larger q, the more the best region counts alone.
+
+    Args:
+        regions: embeddings, not normalised.
+        shares: of the photo's patches, that each region has; 0 for an empty one.
+        words: of the captions; a pair without any has no say.
+        scale: multiplier of the cosines.
+        power: q.
+    """
+    logits = scale * F.normalize(regions, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+    said = logits.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0)[:, None], dim=-1)
+    likelihood = (shares.log()[..., None] + power * said).logsumexp(dim=1) / power
+    return _mean_of_words(-likelihood, words.ids)
+
+
+def presence_loss(image: Float[Tensor, "B E"], words: Words, scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Cross-entropy of an image's words among the vocabulary: what is in the photo at all, wherever it is.
+
+    Args:
+        image: embeddings, not normalised.
+        words: of the captions; a pair without any has no say.
+        scale: multiplier of the cosines.
+    """
+    logits = scale * F.normalize(image, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+    return _mean_of_words(-logits.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0), dim=-1), words.ids)
+
+
+def multiple_instance_loss(
+    regions: Float[Tensor, "B C E"], shares: Float[Tensor, "B C"], words: Words, scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of a photo's words among the vocabulary, each word scored by the region that says it best.
+
+    So no region may say a word that its photo does not hold. Multiple-instance learning: a photo is a bag of regions, of
+    which its captions say only what some of them are (Dietterich et al. 1997).
+
+    Args:
+        regions: embeddings, not normalised.
+        shares: of the photo's patches, that each region has; an empty one has no say.
+        words: of the captions; a pair without any has no say.
+        scale: multiplier of the cosines.
+    """
+    logits = scale * F.normalize(regions, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+    best = logits.masked_fill((shares == 0)[..., None], -torch.inf).amax(dim=1)
+    return _mean_of_words(-best.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0), dim=-1), words.ids)
+
+
+def _mean_of_words(values: Float[Tensor, "B W"], ids: Int[Tensor, "B W"]) -> Float[Tensor, ""]:
+    """The mean over the words of each pair, then over the pairs that have words."""
+    held = ids >= 0
+    count = held.sum(dim=1)
+    own = (values * held).sum(dim=1) / count.clamp(min=1)
+    return own.sum() / (count > 0).sum().clamp(min=1)
+
+
 def _contrastive(inputs: LossInputs) -> Float[Tensor, ""]:
     return contrastive_loss(inputs.image, inputs.text, inputs.scale, inputs.settings.soft_target_scale)
 
@@ -173,11 +256,30 @@ def _reconstruction(inputs: LossInputs) -> Float[Tensor, ""]:
     return reconstruction_loss(inputs.masked.predicted, inputs.masked.target, inputs.masked.masked)
 
 
+def _words(inputs: LossInputs) -> Float[Tensor, ""]:
+    assert inputs.regions is not None and inputs.hard is not None and inputs.words
+    shares = inputs.hard.detach().mean(dim=-1)
+    return words_loss(inputs.regions, shares, inputs.words, inputs.scale, inputs.settings.words_power)
+
+
+def _multiple_instance(inputs: LossInputs) -> Float[Tensor, ""]:
+    assert inputs.regions is not None and inputs.hard is not None and inputs.words
+    return multiple_instance_loss(inputs.regions, inputs.hard.detach().mean(dim=-1), inputs.words, inputs.scale)
+
+
+def _presence(inputs: LossInputs) -> Float[Tensor, ""]:
+    assert inputs.words
+    return presence_loss(inputs.image, inputs.words, inputs.scale)
+
+
 # Anyone can add a term, under the name that a recipe weighs it by: LOSSES["mine"] = Loss(my_formula).
 LOSSES: dict[str, Loss] = {
     "contrastive": Loss(_contrastive, across_pairs=True),
     "superpixel": Loss(_superpixel, superpixels=True),
     "reconstruction": Loss(_reconstruction, masked=True),
+    "words": Loss(_words, words=True),
+    "multiple_instance": Loss(_multiple_instance, words=True),
+    "presence": Loss(_presence, words=True),
 }
 
 

@@ -5,7 +5,6 @@ Axes: B batch, H W pixels, P patches, V visible patches, C centers, D width, E e
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -51,24 +50,10 @@ class ImageEncoder(nn.Module):
         regions = self.relate(regions)
         return self._project(regions.amax(dim=1)), self._project(regions)
 
-    def embed_mosaic(self, grouping: Grouping, photos: int) -> Float[Tensor, "_ E"]:
-        """The embedding of each photo of a mosaic: the sum of two unit vectors.
-
-        One is the maximum over the regions with most of their patches in the photo, as `embed_regions` has it for a
-        whole photo. The other is the mean of its patches' regions, each embedded by itself, as it is when it is named.
-
-        Args:
-            grouping: of mosaics: the patches of `photos` photos one after the other, equally many of each.
-            photos: in a mosaic. One without a region of its own gets the maximum over all regions.
-        """
-        patches = grouping.hard.detach().unflatten(-1, (photos, -1)).sum(dim=-1)
-        own = F.one_hot(patches.argmax(dim=-1), photos).bool() & (patches > 0)
-        own = own | ~own.any(dim=1, keepdim=True)
-        regions = self.relate(grouping.regions)
-        largest = regions[:, :, None].masked_fill(~own[..., None], -torch.inf).amax(dim=1)
-        each = F.normalize(self._project(regions), dim=-1)
-        mean = (patches / patches.sum(dim=1, keepdim=True)).mT.to(each.dtype) @ each
-        return (F.normalize(self._project(largest), dim=-1) + F.normalize(mean, dim=-1)).flatten(0, 1)
+    def embed_each(self, patches: Float[Tensor, "B P D"], grouping: Grouping) -> Float[Tensor, "B P E"] | None:
+        """An embedding of each patch, as if it were a region; None where the grouping does not say how."""
+        gather_each = getattr(self.grouping, "gather_each", None)
+        return None if gather_each is None else self._project(self.relate(gather_each(patches, grouping)))
 
     def relate(self, regions: Float[Tensor, "B C D"]) -> Float[Tensor, "B C D"]:
         """The regions after the blocks in which they see each other."""

@@ -183,6 +183,22 @@ class Block(nn.Module):
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
+class Adapter(nn.Module):
+    """x of unit length + a two-layer network of it, which starts at 0."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def initialize(self) -> None:
+        nn.init.zeros_(self.fc2.weight)
+
+    def forward(self, x: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
+        x = F.normalize(x, dim=-1)
+        return x + self.fc2(F.gelu(self.fc1(x)))
+
+
 class PostNormBlock(nn.Module):
     """BERT's post-norm block (arXiv 1810.04805)."""
 

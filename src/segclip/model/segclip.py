@@ -16,10 +16,10 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings, ModelConfig, current_name
-from segclip.losses import LossInputs, Masked, compute_terms, weighted_losses, weighted_sum
+from segclip.losses import LossInputs, Masked, Words, compute_terms, weighted_losses, weighted_sum
 from segclip.model.grouping import count_regions, sample_gumbel
 from segclip.model.image import ImageEncoder
-from segclip.model.layers import initialize
+from segclip.model.layers import Adapter, initialize
 from segclip.model.outputs import ImageOutput, Losses, Noise
 from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.towers import TEXT_TOWERS
@@ -48,11 +48,14 @@ class Parts(NamedTuple):
     terms: dict[str, Float[Tensor, ""]]
 
 
-def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"]) -> ImageOutput:
-    """What the centers, and the blocks after them, make of patches."""
+def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"], *, each: bool = False) -> ImageOutput:
+    """What the centers, and the blocks after them, make of patches; with `each`, what they make of each patch too."""
     grouping = image.grouping(patches)
     embedding, regions = image.embed_regions(grouping.regions)
-    return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
+    if not each:
+        return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
+    own = image.embed_each(patches, grouping)
+    return ImageOutput(embedding, regions, grouping.hard, grouping.soft, own, patches)
 
 
 class SegCLIP(
@@ -75,6 +78,8 @@ class SegCLIP(
         self.config = config
         self.image = ImageEncoder(config)
         self.text = choose(TEXT_TOWERS, config.text.kind, "text tower")(config)
+        width = config.text.adapter
+        self.text_adapter = Adapter(config.embed, width) if width else nn.Identity()
         self.reconstruction = Reconstruction(config, self.image.tower.heads)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.register_load_state_dict_pre_hook(_use_current_names)
@@ -115,7 +120,7 @@ class SegCLIP(
         limit = self.config.text.context
         if token_ids.shape[1] > limit:
             raise ValueError(f"text of {token_ids.shape[1]} tokens; the model takes at most {limit}: cut it")
-        return self.text(token_ids)
+        return self.text_adapter(self.text(token_ids))
 
     def losses(
         self,
@@ -178,23 +183,23 @@ class SegCLIP(
 
     def parts_from_patches(
         self,
-        patches: Float[Tensor, "R N D"],
+        patches: Float[Tensor, "B N D"],
         visible: Callable[[], Float[Tensor, "M V D"]],
         pixels: Float[Tensor, "_ 3 H W"],
         text: Float[Tensor, "B E"],
-        superpixels: Int[Tensor, "R N"] | None,
+        superpixels: Int[Tensor, "B N"] | None,
         noise: Noise,
         *,
         weights: Mapping[str, float] = PAPER_WEIGHTS,
         settings: LossSettings = PAPER_SETTINGS,
-        photos: int = 1,
+        words: Words | None = None,
     ) -> Parts:
         """`parts` from what the trunk and the text tower gave, which frozen towers need to compute only once.
 
         Under autocast the losses themselves stay in full precision: small differences decide them.
 
         Args:
-            patches: trunk features of all patches; or of mosaics (R = B / photos, N patches each).
+            patches: trunk features of the patches of each photo, or of some of them.
             visible: gives the trunk features of the visible patches, in ascending order of `noise.mask`, of the first
                 M photos: the masked branch costs the most, and a part of the batch estimates its loss too. It is asked
                 only where a loss needs them.
@@ -204,17 +209,16 @@ class SegCLIP(
             noise: as for `losses`.
             weights: as for `losses`.
             settings: of the paper's terms.
-            photos: in a mosaic (see `ImageEncoder.embed_mosaic`); 1: every photo is encoded by itself.
+            words: of the captions; None leaves out what needs them.
         """
         grouping = self.image.grouping(patches, noise.gumbel)
-        if photos > 1:
-            embedding = self.image.embed_mosaic(grouping, photos)
-        else:
-            embedding, _ = self.image.embed_regions(grouping.regions)
+        embedding, regions = self.image.embed_regions(grouping.regions)
         losses = {
             name: loss
             for name, loss in weighted_losses(weights).items()
-            if not loss.across_pairs and not (loss.superpixels and superpixels is None)
+            if not loss.across_pairs
+            and not (loss.superpixels and superpixels is None)
+            and not (loss.words and words is None)
         }
         masked = None
         if any(loss.masked for loss in losses.values()):
@@ -229,9 +233,10 @@ class SegCLIP(
                 settings=settings,
                 hard=_full(grouping.hard),
                 soft=_full(grouping.soft),
-                regions=_full(grouping.regions),
+                regions=_full(regions),
                 superpixels=superpixels,
                 masked=masked,
+                words=words and Words(words.ids, _full(words.vocabulary)),
             )
             return Parts(embedding, text, scale, compute_terms(losses, inputs))
 

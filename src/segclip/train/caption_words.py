@@ -1,38 +1,140 @@
-"""Words of captions as captions: people ask for a word, and few captions are one.
+"""The words of captions: what things are said to be in a photo, for the losses that let words compete.
 
-"a photo of a cat" holds "a cat"; "A man sits on a sofa with his dog" holds "a man", "a sofa" and "a dog".
+"A skier in the snow near two fire hydrants" holds skier and what it is a kind of, person; snow; and fire hydrant.
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
-from segclip.text.contrast_words import CONTRAST_WORDS
-from segclip.text.labels import singular
-from segclip.text.prompts import OPEN_TEMPLATES
+from lemminflect import getAllLemmas
 
-PEOPLE = ("man", "woman", "child", "boy", "girl", "kid", "lady")
-PLURALS = {"people": "person", "men": "man", "women": "woman", "children": "child"}
-_PHOTO_OF = re.compile(r"a photo of (?:an? )?(.+?)\.?$", re.IGNORECASE)
+from segclip.train.word_kinds import kinds_of
 
-
-def find_words(captions: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The names in each photo's captions, as texts such as "a dog"; one that several captions hold is there as often.
-
-    A name is what some caption is a photo of, a contrast word of `segclip.text.labels`, or a word for people.
-    """
-    classes = [[found[1] for text in own if (found := _PHOTO_OF.match(text))] for own in captions]
-    known = {singular(name): name for name in (*CONTRAST_WORDS, *(name for own in classes for name in own))}
-    known |= {name: name for name in PEOPLE} | PLURALS
-    template = OPEN_TEMPLATES[0]
-    return [
-        [template.format(name) for name in named or (n for text in own for n in _names(text, known))]
-        for own, named in zip(captions, classes, strict=True)
+SEEN = 8  # photos that a word must be said of to be in the vocabulary
+COMPOUND_SEEN, COMPOUND_SHARE = (
+    20,
+    0.15,
+)  # photos that a pair of words is said of, at all and of those with its rarer one
+PLURALS = {
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "glasses": "glasses",
+    "pants": "pants",
+    "shorts": "shorts",
+}
+# Nouns to a lexicon, but no things that could be pointed at; and words that are seldom meant as the nouns they can be.
+# fmt: off
+NO_THINGS = frozenset(["a", "an", "the", "of", "in", "on", "at", "to", "with", "and", "or", "is", "are", "be", "by", "for", "from", "as", "it", "its", "up", "down", "out", "over", "under", "next", "near", "this", "that", "these", "those", "there", "all", "each", "into", "off", "through", "being", "has", "have", "had", "having", "during", "beside", "between", "across", "along", "while", "when", "where", "which", "who", "what", "his", "her", "hers", "him", "them", "they", "their", "he", "she", "we", "you", "your", "our", "us", "my", "me", "not", "no", "so", "than", "then", "very", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "some", "several", "many", "few", "couple", "group", "bunch", "set", "lot", "pair", "piece", "kind", "type", "sort", "top", "front", "side", "back", "middle", "inside", "outside", "around", "behind", "other", "another", "end", "edge", "part", "both", "left", "right", "bottom", "corner", "center", "area", "place", "background", "foreground", "distance", "row", "line", "pile", "number", "half", "base", "item", "object", "thing", "something", "stuff", "way", "close", "view", "photo", "photograph", "picture", "image", "shot", "scene", "display", "day", "time", "night", "morning", "evening", "afternoon", "weather", "game", "match", "white", "black", "red", "blue", "green", "brown", "yellow", "pink", "gray", "grey", "purple", "silver", "gold", "golden", "color", "colour", "young", "old", "small", "little", "long", "high", "low", "dark", "wet", "short", "giant", "lush", "wild", "public", "double", "male", "female", "cold", "warm", "dry", "bright", "same", "fall", "full", "empty", "open", "large", "big", "tall", "wooden", "modern", "plain", "single", "pretty", "cute", "busy", "round", "flat", "top", "clean", "dirty", "fresh", "various", "stand", "walk", "hold", "play", "watch", "look", "ride", "hit", "take", "run", "pose", "swing", "catch", "throw", "fly", "smile", "lay", "lie", "drive", "jump", "drink", "show", "cut", "cross", "step", "past", "above", "sit", "wait", "eat", "enjoy", "work", "sleep", "stop", "stretch", "rest", "lean", "talk", "fill", "see", "get", "make", "go", "use", "do", "try", "turn", "let", "travel", "fight", "slide", "reach", "return", "stick", "will", "can", "may", "like", "help", "hang", "cook", "push", "pull", "cover", "prepare", "riding", "covered", "playing", "wearing", "preparing", "beautiful", "colorful", "older", "lit", "ripe", "snowy", "body", "head", "face", "hand", "arm", "leg", "foot", "eye", "mouth", "hair", "neck", "lap", "trick", "air", "country", "commercial", "professional", "industrial"])
+# fmt: on
+# Things whose names end as those of actions do.
+_THINGS_IN_ING = frozenset(
+    [
+        "building",
+        "wing",
+        "ring",
+        "king",
+        "string",
+        "ceiling",
+        "clothing",
+        "painting",
+        "railing",
+        "pudding",
+        "frosting",
+        "icing",
+        "crossing",
+        "wedding",
     ]
+)
 
 
-def _names(text: str, known: dict[str, str]) -> list[str]:
-    """The known names in a text, of one word or two."""
-    words = [word if word in known else singular(word) for word in re.findall(r"[a-z]+", text.lower())]
-    pairs = [f"{first} {second}" for first, second in pairwise(words)]
-    return [known[name] for name in (*pairs, *words) if name in known]
+@dataclass(frozen=True)
+class CaptionWords:
+    """The words of photos' captions.
+
+    Attributes:
+        vocabulary: each word that enough photos are said to show.
+        held: for each photo, the numbers of its words in the vocabulary, each once.
+    """
+
+    vocabulary: tuple[str, ...]
+    held: list[list[int]]
+
+
+def find_words(captions: Sequence[Sequence[str]], seen: int = SEEN) -> CaptionWords:
+    """The words of each photo's captions: nouns in the singular, compounds of two, and what they are kinds of.
+
+    Args:
+        captions: of each photo.
+        seen: photos that a word must be said of.
+    """
+    plain = Counter(word for own in captions for text in own for word in _split(text.lower()))
+    runs = [[run for text in own for run in _runs(text, plain)] for own in captions]
+    compounds = _find_compounds(runs)
+    words = [{word for run in own for word in _named(run, compounds)} for own in runs]
+    words = [own.union(*map(kinds_of, own)) for own in words]
+    counts = Counter(word for own in words for word in own)
+    vocabulary = tuple(sorted(word for word, count in counts.items() if count >= seen))
+    number = {word: i for i, word in enumerate(vocabulary)}
+    return CaptionWords(vocabulary, [sorted(number[word] for word in own if word in number) for own in words])
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text)
+
+
+def _runs(text: str, plain: Counter[str]) -> Iterator[list[tuple[str, bool]]]:
+    """Words that stand together, nothing between them that names no thing; each with whether it is a noun itself."""
+    for part in re.split(r"[^a-z\s'-]+", text.lower()):
+        run: list[tuple[str, bool]] = []
+        for word in _split(part):
+            if word in NO_THINGS or len(word) < 2:
+                yield run
+                run = []
+            else:
+                lemmas = _singular(word)
+                noun = max(lemmas, key=lambda lemma: plain[lemma]) if lemmas else None
+                run.append((noun or word, noun is not None and noun not in NO_THINGS))
+        yield run
+
+
+@cache
+def _singular(word: str) -> tuple[str, ...]:
+    """What a word can be the plural of, or itself; nothing for what is no noun."""
+    if word in PLURALS:
+        return (PLURALS[word],)
+    lemmas = getAllLemmas(word)
+    verb = lemmas.get("VERB", (word,))[0]
+    if verb != word and word.endswith(("ing", "ed")) and word not in _THINGS_IN_ING:
+        return ()  # "sitting", which a lexicon has as a noun too
+    return lemmas.get("NOUN", ())
+
+
+def _find_compounds(runs: Sequence[Sequence[list[tuple[str, bool]]]]) -> set[tuple[str, str]]:
+    """Pairs of words that mean one thing together: said often, and of a good share of the photos with the rarer word."""
+    single, pairs = Counter[str](), Counter[tuple[str, str]]()
+    for own in runs:
+        single.update({word for run in own for word, _ in run})
+        pairs.update({(a, b) for run in own for (a, _), (b, noun) in pairwise(run) if noun})
+    return {
+        (a, b)
+        for (a, b), count in pairs.items()
+        if count >= COMPOUND_SEEN and count >= COMPOUND_SHARE * min(single[a], single[b])
+    }
+
+
+def _named(run: list[tuple[str, bool]], compounds: set[tuple[str, str]]) -> Iterator[str]:
+    """The things that a run of words names; the two words of a compound name one."""
+    i = 0
+    while i < len(run):
+        if i + 1 < len(run) and (run[i][0], run[i + 1][0]) in compounds:
+            yield f"{run[i][0]} {run[i + 1][0]}"
+            i += 2
+            continue
+        if run[i][1]:
+            yield run[i][0]
+        i += 1

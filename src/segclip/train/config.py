@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from segclip.config import LABEL_SMOOTHING, PAPER_WEIGHTS, LossSettings, ModelConfig, SuperpixelLoss, current_name
+from segclip.config import (
+    LABEL_SMOOTHING,
+    PAPER_WEIGHTS,
+    WORDS_POWER,
+    LossSettings,
+    ModelConfig,
+    SuperpixelLoss,
+    current_name,
+)
 from segclip.data.crops import CROP_SCALE
 from segclip.data.superpixels import Reduction
 
@@ -24,24 +32,17 @@ class CacheConfig:
 
     Attributes:
         crops: fixed crops of each photo whose features are cached; every pass draws one of them.
-        mosaics: how many photos share an image: each step draws one of these and gives the centers a mosaic of random
-            patches of that many photos, so that regions must tell them apart; 1: each photo by itself.
-        reconstruction_fraction: share of a batch that the masked branch sees: it costs three times what the plain one
-            does.
-        half_size_prob: share of the photos in mosaics of four or more that are seen at half their side, as things are
-            in photos of many things.
-        caption_words: draw, half of the time, a word of a photo's captions in their place (see
-            `segclip.train.caption_words`).
+        patches: how many of a photo's patches a step sees, drawn anew each time; None: all of them.
+        reconstruction_fraction: share of the photos, and of a batch, that the masked branch sees: it costs three times
+            what the plain one does.
         folder: where the features are kept, so that runs over the same towers and photos can share them; None: in the
             run's own folder.
         seed: of the crops and masks; not the run's, so that runs with other seeds can share features.
     """
 
     crops: int = 1
-    mosaics: tuple[int, ...] = (2, 4)
+    patches: int | None = None
     reconstruction_fraction: Annotated[float, _formerly("--cache.reconstructed")] = 0.0625
-    half_size_prob: Annotated[float, _formerly("--cache.small")] = 0.0
-    caption_words: Annotated[bool, _formerly("--cache.words")] = False
     folder: str | None = None
     seed: int = 0
 
@@ -74,6 +75,7 @@ class TrainConfig:
             computed.
         soft_target_scale: captions that mean alike share their target, the less the larger this is (see
             `segclip.losses.contrastive_loss`); None: each pair has its own, as in the paper.
+        words_power: of the loss "words", see `segclip.losses.words_loss`.
         superpixel_loss: see `segclip.losses.superpixel_loss`.
         label_smoothing: of the superpixel loss "one-softmax".
         frozen: names of parameters that stay as they are begin with one of these.
@@ -113,6 +115,7 @@ class TrainConfig:
     tokens: int = 32
     losses: dict[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
     soft_target_scale: Annotated[float | None, _formerly("--cache.likeness")] = None
+    words_power: float = WORDS_POWER
     superpixel_loss: SuperpixelLoss = "reference"
     label_smoothing: float = LABEL_SMOOTHING
     frozen: tuple[str, ...] = ()
@@ -161,11 +164,12 @@ class TrainConfig:
             raise ValueError(f"betas {self.betas[0]} {self.betas[1]}; give two numbers from 0 to below 1")
         if not 0 < self.label_smoothing < 1:
             raise ValueError(f"label_smoothing {self.label_smoothing}; give a share between 0 and 1, without the ends")
-        if self.cache and not 0 <= self.cache.half_size_prob <= 1:
-            raise ValueError(f"half_size_prob {self.cache.half_size_prob}; give a share in 0..1")
-        for photos in self.cache.mosaics if self.cache else ():
-            if photos < 1 or self.batch % photos:
-                raise ValueError(f"mosaics of {photos} photos do not divide a batch of {self.batch}; change one")
+        if self.cache and not 0 < self.cache.reconstruction_fraction <= 1:
+            raise ValueError(
+                f"reconstruction_fraction {self.cache.reconstruction_fraction}; give a share above 0, to 1"
+            )
+        if self.words_power < 1:
+            raise ValueError(f"words_power {self.words_power}; give at least 1")
         if self.cache and self.micro_batch:
             raise ValueError("cached features are small: leave out micro_batch")
         if self.cache and not self.init_from:
@@ -174,7 +178,7 @@ class TrainConfig:
     @property
     def loss_settings(self) -> LossSettings:
         """What it sweeps of the paper's losses."""
-        return LossSettings(self.soft_target_scale, self.superpixel_loss, self.label_smoothing)
+        return LossSettings(self.soft_target_scale, self.superpixel_loss, self.label_smoothing, self.words_power)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
@@ -185,7 +189,7 @@ class TrainConfig:
         try:
             raw = _translate(json.loads(text))
             model = raw["model"] and ModelConfig.from_dict(raw["model"])
-            cache = raw["cache"] and CacheConfig(**{**raw["cache"], "mosaics": tuple(raw["cache"]["mosaics"])})
+            cache = raw["cache"] and CacheConfig(**raw["cache"])
             lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
             return cls(**{**raw, **lists, "model": model, "cache": cache})
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
@@ -194,11 +198,7 @@ class TrainConfig:
 
 # Names of 0.1.
 _FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
-_FORMER_CACHE = {
-    "reconstructed": "reconstruction_fraction",
-    "small": "half_size_prob",
-    "words": "caption_words",
-}
+_FORMER_CACHE = {"reconstructed": "reconstruction_fraction"}
 
 
 def _translate(raw: dict[str, Any]) -> dict[str, Any]:

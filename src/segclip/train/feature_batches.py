@@ -1,9 +1,9 @@
-"""Learning over frozen towers: batches out of their cached features, and what a model makes of them.
+"""Batches of cached features: patches of photos, what their captions say, and noise.
 
-Axes: B samples, R images (photos, or mosaics of several), P patches, V visible patches, D width, E embedding.
+Axes: B photos, P patches, V visible patches, D width, E embedding, W words of a caption.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,26 +11,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from segclip.data.shards import SampleError, Shards
+from segclip.losses import Words
 from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import Noise, Parts, SegCLIP
+from segclip.text.prompts import OPEN_TEMPLATES
+from segclip.text.tokenizers import PADDING
+from segclip.train.caption_words import CaptionWords
 from segclip.train.config import TrainConfig
-from segclip.train.feature_cache import FeatureChunk
+from segclip.train.feature_cache import FeatureChunk, masked_count
 from segclip.train.initialization import initialize_centers, initialize_projection
 from segclip.train.run_files import save_tensors
 
 
 @dataclass(frozen=True)
 class CachedBatch:
-    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`, but pixels as they were read."""
+    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`, but pixels as they were read, and texts
+    as the text tower gave them.
+    """
 
     patches: Tensor
     visible: Tensor
     pixels: Tensor
     superpixels: Tensor
     text: Tensor
-    photos: int
+    words: Words
     noise: Noise
     bad: int = 0
 
@@ -51,16 +58,17 @@ class CachedLearner(nn.Module):
         self.model, self.config = model, config
 
     def forward(self, batch: CachedBatch) -> Parts:
+        adapt = self.model.text_adapter
         return self.model.parts_from_patches(
             batch.patches,
             lambda: batch.visible,
             self.model.image.normalise(batch.pixels),
-            batch.text,
+            adapt(batch.text),
             batch.superpixels,
             batch.noise,
             weights=self.config.losses,
             settings=self.config.loss_settings,
-            photos=batch.photos,
+            words=Words(batch.words.ids, adapt(batch.words.vocabulary)),
         )
 
 
@@ -71,8 +79,8 @@ class CachedStream:
         self,
         crops: Sequence[Sequence[FeatureChunk]],
         captions: Sequence[Sequence[str]],
-        words: Sequence[Sequence[str]],
-        embedded: dict[str, Tensor],
+        words: CaptionWords,
+        embedded: Mapping[str, Tensor],
         config: TrainConfig,
         centers: int,
         *,
@@ -85,8 +93,8 @@ class CachedStream:
         Args:
             crops: as `cache_features` gives them.
             captions: of each photo.
-            words: of each photo's captions, drawn half of the time where there are any.
-            embedded: the text tower's embedding of all of these.
+            words: of each photo's captions.
+            embedded: the text tower's embedding of each caption, and of each word in `as_text`.
             config: the recipe.
             centers: of the model.
             rank, world: number of this process, and how many there are.
@@ -99,10 +107,10 @@ class CachedStream:
         photos = sum(len(chunk.rows) for chunk in crops[0])
         if photos < config.batch:
             raise ValueError(f"{photos} photos are less than one batch of {config.batch}; lower the batch")
-        for unit in {world * mosaic for mosaic in config.cache.mosaics}:
-            if config.batch % unit:
-                raise ValueError(f"batch {config.batch} does not divide into mosaics among {world} processes")
+        if config.batch % world:
+            raise ValueError(f"batch {config.batch} does not divide among {world} processes")
         self.crops, self.captions, self.words, self.embedded = crops, captions, words, embedded
+        self.vocabulary = torch.stack([embedded[as_text(word)] for word in words.vocabulary])
         self.centers = centers
         self.config, self.cache, self.rank, self.world, self.device = config, config.cache, rank, world, device
         self.steps = photos // config.batch
@@ -110,7 +118,7 @@ class CachedStream:
     def initialize(self, model: SegCLIP) -> None:
         """Start its centers as k-means of the features, and what names the regions from the captions."""
         initialize_centers(model, (patches for chunk in self.crops[0] for patches in chunk.patches), self.config.seed)
-        initialize_projection(model, captioned(self.crops[0], self.captions, self.words, self.embedded))
+        initialize_projection(model, captioned(self.crops[0], self.captions, self.embedded))
 
     def learner(self, model: SegCLIP) -> CachedLearner:
         """What learns from the batches."""
@@ -123,46 +131,55 @@ class CachedStream:
         order = generator.permutation(everything)
         for step in range(start, self.steps):
             chosen = order[step * self.config.batch : (step + 1) * self.config.batch]
-            draws = np.random.default_rng((self.config.seed, number, step))
-            photos = int(draws.choice(self.cache.mosaics))
             own = np.array_split(chosen, self.world)[self.rank]
-            yield self._batch(own, photos, np.random.default_rng((self.config.seed, number, step, self.rank)))
+            yield self._batch(own, np.random.default_rng((self.config.seed, number, step, self.rank)))
 
-    def _batch(self, rows: np.ndarray, photos: int, generator: np.random.Generator) -> CachedBatch:
-        masked = max(1, round(self.cache.reconstruction_fraction * len(rows)))
-        whole, mixed, texts = [], [], []
+    def _batch(self, rows: np.ndarray, generator: np.random.Generator) -> CachedBatch:
+        seen, texts, held = [], [], []
         for c, i in rows.tolist():
             chunk = self.crops[int(generator.integers(len(self.crops)))][c]
-            count = len(chunk.patches[i]) // photos
-            patches, superpixels = chunk.patches[i], chunk.superpixels[i]
-            if chunk.half_size is not None and photos >= 4 and generator.random() < self.cache.half_size_prob:
-                patches, superpixels = chunk.half_size[i], superpixels[1::2, 1::2]
-            chosen = generator.permutation(len(patches))[:count] if photos > 1 else slice(None)
-            mixed.append((patches[chosen], superpixels.reshape(-1)[chosen]))
-            if len(whole) < masked:
-                whole.append((chunk.visible[i], chunk.pixels[i], chunk.mask[i]))
-            row = int(chunk.rows[i])
-            own = self.words[row] if self.words[row] and generator.random() < 0.5 else self.captions[row]
+            some = slice(None)
+            if self.cache.patches:
+                some = generator.permutation(chunk.patches.shape[1])[: self.cache.patches]
+            seen.append((chunk.patches[i][some], chunk.superpixels[i].reshape(-1)[some]))
+            own = self.captions[row := int(chunk.rows[i])]
             texts.append(own[int(generator.integers(len(own)))])
-        patches, superpixels = _stacked(mixed)
-        visible, pixels, mask = _stacked(whole)
-        superpixels = superpixels + (superpixels.max() + 1) * torch.arange(len(rows))[:, None]
-        patches = patches.float().unflatten(0, (-1, photos)).flatten(1, 2)
+            held.append(torch.tensor(self.words.held[row], dtype=torch.long))
+        patches, superpixels = _stacked(seen)
+        visible, pixels, mask = _stacked(self._draw_masked(len(rows), generator))
+        patches = patches.float()
         seeded = torch.Generator().manual_seed(int(generator.integers(2**62)))
         noise = Noise(
             gumbel=sample_gumbel((len(patches), self.centers, patches.shape[1]), like=patches, generator=seeded),
             mask=mask,
-            gumbel_visible=sample_gumbel((masked, self.centers, visible.shape[1]), like=patches, generator=seeded),
+            gumbel_visible=sample_gumbel((len(mask), self.centers, visible.shape[1]), like=patches, generator=seeded),
         )
         return CachedBatch(
             patches=patches.to(self.device),
             visible=visible.float().to(self.device),
             pixels=pixels.to(self.device),
-            superpixels=superpixels.unflatten(0, (-1, photos)).flatten(1, 2).to(self.device),
+            superpixels=superpixels.to(self.device),
             text=torch.stack([self.embedded[text] for text in texts]).to(self.device),
-            photos=photos,
+            words=Words(
+                pad_sequence(held, batch_first=True, padding_value=-1).to(self.device), self.vocabulary.to(self.device)
+            ),
             noise=noise.to(self.device),
         )
+
+    def _draw_masked(self, photos: int, generator: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
+        """Any of the photos that the masked branch sees: its loss asks for no captions."""
+        drawn = []
+        for _ in range(masked_count(photos, self.cache.reconstruction_fraction)):
+            chunks = self.crops[int(generator.integers(len(self.crops)))]
+            chunk = chunks[int(generator.integers(len(chunks)))]
+            i = int(generator.integers(len(chunk.mask)))
+            drawn.append((chunk.visible[i], chunk.pixels[i], chunk.mask[i]))
+        return drawn
+
+
+def as_text(word: str) -> str:
+    """A word of the vocabulary as the text tower is given it, which is how it is given a label."""
+    return OPEN_TEMPLATES[0].format(word)
 
 
 def read_captions(shards: Shards) -> list[list[str]]:
@@ -177,29 +194,28 @@ def read_captions(shards: Shards) -> list[list[str]]:
 
 
 @torch.inference_mode()
-def embed_captions(model: SegCLIP, captions: Sequence[Sequence[str]], file: Path) -> dict[str, Tensor]:
-    """The text tower's embedding of every caption, kept in `file`."""
-    texts = sorted({caption for own in captions for caption in own}, key=lambda text: (len(text), text))
-    if file.exists() and list(saved := torch.load(file, weights_only=True)) == texts:
-        return saved
-    embeddings = torch.cat([model.encode_text(model.tokenize(texts[i : i + 128])) for i in range(0, len(texts), 128)])
-    embedded = dict(zip(texts, embeddings, strict=True))
-    save_tensors(embedded, file)
-    return embedded
+def embed_texts(model: SegCLIP, texts: Iterable[str], file: Path) -> dict[str, Tensor]:
+    """The text tower's embedding of each text, without the adapter; kept in `file`."""
+    texts = sorted(set(texts), key=lambda text: (len(text), text))
+    if not file.exists() or (saved := torch.load(file, weights_only=True))["texts"] != texts:
+        tokens = (model.tokenize(texts[i : i + 128]) for i in range(0, len(texts), 128))
+        saved = {"texts": texts, "embeddings": torch.cat([model.text(ids[:, : _longest(ids)]) for ids in tokens])}
+        save_tensors(saved, file)
+    return dict(zip(texts, saved["embeddings"], strict=True))
+
+
+def _longest(token_ids: Tensor) -> int:
+    return int((token_ids != PADDING).any(dim=0).nonzero()[-1]) + 1
 
 
 def captioned(
-    chunks: Sequence[FeatureChunk],
-    captions: Sequence[Sequence[str]],
-    words: Sequence[Sequence[str]],
-    embedded: dict[str, Tensor],
+    chunks: Sequence[FeatureChunk], captions: Sequence[Sequence[str]], embedded: Mapping[str, Tensor]
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """The patches of each photo, and the mean of what its captions, or captions and words, say: (P,D) and (E,)."""
+    """The patches of each photo, and the mean of its captions' embeddings: (P,D) and (E,)."""
     for chunk in chunks:
         for row, patches in zip(map(int, chunk.rows), chunk.patches, strict=True):
-            kinds = [own for own in (captions[row], words[row]) if own]
-            means = [torch.stack([F.normalize(embedded[text], dim=-1) for text in kind]).mean(dim=0) for kind in kinds]
-            yield patches, F.normalize(torch.stack(means).mean(dim=0), dim=-1)
+            said = torch.stack([F.normalize(embedded[text], dim=-1) for text in captions[row]])
+            yield patches, F.normalize(said.mean(dim=0), dim=-1)
 
 
 def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[Tensor]:

@@ -30,11 +30,20 @@ def mini() -> TrainConfig:
     """
     return TrainConfig(
         init_from="mini",
-        cache=CacheConfig(half_size_prob=0.5, caption_words=True),
+        cache=CacheConfig(patches=144),
         init_centers="k-means",
-        epochs=7,  # more of them learn the photos by heart
+        steps=2000,
         batch=128,
         captions="one",
+        crop_scale=(1.0, 1.0),  # captions are of whole photos
+        losses={
+            "contrastive": 1.0,
+            "superpixel": 1.0,
+            "reconstruction": 0.1,
+            "words": 1.0,
+            "multiple_instance": 1.0,
+            "presence": 1.0,
+        },
         soft_target_scale=12.0,
         frozen=TOWERS,
         slow=ASSIGNMENT,

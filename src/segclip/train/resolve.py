@@ -16,7 +16,7 @@ from segclip.checkpoints.tensors import read_tensors
 from segclip.config import ModelConfig
 from segclip.train.config import TrainConfig
 
-OVER_OURS = ("centers", "grouping", "tau", "center_blocks", "mask_ratio")
+OVER_OURS = ("centers", "grouping", "center_in_region", "tau", "center_blocks", "mask_ratio")
 OVER_CLIP = (*OVER_OURS, "decoder_layers", "decoder_heads")  # a CLIP has neither grouping nor masked branch
 
 

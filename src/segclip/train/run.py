@@ -5,6 +5,7 @@ A run's folder: `recipe.json`, `metrics.jsonl` (a line a step), `checkpoints/`, 
 """
 
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from segclip.model.grouping import count_regions
 from segclip.train.caption_words import find_words
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import check_agreement
-from segclip.train.feature_batches import CachedStream, embed_captions, read_captions
+from segclip.train.feature_batches import CachedStream, as_text, embed_texts, read_captions
 from segclip.train.feature_cache import FeatureSettings, cache_features
 from segclip.train.initialization import check_recipe, initialize_model
 from segclip.train.loop import Run, Stream, batches, on_sigterm
@@ -103,15 +104,21 @@ def build_stream(config: TrainConfig, shards: Shards, out: Path, processes: Proc
     assert config.init_from
     folder = Path(config.cache.folder) if config.cache.folder else out / "features"
     captions = read_captions(shards)
-    words = find_words(captions) if config.cache.caption_words else [[] for _ in captions]
+    words = find_words(captions)
     with processes.main_first():  # the others find them there
         crops = cache_features(
             config.init_from,
             shards,
             folder,
-            FeatureSettings(config.reduction, config.crop_scale, config.model.mask_ratio, config.cache.seed),
+            FeatureSettings(
+                config.reduction,
+                config.crop_scale,
+                config.model.mask_ratio,
+                config.cache.reconstruction_fraction,
+                config.cache.seed,
+            ),
             crops=config.cache.crops,
-            half_size=config.cache.half_size_prob > 0,
         )
-        embedded = embed_captions(load(config.init_from, "cpu"), [*captions, *words], folder / "captions.pt")
+        texts = chain(*captions, map(as_text, words.vocabulary))
+        embedded = embed_texts(load(config.init_from, "cpu"), texts, folder / "texts.pt")
     return CachedStream(crops, captions, words, embedded, config, count_regions(config.model), **where)
