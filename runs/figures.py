@@ -193,25 +193,6 @@ def draw_masked(model: SegCLIP, photo: UInt8[ndarray, "S S 3"], file: Path) -> N
     save(figure, file)
 
 
-def draw_mosaic(model: SegCLIP, photos: UInt8[ndarray, "B S S 3"], file: Path) -> None:
-    """How `mini` learned: the centers see random patches of several photos as one image."""
-    side = len(photos[0]) // model.config.image.patch
-    patches, count = side * side, side * side // len(photos)
-    generator = torch.Generator().manual_seed(0)
-    keep = torch.stack([torch.randperm(patches, generator=generator)[:count] for _ in photos])
-    features = model.image.encode_patches(model.image.normalise(photos)).take_along_dim(keep[..., None], dim=1)
-    hard = model.image.grouping(features.flatten(0, 1)[None]).hard[0].argmax(dim=0).view(len(photos), count).numpy()
-    figure, axes = pictures(2, len(photos))
-    for number, photo in enumerate(photos):
-        seen, centers = np.zeros(patches, bool), np.zeros(patches, int)
-        seen[keep[number]], centers[keep[number]] = True, hard[number]
-        mask = enlarged(seen.reshape(side, side), len(photo))[..., None]
-        axes[number].imshow(np.where(mask, photo, 225).astype(np.uint8))
-        regions = enlarged(colours_of(centers.reshape(side, side)), len(photo))
-        axes[len(photos) + number].imshow(np.where(mask, regions, 225).astype(np.uint8))
-    save(figure, file)
-
-
 @torch.inference_mode()
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
@@ -229,7 +210,6 @@ def main() -> None:
     draw_contrast(model, photos, folder / "contrastive.jpg")
     draw_superpixels("coffee", side, patch, output, folder / "superpixels.jpg")
     draw_masked(model, coffee, folder / "masked.jpg")
-    draw_mosaic(model, photos[:2], folder / "mosaic.jpg")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ from nbclient import NotebookClient
 import segclip
 from segclip import cli
 from segclip.annotate.formats import FORMATS
-from segclip.config import ModelConfig
+from segclip.config import PAPER_WEIGHTS, ModelConfig
 from segclip.data.shards import Shards
 from segclip.evaluate.datasets import DATASETS
 from segclip.export import EXPORTERS
 from segclip.losses import LOSSES
 from segclip.model.grouping import GROUPINGS
 from segclip.model.towers import IMAGE_TOWERS
-from segclip.train.config import CacheConfig
 from segclip.train.recipes import RECIPES, mini
 
 DOCS = ROOT / "docs"
@@ -67,10 +66,10 @@ def tables() -> Iterator[None]:
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("name", RUNNING)
 def test_pages_commands_and_code_run(name: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In their order, in one folder; training does two steps."""
+    """In their order, in one folder; training does two steps, without what needs more captions than there are."""
     folder = shutil.copytree(inputs, tmp_path / "page")
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, cache=CacheConfig(mosaics=(2,))))
+    monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, losses=dict(PAPER_WEIGHTS)))
     for language, text in fenced(TEXTS[name]):
         if language == "python":
             exec(compile(text, name, "exec"), {})

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segclip.config import ModelConfig, SuperpixelLoss
-from segclip.losses import contrastive_loss, reconstruction_loss, superpixel_loss, superpixel_mean
+from segclip.losses import (
+    Words,
+    contrastive_loss,
+    multiple_instance_loss,
+    presence_loss,
+    reconstruction_loss,
+    superpixel_loss,
+    superpixel_mean,
+    words_loss,
+)
 from segclip.model.grouping import _straight_through, sample_gumbel
 from segclip.model.reconstruction import patchify, sin_cos_positions, visible_count
 
@@ -208,6 +217,82 @@ def test_reconstruction_loss_counts_masked_patches_only(seed: int, batch: int, p
     ]
     expected = sum(errors) / len(errors)
     assert reconstruction_loss(predicted, target, masked).item() == pytest.approx(expected, rel=1e-10)
+
+
+# A photo of two regions, a third of it and two thirds, and an empty one; three words at right angles. A region that lies
+# on a word says it e^scale times as likely as the others; what lies between two says each e^(scale / sqrt 2) times so.
+VOCABULARY = torch.eye(3, dtype=torch.float64) * torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)[:, None]
+REGIONS = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 7.0]]], dtype=torch.float64)
+SHARES = torch.tensor([[1 / 3, 2 / 3, 0.0]], dtype=torch.float64)
+SCALE = torch.tensor(2.0, dtype=torch.float64)
+ON, BETWEEN = math.exp(2), math.exp(2 / math.sqrt(2))
+FIRST = [ON / (ON + 2), 1 / (ON + 2), 1 / (ON + 2)]  # what the first region says
+SECOND = [1 / (1 + 2 * BETWEEN), BETWEEN / (1 + 2 * BETWEEN), BETWEEN / (1 + 2 * BETWEEN)]
+
+
+def words_held(*ids: int) -> Words:
+    return Words(torch.tensor([ids], dtype=torch.int64).reshape(1, -1), VOCABULARY)
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_words_loss_by_hand(power: float) -> None:
+    """Of a caption with words 0 and 2; the empty region, which lies on word 2, has no say."""
+    likelihood = [(a**power / 3 + b**power * 2 / 3) ** (1 / power) for a, b in zip(FIRST, SECOND, strict=True)]
+    expected = -(math.log(likelihood[0]) + math.log(likelihood[2])) / 2
+    assert words_loss(REGIONS, SHARES, words_held(0, 2), SCALE, power).item() == pytest.approx(expected, rel=1e-12)
+    padded = words_loss(REGIONS, SHARES, words_held(0, 2, -1, -1), SCALE, power)
+    assert padded.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_with_a_large_power_the_best_region_answers_alone() -> None:
+    found = words_loss(REGIONS, SHARES, words_held(0, 1), SCALE, 1e4)
+    assert found.item() == pytest.approx(-(math.log(FIRST[0]) + math.log(SECOND[1])) / 2, abs=1e-3)
+    regions = REGIONS.clone().requires_grad_()
+    words_loss(regions, SHARES, words_held(0), SCALE, 50.0).backward()
+    assert regions.grad is not None and regions.grad.isfinite().all()
+    size = regions.grad.norm(dim=-1)[0].tolist()
+    assert size[0] > 1e-3 and size[1] < 1e-12 and size[2] == 0
+
+
+def test_multiple_instance_loss_by_hand() -> None:
+    """A word's score is that of the region that is most like it; the scores of the words compete."""
+    best = [ON, BETWEEN, BETWEEN]
+    expected = -sum(math.log(best[word] / sum(best)) for word in (0, 1)) / 2
+    for words in (words_held(0, 1), words_held(1, 0, -1)):
+        assert multiple_instance_loss(REGIONS, SHARES, words, SCALE).item() == pytest.approx(expected, rel=1e-12)
+    full = torch.full((1, 3), 1 / 3, dtype=torch.float64)
+    best[2] = ON  # of the third region, which is not empty now
+    expected = -math.log(best[2] / sum(best))
+    assert multiple_instance_loss(REGIONS, full, words_held(2), SCALE).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_presence_loss_by_hand() -> None:
+    found = presence_loss(REGIONS[:, 1], words_held(0, 2, -1), SCALE)
+    assert found.item() == pytest.approx(-(math.log(SECOND[0]) + math.log(SECOND[2])) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda regions, words: words_loss(regions, SHARES.expand(len(regions), -1), words, SCALE, 3.0),
+        lambda regions, words: multiple_instance_loss(regions, SHARES.expand(len(regions), -1), words, SCALE),
+        lambda regions, words: presence_loss(regions[:, 0], words, SCALE),
+    ],
+    ids=["words", "multiple_instance", "presence"],
+)
+def test_pairs_without_words_have_no_say(loss: Callable[[Tensor, Words], Tensor]) -> None:
+    """The others count alike, however many words they have."""
+    regions = torch.cat([REGIONS, REGIONS.flip(1) + 1, REGIONS]).requires_grad_()
+    one, two = loss(regions[:1], words_held(0)), loss(regions[1:2], words_held(1, 2))
+    both = loss(regions, Words(torch.tensor([[0, -1], [1, 2], [-1, -1]]), VOCABULARY))
+    assert both.item() == pytest.approx((one.item() + two.item()) / 2, rel=1e-12)
+    (gradient,) = torch.autograd.grad(both, regions)
+    assert gradient.isfinite().all() and gradient[0].any() and not gradient[2].any()
+    for ids in (torch.full((3, 2), -1), torch.zeros(3, 0, dtype=torch.int64)):
+        nothing = loss(regions, Words(ids, VOCABULARY))
+        assert nothing.item() == 0
+        (gradient,) = torch.autograd.grad(nothing, regions)
+        assert not gradient.any()
 
 
 def test_straight_through_is_one_hot_forward_and_softmax_backward() -> None:

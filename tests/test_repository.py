@@ -26,8 +26,8 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from segclip.cli import COMMANDS, main
+from segclip.config import PAPER_WEIGHTS
 from segclip.losses import superpixel_loss
-from segclip.train.config import CacheConfig
 from segclip.train.recipes import RECIPES, mini
 
 README = (ROOT / "README.md").read_text()
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_readmes_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, in order: a later one may use what an earlier one wrote. Training does two steps."""
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, cache=CacheConfig(mosaics=(2,))))
+    monkeypatch.setitem(RECIPES, "mini", lambda: replace(mini(), batch=2, losses=dict(PAPER_WEIGHTS)))
     commands = [shlex.split(line, comments=True) for line in shell_lines() if line.startswith("segclip ")]
     assert {command[1] for command in commands} == set(COMMANDS)
     for _, *arguments in commands:

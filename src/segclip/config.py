@@ -81,8 +81,8 @@ class ModelConfig:
         decoder_layers: blocks of the reconstruction's decoder.
         grouping: what makes regions of patches: "centers" (the paper's), or another name in
             `segclip.model.grouping.GROUPINGS`.
-        center_in_region: whether a region is what its center was plus the mean of its patches, as in the paper, or the mean
-            alone. The center has seen the whole photo, so with it a region may say what is elsewhere.
+        center_in_region: whether a region is what its center was plus the mean of its patches, as in the paper, or the
+            mean alone. The center has seen the whole photo, so with it a region may say what is elsewhere.
         tau: temperature of the Gumbel-softmax, by which patches are given to centers in training.
         center_blocks: blocks in which the centers see the patches.
         mask_ratio: share of the patches that the masked branch does not see.

@@ -1,7 +1,7 @@
 """The losses of SegCLIP, as pure functions of tensors, and the table of the terms that a recipe weighs.
 
-Axes: B pairs, P patches, C centers, D width, E embedding, V words of the vocabulary, W words of a caption; R images that
-are grouped, of N patches each; M images with a masked branch.
+Axes: B pairs, P patches, C centers, E embedding, V words of the vocabulary, W words of a caption; N patches that are
+grouped, of each image; M images with a masked branch.
 Source: arXiv 2211.14813, section 3.3; `words_loss` and `presence_loss` are our own.
 """
 
@@ -53,10 +53,10 @@ class LossInputs:
         image, text: (B,E), embeddings of the pairs, not normalised.
         scale: multiplier of their cosines.
         settings: of the paper's terms.
-        hard, soft: (R,C,N), the assignment: patches given to one center, with the straight-through gradient, and the
-            softmax over the centers. R is B, or less where an image is a mosaic of several photos.
-        regions: (R,C,E), embedding of each, not normalised.
-        superpixels: (R,N), an id per patch.
+        hard, soft: (B,C,N), the assignment: patches given to one center, with the straight-through gradient, and the
+            softmax over the centers.
+        regions: (B,C,E), embedding of each, not normalised.
+        superpixels: (B,N), an id per patch.
         masked: of the masked branch.
         words: of the captions.
     """
@@ -65,10 +65,10 @@ class LossInputs:
     text: Float[Tensor, "B E"]
     scale: Float[Tensor, ""]
     settings: LossSettings = PAPER_SETTINGS
-    hard: Float[Tensor, "R C N"] | None = None
-    soft: Float[Tensor, "R C N"] | None = None
-    regions: Float[Tensor, "R C E"] | None = None
-    superpixels: Int[Tensor, "R N"] | None = None
+    hard: Float[Tensor, "B C N"] | None = None
+    soft: Float[Tensor, "B C N"] | None = None
+    regions: Float[Tensor, "B C E"] | None = None
+    superpixels: Int[Tensor, "B N"] | None = None
     masked: Masked | None = None
     words: Words | None = None
 
@@ -219,8 +219,8 @@ def multiple_instance_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of a photo's words among the vocabulary, each word scored by the region that says it best.
 
-    So no region may say a word that its photo does not hold. Multiple-instance learning: a photo is a bag of regions, of
-    which its captions say only what some of them are (Dietterich et al. 1997).
+    So no region may say a word that its photo does not hold. Multiple-instance learning: a photo is a bag of regions,
+    of which its captions say only what some of them are (Dietterich et al. 1997).
 
     Args:
         regions: embeddings, not normalised.

@@ -70,6 +70,19 @@ def test_a_file_of_version_1_is_read(eight_bit: bool, tmp_path: Path) -> None:
         assert file.metadata()["format_version"] == "2" and "image.tower.class_token" in file.keys()  # noqa: SIM118
 
 
+def test_a_file_that_names_no_adapter_is_read(saved: Path, tiny: SegCLIP) -> None:
+    """As those written before there was one, whose regions had their center in them."""
+
+    def change(state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        config = json.loads(metadata["segclip_config"])
+        del config["text"]["adapter"], config["center_in_region"]
+        metadata["segclip_config"] = json.dumps(config)
+
+    loaded = load_model(rewrite(saved, change))
+    assert loaded.config == tiny.config and loaded.config.center_in_region and not loaded.config.text.adapter
+    assert all(torch.equal(tensor, tiny.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
 def test_weights_of_0_1_go_into_a_model(tmp_path: Path) -> None:
     """As `from_pretrained` puts them there."""
     model, other = SegCLIP(DINO_CONFIG), SegCLIP(DINO_CONFIG)

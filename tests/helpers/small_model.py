@@ -1,5 +1,7 @@
 """A random model with real tokenizers, small enough to run hundreds of times."""
 
+from dataclasses import replace
+
 import torch
 
 from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
@@ -19,6 +21,7 @@ SENTENCE = ModelConfig(
     centers=4,
     decoder_layers=1,
 )
+ADAPTED = replace(SENTENCE, text=replace(SENTENCE.text, adapter=96))
 
 
 def small_model(config: ModelConfig = CLIP) -> SegCLIP:

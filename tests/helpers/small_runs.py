@@ -10,15 +10,17 @@ import torch
 
 from helpers.small_model import SENTENCE
 from segclip.checkpoints.native import load_model
+from segclip.config import PAPER_WEIGHTS
 from segclip.train.config import CacheConfig, TrainConfig
 from segclip.train.recipes import ASSIGNMENT, TOWERS
 
 HELPERS = Path(__file__).parent
-CACHE = CacheConfig(crops=2, mosaics=(1, 2), reconstruction_fraction=0.5)
+CACHE = CacheConfig(crops=2, patches=12, reconstruction_fraction=0.5)
+LOSSES = {**PAPER_WEIGHTS, "words": 1.0, "multiple_instance": 0.5, "presence": 0.5}
 CACHED = TrainConfig(
-    cache=CACHE, init_from="-", init_centers="k-means", epochs=3, batch=4, captions="one", soft_target_scale=12.0,
-    frozen=TOWERS, slow=ASSIGNMENT, lr=2e-3, slow_lr=2e-4, precision="bf16", save_every=2, validate_every=100,
-    trackers=(), workers=0,
+    cache=CACHE, init_from="-", init_centers="k-means", epochs=3, batch=4, captions="one", losses=LOSSES,
+    soft_target_scale=12.0, frozen=TOWERS, slow=ASSIGNMENT, lr=2e-3, slow_lr=2e-4, precision="bf16", save_every=2,
+    validate_every=100, trackers=(), workers=0,
 )  # fmt: skip
 PAIRS = TrainConfig(
     model=SENTENCE, epochs=2, batch=4, micro_batch=2, captions="all", lr=1e-3, slow_lr=1e-4, slow=("text.",),

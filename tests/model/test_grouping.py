@@ -8,18 +8,19 @@ import torch
 from helpers.small_model import CLIP, small_model
 
 from segclip.config import ModelConfig
-from segclip.model.grouping import CenterBlock, sample_gumbel
+from segclip.model.grouping import CenterBlock, CenterGrouping, sample_gumbel
 from segclip.model.layers import Block
 from segclip.model.reconstruction import visible_count
+from segclip.model.segclip import gather_regions
 
 
 def test_a_configuration_of_0_1_has_the_papers_values() -> None:
     known = asdict(CLIP)
-    for name in ("grouping", "tau", "center_blocks", "mask_ratio", "decoder_heads"):
+    for name in ("grouping", "center_in_region", "tau", "center_blocks", "mask_ratio", "decoder_heads"):
         del known[name]
     for name in ("heads", "mlp_ratio", "activation"):
         del known["image"][name]
-    for name in ("mlp_ratio", "activation", "tokenizer"):
+    for name in ("mlp_ratio", "activation", "tokenizer", "adapter"):
         del known["text"][name]
     assert ModelConfig.from_json(json.dumps(known)) == CLIP
     assert ModelConfig.from_json(CLIP.to_json()) == CLIP
@@ -54,6 +55,60 @@ def test_mask_ratio_is_the_share_of_patches_that_are_not_seen(mask_ratio: float)
     assert visible / 64 == pytest.approx(1 - mask_ratio, abs=0.03)
     losses = model.losses(pixels, torch.ones(2, 4, dtype=torch.int64))
     assert losses.reconstruction > 0
+
+
+ALONE = replace(CLIP, center_in_region=False, image=replace(CLIP.image, region_layers=0))
+
+
+@pytest.mark.parametrize("center_in_region", [True, False])
+def test_without_its_center_a_region_knows_of_its_own_patches_alone(center_in_region: bool) -> None:
+    image = small_model(replace(ALONE, center_in_region=center_in_region)).image
+    patches = torch.randn(1, 16, 64)
+    other_photo = patches.clone()
+    other_photo[0, 0] += 0.3 * torch.randn(64)
+    before, after = gather_regions(image, patches), gather_regions(image, other_photo)
+    held = before.hard[0].any(dim=1) & (before.hard[0] == after.hard[0]).all(dim=1)
+    apart = held & (before.hard[0, :, 0] == 0)  # regions of the same patches, without the one that changed
+    assert apart.sum() >= 2 and not torch.equal(before.embedding, after.embedding)
+    difference = (before.regions - after.regions)[0, apart].abs().amax(dim=1)
+    assert (difference > 1e-4).all() if center_in_region else (difference < 1e-5).all()
+
+
+def test_center_in_region_can_be_changed_over_weights() -> None:
+    """It adds no parameter."""
+    assert (
+        small_model(ALONE).state_dict().keys() == small_model(replace(ALONE, center_in_region=True)).state_dict().keys()
+    )
+
+
+@pytest.mark.parametrize("config", [ALONE, CLIP])
+def test_a_patch_alone_is_what_a_region_of_it_is(config: ModelConfig) -> None:
+    """A photo of one patch: the region that takes it, and the patch by itself."""
+    image = small_model(replace(config, image=replace(config.image, region_layers=0))).image
+    patch = torch.randn(3, 1, 64)
+    found = gather_regions(image, patch, each=True)
+    assert found.patches is not None and found.patches.shape == (3, 1, 64)
+    assert found.features is not None and torch.equal(found.features, patch)
+    own = (found.hard.mT @ found.regions)[:, 0]
+    torch.testing.assert_close(found.patches[:, 0], own)
+
+
+def test_each_patch_of_a_photo_is_what_it_would_be_alone() -> None:
+    image = small_model(ALONE).image
+    patches = torch.randn(2, 16, 64)
+    found, plain = gather_regions(image, patches, each=True), gather_regions(image, patches)
+    assert plain.patches is None and plain.features is None
+    assert torch.equal(found.regions, plain.regions) and torch.equal(found.embedding, plain.embedding)
+    alone = gather_regions(image, patches.flatten(0, 1)[:, None], each=True)
+    assert found.patches is not None and alone.patches is not None
+    torch.testing.assert_close(found.patches.flatten(0, 1), alone.patches[:, 0])
+
+
+def test_a_grouping_that_does_not_say_what_a_patch_alone_is_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    monkeypatch.delattr(CenterGrouping, "gather_each")
+    found = gather_regions(model.image, torch.randn(1, 16, 64), each=True)
+    assert found.patches is None and found.features is not None
 
 
 @pytest.mark.parametrize(

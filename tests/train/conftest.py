@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.shard_files import FAST, map_serially
-from helpers.small_model import SENTENCE, small_model
+from helpers.small_model import ADAPTED, small_model
 from helpers.small_runs import CACHED, PAIRS
 from PIL import Image
 
@@ -19,20 +19,21 @@ from segclip.train.config import TrainConfig
 from segclip.train.run import train
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (128, 128, 128)}
+SHAPES = ("square", "rectangle")
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of coloured squares with their captions."""
+    """Photos of coloured squares and rectangles with their captions."""
     folder = tmp_path_factory.mktemp("pairs")
     generator = np.random.default_rng(0)
     lines = []
     for i in range(24):
         name = list(COLOURS)[i % 4]
         photo = generator.integers(0, 60, (70, 80, 3)).astype(np.uint8)
-        photo[15:55, 20:60] = COLOURS[name]
+        photo[15:55, 20 : 60 + 15 * (i % 2)] = COLOURS[name]
         Image.fromarray(photo).save(folder / f"{i}.png")
-        lines.append({"image": f"{i}.png", "captions": [f"a {name} square", f"a photo of something {name}"]})
+        lines.append({"image": f"{i}.png", "captions": [f"a {name} {SHAPES[i % 2]}", f"a photo of something {name}"]})
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
 
@@ -56,7 +57,7 @@ def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Shards:
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A recipe like mini's, over a small model's towers."""
     path = tmp_path_factory.mktemp("towers") / "towers.safetensors"
-    save_model(small_model(SENTENCE), path)
+    save_model(small_model(ADAPTED), path)
     return replace(CACHED, init_from=str(path))
 
 

@@ -1,4 +1,4 @@
-"""Learning over frozen towers: cached features, mosaics of them, and their batches."""
+"""Learning over frozen towers: cached features, and batches of them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,20 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers.pixels import normalise
-from helpers.small_model import SENTENCE, small_model
+from helpers.small_model import ADAPTED, SENTENCE, small_model
 from helpers.small_runs import CACHE
-from PIL import Image
 
 from segclip import load
-from segclip.checkpoints.native import save_model
+from segclip.config import LossSettings
 from segclip.data.shards import Shards
-from segclip.model.grouping import Grouping
-from segclip.model.segclip import Noise, combine_parts
+from segclip.losses import Words, multiple_instance_loss, presence_loss, words_loss
+from segclip.model.segclip import Noise, combine_parts, gather_regions
+from segclip.train.caption_words import CaptionWords
 from segclip.train.config import TrainConfig
-from segclip.train.feature_batches import CachedStream, read_captions
-from segclip.train.feature_cache import FeatureSettings, cache_features
+from segclip.train.feature_batches import CachedStream, as_text, embed_texts, read_captions
+from segclip.train.feature_cache import FeatureSettings, cache_features, masked_count
 from segclip.train.run import train
 
 
@@ -47,20 +46,26 @@ def test_cached_features_give_the_losses_of_the_model() -> None:
     torch.testing.assert_close(part.contrastive, plain.contrastive)
 
 
-def test_a_photo_in_a_mosaic_is_the_maximum_and_the_mean_of_its_regions() -> None:
-    """Three photos of 4 patches in a row; the third has no region of its own, so its maximum is over all of them."""
-    tower = small_model(SENTENCE).image
-    regions = torch.randn(1, 4, 64)
-    owner = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1])  # center of each patch; centers 2 and 3 are empty
-    hard = F.one_hot(owner, 4).T[None].float()
-    found = tower.embed_mosaic(Grouping(regions, hard, hard), 3)
-    _, each = tower.embed_regions(regions)
-    for block in tower.region_blocks:
-        regions = block(regions)
-    for photo, (own, shares) in enumerate((([0], [3, 1]), ([1], [1, 3]), ([0, 1, 2, 3], [2, 2]))):
-        largest = tower.norm_post(regions[0, own].amax(dim=0)) @ tower.projection
-        mean = torch.tensor(shares) / 4 @ F.normalize(each[0, :2], dim=-1)
-        torch.testing.assert_close(found[photo], F.normalize(largest, dim=-1) + F.normalize(mean, dim=-1))
+def test_losses_with_words_compare_regions_and_image_with_the_vocabulary() -> None:
+    """Two of their words for the first photo, none for the second; without words these terms are left out."""
+    model, weights = small_model(ADAPTED), {"words": 1.0, "multiple_instance": 1.0, "presence": 1.0}
+    patches, text = torch.randn(2, 16, 64), torch.randn(2, 64)
+    words = Words(torch.tensor([[3, 0], [-1, -1]]), torch.randn(5, 64))
+    noise = Noise(torch.zeros(2, 4, 16), torch.rand(1, 16), torch.zeros(1, 4, 3))
+
+    def terms(words: Words | None) -> dict[str, torch.Tensor]:
+        pixels, power = torch.zeros(1, 3, 56, 56), LossSettings(words_power=3.0)
+        found = model.parts_from_patches(
+            patches, lambda: patches, pixels, text, None, noise, weights=weights, settings=power, words=words
+        )
+        return found.terms
+
+    found, image = terms(words), gather_regions(model.image, patches)
+    shares, scale = image.hard.mean(dim=-1), model.logit_scale.exp()
+    torch.testing.assert_close(found["words"], words_loss(image.regions, shares, words, scale, 3.0))
+    torch.testing.assert_close(found["multiple_instance"], multiple_instance_loss(image.regions, shares, words, scale))
+    torch.testing.assert_close(found["presence"], presence_loss(image.embedding, words, scale))
+    assert terms(None) == {}
 
 
 def test_runs_share_features_of_the_same_settings(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
@@ -75,65 +80,90 @@ def test_runs_share_features_of_the_same_settings(data: Shards, config: TrainCon
         train(replace(shared, reduction="reference"), data, tmp_path / "third")
 
 
-def test_batches_mix_patches_of_photos_and_keep_their_superpixels_apart(
-    data: Shards, config: TrainConfig, whole: Path
-) -> None:
+def test_the_masked_branch_sees_a_share_of_the_photos(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
+    assert config.init_from
+    settings = FeatureSettings(crop_scale=(1.0, 1.0), masked_photos=0.25)
+    ((chunk,),) = cache_features(config.init_from, data, tmp_path, settings)
+    assert chunk.patches.shape == (24, 16, 64) and chunk.superpixels.shape == (24, 4, 4)
+    assert len(chunk.pixels) == len(chunk.visible) == len(chunk.mask) == 6
+    model = load(config.init_from, "cpu").to(torch.bfloat16)
+    keep = torch.tensor(chunk.mask).argsort(dim=1)[:, : chunk.visible.shape[1]]
+    with torch.inference_mode():
+        pixels = model.image.normalise(chunk.pixels).bfloat16()
+        patches, visible = model.image.encode_patches(pixels), model.image.encode_patches(pixels, keep)
+    np.testing.assert_allclose(chunk.patches[:6], patches.float(), atol=0.1)
+    np.testing.assert_allclose(chunk.visible, visible.float(), atol=0.1)
+    with pytest.raises(ValueError, match="features of other towers, photos or settings"):
+        cache_features(config.init_from, data, tmp_path, replace(settings, masked_photos=0.5))
+    assert [masked_count(photos, 0.0625) for photos in (1, 8, 64, 128)] == [1, 1, 4, 8]
+
+
+def test_batches_draw_patches_captions_and_words_of_photos(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
     assert config.init_from
     captions = read_captions(data)
-    crops = cache_features(config.init_from, data, whole / "features", FeatureSettings(), crops=2)
-    words = [["a square"], *([] for _ in captions[1:])]
-    texts = {text: torch.rand(64) for own in (*captions, *words) for text in own}
-    known = {photo[p].tobytes() for crop in crops for chunk in crop for photo in chunk.patches for p in range(16)}
-    pairs = replace(config, cache=replace(CACHE, mosaics=(2,)))
-    stream = CachedStream(crops, captions, words, texts, pairs, 4, rank=0, world=1, device=torch.device("cpu"))
+    crops = cache_features(config.init_from, data, tmp_path, FeatureSettings(masked_photos=0.5), crops=2)
+    words = CaptionWords(("cat", "dog"), [[i % 2] if i % 3 else [] for i in range(len(captions))])
+    said = {
+        text: torch.rand(64) for text in (*(text for own in captions for text in own), *map(as_text, ("cat", "dog")))
+    }
+    owner = {
+        p.tobytes(): int(row)
+        for crop in crops
+        for chunk in crop
+        for row, photo in zip(chunk.rows, chunk.patches, strict=True)
+        for p in photo
+    }
+    alone = {"rank": 0, "world": 1, "device": torch.device("cpu")}
+    stream = CachedStream(crops, captions, words, said, config, 4, **alone)
     drawn = list(stream.epoch(1, 0))
     assert len(drawn) == stream.steps == 6
-    for batch, again in zip(drawn[2:], stream.epoch(1, 2), strict=True):
-        assert batch.patches.shape == (2, 16, 64) and batch.superpixels.shape == (2, 16)
-        assert all(p.half().numpy().tobytes() in known for p in batch.patches.flatten(0, 1))
-        for row in batch.superpixels:
-            assert not set(row[:8].tolist()) & set(row[8:].tolist())
-        assert torch.equal(batch.patches, again.patches) and torch.equal(batch.text, again.text)
-        assert torch.equal(batch.noise.gumbel, again.noise.gumbel)
-    first = [batch.text for epoch in range(40) for batch in stream.epoch(epoch, 0)]
-    seen = sum(int((text == texts["a square"]).all(dim=1).any()) for text in first)
-    assert 10 <= seen <= 30  # of 40 draws for the photo that has a word
-    with pytest.raises(ValueError, match="does not divide into mosaics among 3 processes"):
-        CachedStream(crops, captions, words, texts, pairs, 4, rank=0, world=3, device=torch.device("cpu"))
-
-
-def test_photos_in_large_mosaics_are_seen_at_half_size(data: Shards, config: TrainConfig, tmp_path: Path) -> None:
-    assert config.init_from
-    (chunks,) = cache_features(config.init_from, data, tmp_path, FeatureSettings(), half_size=True)
-    model = load(config.init_from, "cpu").to(torch.bfloat16)
-    chunk, half = chunks[0], model.config.image.side // 2
-    assert chunk.half_size is not None and chunk.half_size.shape == (len(chunk.rows), 4, 64)
-    small = [np.asarray(Image.fromarray(crop).resize((half, half), Image.Resampling.BICUBIC)) for crop in chunk.pixels]
-    image = np.vstack([np.hstack(small[:2]), np.hstack(small[2:4])])
-    patches = model.image.encode_patches(normalise(image[None]).bfloat16()).half().detach().numpy()[0].reshape(4, 4, 64)
-    for photo, (row, column) in enumerate(((0, 0), (0, 2), (2, 0), (2, 2))):
-        expected = patches[row : row + 2, column : column + 2].reshape(4, 64)
-        np.testing.assert_allclose(chunk.half_size[photo], expected, atol=0.1)
-
-    captions = read_captions(data)
-    texts = {caption: torch.rand(64) for own in captions for caption in own}
-    words: list[list[str]] = [[] for _ in captions]
-    for photos, kind in ((2, chunk.patches), (4, chunk.half_size)):
-        known = {patch.tobytes() for own in kind for patch in own}
-        mixed = replace(config, batch=4, cache=replace(CACHE, crops=1, mosaics=(photos,), half_size_prob=1.0))
-        stream = CachedStream([chunks], captions, words, texts, mixed, 4, rank=0, world=1, device=torch.device("cpu"))
-        batch = next(stream.epoch(0, 0))
-        assert batch.patches.shape == (4 // photos, 16, 64)
-        assert all(patch.half().numpy().tobytes() in known for patch in batch.patches.flatten(0, 1))
-
-
-def test_half_a_side_that_is_no_whole_number_of_patches(data: Shards, tmp_path: Path) -> None:
-    odd = replace(SENTENCE, image=replace(SENTENCE.image, side=3 * SENTENCE.image.patch))
-    save_model(small_model(odd), tmp_path / "odd.safetensors")
-    with pytest.raises(
-        ValueError, match=r"half of the image side .* not a multiple of the patch .* half_size_prob to 0"
-    ):
-        cache_features(
-            str(tmp_path / "odd.safetensors"), data, tmp_path / "features", FeatureSettings(), half_size=True
+    seen = []
+    for batch in drawn:
+        assert batch.words and torch.equal(
+            batch.words.vocabulary, torch.stack([said[as_text(w)] for w in ("cat", "dog")])
         )
+        assert batch.patches.shape == (4, 12, 64) and batch.superpixels.shape == (4, 12)
+        assert len(batch.pixels) == len(batch.visible) == len(batch.noise.mask) == 2
+        for patches, text, ids in zip(batch.patches, batch.text, batch.words.ids, strict=True):
+            (photo,) = {owner[patch.half().numpy().tobytes()] for patch in patches}
+            assert len({patch.numpy().tobytes() for patch in patches}) == 12
+            assert any(torch.equal(text, said[caption]) for caption in captions[photo])
+            assert ids[ids >= 0].tolist() == words.held[photo]
+            seen.append(photo)
+    assert len(set(seen)) == len(seen) == 24, "each photo once in a pass"
+    for batch, again in zip(drawn[2:], stream.epoch(1, 2), strict=True):
+        assert torch.equal(batch.patches, again.patches) and torch.equal(batch.text, again.text)
+        assert torch.equal(batch.noise.gumbel, again.noise.gumbel) and torch.equal(batch.pixels, again.pixels)
+    shares = [
+        next(CachedStream(crops, captions, words, said, config, 4, **(alone | {"rank": rank, "world": 2})).epoch(1, 0))
+        for rank in (0, 1)
+    ]
+    photos = [{owner[patches[0].half().numpy().tobytes()] for patches in share.patches} for share in shares]
+    assert photos[0] | photos[1] == set(seen[:4])
+    wordless = next(CachedStream(crops, captions, None, said, config, 4, **alone).epoch(1, 0))
+    assert wordless.words is None and torch.equal(wordless.patches, drawn[0].patches)
+    with pytest.raises(ValueError, match="batch 4 does not divide among 3 processes"):
+        CachedStream(crops, captions, words, said, config, 4, **(alone | {"world": 3}))
+
+
+def test_texts_are_embedded_once_and_without_the_adapter(config: TrainConfig, tmp_path: Path) -> None:
+    model, texts, file = small_model(ADAPTED), ["a cat", "a red car on a road"], tmp_path / "texts.pt"
+    torch.nn.init.normal_(model.text_adapter.fc2.weight)
+    with torch.inference_mode():
+        expected = dict(zip(texts, model.text(model.tokenize(texts)), strict=True))
+    found = embed_texts(model, [*texts, "a cat"], file)
+    assert found.keys() == expected.keys()
+    for text in texts:
+        torch.testing.assert_close(found[text], expected[text])
+    written = file.stat().st_mtime_ns
+    assert embed_texts(model, reversed(texts), file).keys() == found.keys() and file.stat().st_mtime_ns == written
+    assert set(embed_texts(model, ["a dog"], file)) == {"a dog"} and file.stat().st_mtime_ns > written
+
+
+def test_losses_with_words_need_captions_that_have_some(
+    data: Shards, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segclip.train.run.read_captions", lambda shards: [["so very"] for _ in range(len(shards))])
+    with pytest.raises(ValueError, match=r"need words, and no word is said of 8 of these 25 photos or more; give more"):
+        train(config, data, tmp_path)
     assert not (tmp_path / "features").exists()

@@ -25,8 +25,8 @@ TINY = GOLDEN / "tiny.bin"  # small weights as the authors store them
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"cache": CacheConfig(mosaics=(2, 3))}, "mosaics of 3 photos do not divide a batch of 4"),
-        ({"cache": CacheConfig(half_size_prob=1.5)}, "half_size_prob 1.5; give a share in 0..1"),
+        ({"cache": CacheConfig(reconstruction_fraction=0.0)}, r"reconstruction_fraction 0\.0; give a share above 0"),
+        ({"words_power": 0.5}, r"words_power 0\.5; give at least 1"),
         ({"micro_batch": 2}, "leave out micro_batch"),
         ({"init_from": None}, "name their model as init_from"),
         ({"losses": {}}, "no losses; give a weight above 0"),

@@ -29,7 +29,6 @@ from segclip.train.run_files import read_recipe
 from segclip.utils.failures import Stopped
 
 FORMER = {"init_from": "start", "init_centers": "centers", "max_grad_norm": "clip", "keep_checkpoints": "keep"}
-FORMER_CACHE = {"reconstruction_fraction": "reconstructed", "half_size_prob": "small", "caption_words": "words"}
 
 
 class Break(BaseException):
@@ -156,29 +155,55 @@ def test_a_checkpoint_of_another_model_is_refused(data: Shards, whole_pairs: Pat
         train(wide, data, tmp_path)
 
 
-def test_a_run_of_the_first_version_goes_on(data: Shards, config: TrainConfig, whole: Path, tmp_path: Path) -> None:
-    """Its recipe.json has former names, and the paper's model whatever was trained; so have its checkpoints."""
-    run = shutil.copytree(whole, tmp_path / "run")
+@pytest.mark.slow
+def test_a_run_of_the_first_version_goes_on(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
+    """Its recipe.json and its checkpoints have former names."""
+    run = shutil.copytree(whole_pairs, tmp_path / "run")
     recipe = json.loads((run / "recipe.json").read_text())
     raw = recipe["recipe"]
     for new, old in FORMER.items():
         raw[old] = raw.pop(new)
-    raw["cache"] = {FORMER_CACHE.get(name, name): value for name, value in raw["cache"].items()}
-    raw["cache"]["likeness"] = raw.pop("soft_target_scale")
-    raw["model"] = asdict(ModelConfig())
-    for name in ("betas", "eps", "label_smoothing", "crop_scale"):
+    for name in ("betas", "eps", "label_smoothing", "crop_scale", "soft_target_scale", "words_power"):
         del raw[name]
     (run / "recipe.json").write_text(json.dumps(recipe))
     (run / "model.safetensors").unlink()
-    (run / "checkpoints" / "00000018.pt").unlink()
-    checkpoint = torch.load(run / "checkpoints" / "00000016.pt", weights_only=True)
+    (run / "checkpoints" / "00000024.pt").unlink()
+    checkpoint = torch.load(run / "checkpoints" / "00000021.pt", weights_only=True)
     checkpoint["model"] = {name.replace("image.tower.", "image."): t for name, t in checkpoint["model"].items()}
-    torch.save(checkpoint, run / "checkpoints" / "00000016.pt")
+    torch.save(checkpoint, run / "checkpoints" / "00000021.pt")
     found, _ = read_recipe(run)
-    assert found == config  # whose model is that of its weights
+    assert found == resolve(PAIRS)
     train(found, data, run)
-    assert_same_run(run, whole)
-    assert json.loads((run / "recipe.json").read_text())["recipe"] == json.loads(resolve(config).to_json())
+    assert_same_run(run, whole_pairs)
+
+
+def test_a_recipe_over_weights_of_the_first_version_has_their_model(config: TrainConfig) -> None:
+    """It named the paper's model whatever was trained."""
+    raw = json.loads(config.to_json()) | {"model": asdict(ModelConfig()), "cache": None}
+    for new, old in FORMER.items():
+        raw[old] = raw.pop(new)
+    assert TrainConfig.from_json(json.dumps(raw)) == replace(config, cache=None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("mosaics", [2, 4], "mosaics"),
+        ("small", 0.5, "photos at half size"),
+        ("half_size_prob", 0.5, "photos at half size"),
+        ("words", True, "words in place of captions"),
+        ("caption_words", True, "words in place of captions"),
+    ],
+)
+def test_a_run_that_learned_from_what_is_gone_does_not_go_on(
+    field: str, value: object, what: str, config: TrainConfig, tmp_path: Path
+) -> None:
+    recipe = json.loads(config.to_json())
+    recipe["cache"][field] = value
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": recipe, "data": "shards"}))
+    why = rf"cache\.{field}: this run learned from {what}, which this version no longer has; start anew in a new folder"
+    with pytest.raises(ValueError, match=why):
+        read_recipe(tmp_path)
 
 
 def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path) -> None:

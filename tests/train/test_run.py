@@ -29,7 +29,8 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig
     assert [line["step"] for line in lines] == list(range(1, 3 * (24 // 4) + 1))
     assert lines[-1]["lr"] == 0
     for line in lines:
-        assert line["loss"] == pytest.approx(line["contrastive"] + line["superpixel"] + line["reconstruction"])
+        assert line["loss"] == pytest.approx(sum(weight * line[name] for name, weight in config.losses.items()))
+        assert all(line[name] > 0 for name in ("words", "multiple_instance", "presence"))
     first, last = (np.mean([line["reconstruction"] for line in part]) for part in (lines[:4], lines[-4:]))
     assert last < first
     assert config.init_from
@@ -37,6 +38,7 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith(TOWERS) for name in changed)
     assert {"image.grouping.centers", "image.projection", "logit_scale", "reconstruction.mask_token"} <= changed
+    assert {"text_adapter.fc1.weight", "text_adapter.fc2.weight"} <= changed
     with Image.open(whole / "sheets" / "00000018.png") as sheet:
         assert sheet.size == (3 * (56 + 6), 6 * (56 + 6))
     assert len(list((whole / "checkpoints").iterdir())) == config.keep_checkpoints
@@ -86,6 +88,16 @@ def test_a_grouping_is_in_train_mode_in_steps_and_nowhere_else(
     assert not [one for one in seen if one[1] != {one[0]}]
     changes = sum(one[0] != other[0] for one, other in pairwise(seen))
     assert changes >= 5, "three steps, and a validation after each"
+
+
+def test_losses_with_words_need_cached_features(data: Shards, tmp_path: Path) -> None:
+    recipe = replace(PAIRS, losses={"contrastive": 1.0, "words": 1.0, "presence": 0.5, "multiple_instance": 0.0})
+    why = (
+        r"the loss words needs the words of captions, .* cached features .*; .* leave words, presence out \(weight 0\)"
+    )
+    with pytest.raises(ValueError, match=why):
+        train(recipe, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

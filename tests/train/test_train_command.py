@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from helpers.small_model import CLIP, SENTENCE, small_model
+from helpers.small_model import ADAPTED, CLIP, small_model
 from helpers.small_runs import CACHE, PAIRS, metrics, weights
 
 from segclip.checkpoints.native import save_model
@@ -57,7 +57,7 @@ def test_what_can_be_changed_over_weights_is_trained_and_all_else_refused(
     assert main(["train", "mini", "--model.centers", "12", *rest, str(tmp_path / "run")]) == 0
     assert weights(tmp_path / "run")["image.grouping.centers"].shape == (12, 64)
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]
-    assert recipe["model"] == asdict(replace(SENTENCE, centers=12))
+    assert recipe["model"] == asdict(replace(ADAPTED, centers=12))
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
 
     path = tmp_path / "clip.safetensors"

@@ -1,6 +1,6 @@
 """What a model takes and gives besides photos and texts: named tensors, which know how to join, part and move.
 
-Axes: B batch, C centers, P patches, V visible patches, D width, E embedding; R, M rows of a batch.
+Axes: B batch, C centers, P patches, N, V patches that are grouped, D width, E embedding; M rows of a batch.
 """
 
 from collections.abc import Sequence
@@ -54,13 +54,14 @@ class Noise:
     """Every random draw of a training step.
 
     Attributes:
-        gumbel: (B,C,P), Gumbel noise of the plain pass; a row for each mosaic where there are any.
-        mask: (B,P); the patches with the smallest values stay visible, in ascending order.
-        gumbel_visible: (M,C,V), Gumbel noise of the masked pass; M is B, or less where only a part is masked.
+        gumbel: (B,C,N), Gumbel noise of the plain pass; N is P, or less where only some patches are seen.
+        mask: (M,P); the patches with the smallest values stay visible, in ascending order. M is B, or less where only a
+            part is masked.
+        gumbel_visible: (M,C,V), Gumbel noise of the masked pass.
     """
 
-    gumbel: Float[Tensor, "R C N"]
-    mask: Float[Tensor, "B P"]
+    gumbel: Float[Tensor, "B C N"]
+    mask: Float[Tensor, "M P"]
     gumbel_visible: Float[Tensor, "M C V"]
 
     @staticmethod

@@ -198,17 +198,25 @@ class TrainConfig:
 
 # Names of 0.1.
 _FORMER = {"start": "init_from", "centers": "init_centers", "clip": "max_grad_norm", "keep": "keep_checkpoints"}
-_FORMER_CACHE = {"reconstructed": "reconstruction_fraction"}
+# Of the cache, what runs of earlier versions learned from and no run does any more.
+_GONE = {
+    "mosaics": "mosaics",
+    "half_size_prob": "photos at half size",
+    "small": "photos at half size",
+    "caption_words": "words in place of captions",
+    "words": "words in place of captions",
+}
 
 
 def _translate(raw: dict[str, Any]) -> dict[str, Any]:
     """A recipe's JSON in today's names. 0.1 wrote the paper's model even where weights said what was trained."""
     former: dict[str, Any] = {"model": None} if raw.get("start") else {}
-    if raw.get("cache"):
-        cache = {_FORMER_CACHE.get(name, name): value for name, value in raw["cache"].items()}
-        if "likeness" in cache:
-            former["soft_target_scale"] = cache.pop("likeness")
-        former["cache"] = cache
+    for name in raw.get("cache") or ():
+        if name in _GONE:
+            raise ValueError(
+                f"cache.{name}: this run learned from {_GONE[name]}, which this version no longer has; start anew in a "
+                "new folder"
+            )
     if isinstance(raw["losses"], list):
         former["losses"] = dict.fromkeys(raw["losses"], 1.0)
     for name in ("frozen", "slow"):

@@ -28,8 +28,9 @@ from segclip.train.run_files import save_tensors
 
 @dataclass(frozen=True)
 class CachedBatch:
-    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`, but pixels as they were read, and texts
-    as the text tower gave them.
+    """What a step gets of its photos: arguments of `SegCLIP.parts_from_patches`.
+
+    But pixels are as they were read, and texts as the text tower gave them.
     """
 
     patches: Tensor
@@ -37,7 +38,7 @@ class CachedBatch:
     pixels: Tensor
     superpixels: Tensor
     text: Tensor
-    words: Words
+    words: Words | None
     noise: Noise
     bad: int = 0
 
@@ -68,7 +69,7 @@ class CachedLearner(nn.Module):
             batch.noise,
             weights=self.config.losses,
             settings=self.config.loss_settings,
-            words=Words(batch.words.ids, adapt(batch.words.vocabulary)),
+            words=batch.words and Words(batch.words.ids, adapt(batch.words.vocabulary)),
         )
 
 
@@ -79,7 +80,7 @@ class CachedStream:
         self,
         crops: Sequence[Sequence[FeatureChunk]],
         captions: Sequence[Sequence[str]],
-        words: CaptionWords,
+        words: CaptionWords | None,
         embedded: Mapping[str, Tensor],
         config: TrainConfig,
         centers: int,
@@ -93,7 +94,7 @@ class CachedStream:
         Args:
             crops: as `cache_features` gives them.
             captions: of each photo.
-            words: of each photo's captions.
+            words: of each photo's captions; None where no loss needs them.
             embedded: the text tower's embedding of each caption, and of each word in `as_text`.
             config: the recipe.
             centers: of the model.
@@ -110,7 +111,7 @@ class CachedStream:
         if config.batch % world:
             raise ValueError(f"batch {config.batch} does not divide among {world} processes")
         self.crops, self.captions, self.words, self.embedded = crops, captions, words, embedded
-        self.vocabulary = torch.stack([embedded[as_text(word)] for word in words.vocabulary])
+        self.vocabulary = words and torch.stack([embedded[as_text(word)] for word in words.vocabulary])
         self.centers = centers
         self.config, self.cache, self.rank, self.world, self.device = config, config.cache, rank, world, device
         self.steps = photos // config.batch
@@ -135,7 +136,7 @@ class CachedStream:
             yield self._batch(own, np.random.default_rng((self.config.seed, number, step, self.rank)))
 
     def _batch(self, rows: np.ndarray, generator: np.random.Generator) -> CachedBatch:
-        seen, texts, held = [], [], []
+        seen, texts, photos = [], [], []
         for c, i in rows.tolist():
             chunk = self.crops[int(generator.integers(len(self.crops)))][c]
             some = slice(None)
@@ -144,7 +145,7 @@ class CachedStream:
             seen.append((chunk.patches[i][some], chunk.superpixels[i].reshape(-1)[some]))
             own = self.captions[row := int(chunk.rows[i])]
             texts.append(own[int(generator.integers(len(own)))])
-            held.append(torch.tensor(self.words.held[row], dtype=torch.long))
+            photos.append(row)
         patches, superpixels = _stacked(seen)
         visible, pixels, mask = _stacked(self._draw_masked(len(rows), generator))
         patches = patches.float()
@@ -160,11 +161,16 @@ class CachedStream:
             pixels=pixels.to(self.device),
             superpixels=superpixels.to(self.device),
             text=torch.stack([self.embedded[text] for text in texts]).to(self.device),
-            words=Words(
-                pad_sequence(held, batch_first=True, padding_value=-1).to(self.device), self.vocabulary.to(self.device)
-            ),
+            words=self._words(photos),
             noise=noise.to(self.device),
         )
+
+    def _words(self, photos: Sequence[int]) -> Words | None:
+        if self.words is None or self.vocabulary is None:
+            return None
+        held = [torch.tensor(self.words.held[photo], dtype=torch.long) for photo in photos]
+        ids = pad_sequence(held, batch_first=True, padding_value=-1)
+        return Words(ids.to(self.device), self.vocabulary.to(self.device))
 
     def _draw_masked(self, photos: int, generator: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
         """Any of the photos that the masked branch sees: its loss asks for no captions."""

@@ -41,6 +41,11 @@ def check_recipe(config: TrainConfig) -> None:
             f"the grouping {config.model.grouping!r} cannot start from k-means; give init_centers random, or write its "
             "initialize_from_clusters"
         )
+    if config.cache is None and (wordy := [name for name, loss in losses.items() if loss.words]):
+        raise ValueError(
+            f"the loss {wordy[0]} needs the words of captions, which come with cached features alone; learn from "
+            f"those, or leave {', '.join(wordy)} out (weight 0)"
+        )
     patches = (image.side // image.patch) ** 2
     if any(loss.masked for loss in losses.values()) and visible_count(patches, config.model.mask_ratio) < 1:
         raise ValueError(f"mask_ratio {config.model.mask_ratio} leaves none of {patches} patches visible; lower it")

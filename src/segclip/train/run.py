@@ -14,7 +14,7 @@ from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import save_model
 from segclip.data.shards import Shards
 from segclip.model.grouping import count_regions
-from segclip.train.caption_words import find_words
+from segclip.train.caption_words import words_for_losses
 from segclip.train.config import TrainConfig
 from segclip.train.distributed import check_agreement
 from segclip.train.feature_batches import CachedStream, as_text, embed_texts, read_captions
@@ -104,7 +104,7 @@ def build_stream(config: TrainConfig, shards: Shards, out: Path, processes: Proc
     assert config.init_from
     folder = Path(config.cache.folder) if config.cache.folder else out / "features"
     captions = read_captions(shards)
-    words = find_words(captions)
+    words = words_for_losses(config, captions)
     with processes.main_first():  # the others find them there
         crops = cache_features(
             config.init_from,
@@ -119,6 +119,6 @@ def build_stream(config: TrainConfig, shards: Shards, out: Path, processes: Proc
             ),
             crops=config.cache.crops,
         )
-        texts = chain(*captions, map(as_text, words.vocabulary))
+        texts = chain(*captions, map(as_text, words.vocabulary if words else ()))
         embedded = embed_texts(load(config.init_from, "cpu"), texts, folder / "texts.pt")
     return CachedStream(crops, captions, words, embedded, config, count_regions(config.model), **where)

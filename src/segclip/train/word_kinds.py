@@ -71,7 +71,7 @@ _KINDS = {
     "clothing": "shirt jacket dress coat pants jeans skirt suit sweater shorts uniform",
 }
 # What stands in a photo beside a "hot dog" is no dog.
-_NOT_THEIR_LAST_WORD = {"hot dog", "teddy bear", "computer mouse", "home plate", "baseball bat", "cell phone"}
+NOT_THEIR_LAST_WORD = {"hot dog", "teddy bear", "computer mouse", "home plate", "baseball bat", "cell phone"}
 # fmt: on
 _ABOVE: dict[str, set[str]] = {}
 for _kind, _words in _KINDS.items():
@@ -86,7 +86,7 @@ def kinds_of(word: str) -> set[str]:
     while waiting:
         name = waiting.pop()
         above = set(_ABOVE.get(name, ()))
-        if " " in name and name not in _NOT_THEIR_LAST_WORD:
+        if " " in name and name not in NOT_THEIR_LAST_WORD:
             above.add(name.split()[-1])
         waiting += above - found
         found |= above
