@@ -219,7 +219,7 @@ def test_reconstruction_loss_counts_masked_patches_only(seed: int, batch: int, p
     assert reconstruction_loss(predicted, target, masked).item() == pytest.approx(expected, rel=1e-10)
 
 
-# A photo of two regions, a third of it and two thirds, and an empty one; three words at right angles. A region that lies
+# A photo of two regions, a third of it and two thirds, and an empty one; three words at right angles. A region that is
 # on a word says it e^scale times as likely as the others; what lies between two says each e^(scale / sqrt 2) times so.
 VOCABULARY = torch.eye(3, dtype=torch.float64) * torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)[:, None]
 REGIONS = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 7.0]]], dtype=torch.float64)

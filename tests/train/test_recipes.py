@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import GOLDEN
 from helpers.formats import to_openai
-from helpers.small_model import SENTENCE, small_model
+from helpers.small_model import ADAPTED, SENTENCE, small_model
 from helpers.small_runs import CACHED, PAIRS
 
 from segclip import load
@@ -116,7 +116,7 @@ def test_the_papers_groups() -> None:
 
 
 def test_minis_groups() -> None:
-    model = small_model(SENTENCE)
+    model = small_model(ADAPTED)
     freeze(model, CACHED)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = make_optimiser(model, CACHED).param_groups
@@ -125,6 +125,7 @@ def test_minis_groups() -> None:
     assert found["image.projection"] == found["logit_scale"] == found["image.norm_post.weight"] == (2e-3, 0.05)
     assert found["image.grouping.centers"] == found["image.grouping.key.weight"] == (2e-4, 0.05)
     assert found["image.grouping.norm_key.bias"] == (2e-4, 0)
+    assert found["text_adapter.fc1.weight"] == found["text_adapter.fc2.weight"] == (2e-3, 0.05)
     with pytest.raises(ValueError, match=r"no parameter's name begins with 'image\.tower\.trunks'"):
         freeze(model, replace(CACHED, frozen=("image.tower.trunks",)))
 

@@ -97,7 +97,7 @@ def words_for_losses(config: TrainConfig, captions: Sequence[Sequence[str]]) -> 
     if not losses:
         return None
     words = find_words(captions)
-    if not words.vocabulary:
+    if not words.vocabulary and any(captions):  # where no sample can be read, the features say so
         raise ValueError(
             f"the losses {', '.join(losses)} need words, and no word is said of {SEEN} of these {len(captions)} photos "
             "or more; give more photos, or leave these losses out (weight 0)"
