@@ -14,6 +14,7 @@ from segclip import load
 from segclip.config import LossSettings
 from segclip.data.shards import Shards
 from segclip.losses import Words, multiple_instance_loss, presence_loss, words_loss
+from segclip.model.layers import Adapter
 from segclip.model.segclip import Noise, combine_parts, gather_regions
 from segclip.train.caption_words import CaptionWords
 from segclip.train.config import TrainConfig
@@ -89,7 +90,7 @@ def test_the_masked_branch_sees_a_share_of_the_photos(data: Shards, config: Trai
     model = load(config.init_from, "cpu").to(torch.bfloat16)
     keep = torch.tensor(chunk.mask).argsort(dim=1)[:, : chunk.visible.shape[1]]
     with torch.inference_mode():
-        pixels = model.image.normalise(chunk.pixels).bfloat16()
+        pixels = model.image.normalise(np.array(chunk.pixels)).bfloat16()
         patches, visible = model.image.encode_patches(pixels), model.image.encode_patches(pixels, keep)
     np.testing.assert_allclose(chunk.patches[:6], patches.float(), atol=0.1)
     np.testing.assert_allclose(chunk.visible, visible.float(), atol=0.1)
@@ -113,8 +114,12 @@ def test_batches_draw_patches_captions_and_words_of_photos(data: Shards, config:
         for row, photo in zip(chunk.rows, chunk.patches, strict=True)
         for p in photo
     }
-    alone = {"rank": 0, "world": 1, "device": torch.device("cpu")}
-    stream = CachedStream(crops, captions, words, said, config, 4, **alone)
+
+    def open_stream(words: CaptionWords | None, rank: int = 0, world: int = 1) -> CachedStream:
+        device = torch.device("cpu")
+        return CachedStream(crops, captions, words, said, config, 4, rank=rank, world=world, device=device)
+
+    stream = open_stream(words)
     drawn = list(stream.epoch(1, 0))
     assert len(drawn) == stream.steps == 6
     seen = []
@@ -134,20 +139,18 @@ def test_batches_draw_patches_captions_and_words_of_photos(data: Shards, config:
     for batch, again in zip(drawn[2:], stream.epoch(1, 2), strict=True):
         assert torch.equal(batch.patches, again.patches) and torch.equal(batch.text, again.text)
         assert torch.equal(batch.noise.gumbel, again.noise.gumbel) and torch.equal(batch.pixels, again.pixels)
-    shares = [
-        next(CachedStream(crops, captions, words, said, config, 4, **(alone | {"rank": rank, "world": 2})).epoch(1, 0))
-        for rank in (0, 1)
-    ]
+    shares = [next(open_stream(words, rank, 2).epoch(1, 0)) for rank in (0, 1)]
     photos = [{owner[patches[0].half().numpy().tobytes()] for patches in share.patches} for share in shares]
     assert photos[0] | photos[1] == set(seen[:4])
-    wordless = next(CachedStream(crops, captions, None, said, config, 4, **alone).epoch(1, 0))
+    wordless = next(open_stream(None).epoch(1, 0))
     assert wordless.words is None and torch.equal(wordless.patches, drawn[0].patches)
     with pytest.raises(ValueError, match="batch 4 does not divide among 3 processes"):
-        CachedStream(crops, captions, words, said, config, 4, **(alone | {"world": 3}))
+        open_stream(words, world=3)
 
 
 def test_texts_are_embedded_once_and_without_the_adapter(config: TrainConfig, tmp_path: Path) -> None:
     model, texts, file = small_model(ADAPTED), ["a cat", "a red car on a road"], tmp_path / "texts.pt"
+    assert isinstance(model.text_adapter, Adapter)
     torch.nn.init.normal_(model.text_adapter.fc2.weight)
     with torch.inference_mode():
         expected = dict(zip(texts, model.text(model.tokenize(texts)), strict=True))
