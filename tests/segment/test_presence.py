@@ -12,7 +12,7 @@ from segclip.segment.background import Background
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.presence import Presence, check_presence
 from segclip.segment.protocols.paper import PaperProtocol
-from segclip.segment.protocols.protocol import LabelMap
+from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap
 from segclip.segment.segmenter import Segmenter
 
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -40,7 +40,7 @@ class Judge(PaperProtocol):
     asked: list[Presence] = field(default_factory=list, repr=False)
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: Tensor, background: Background, presence: Presence, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         self.asked.append(presence)
         found = super().label_photo(photo, labels, background, presence, scale)

@@ -21,7 +21,7 @@ from segclip.segment.presence import Presence
 from segclip.segment.protocols import PROTOCOLS, find_protocol, name_of
 from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.protocols.paper import PaperProtocol
-from segclip.segment.protocols.protocol import EmbedTexts, LabelMap, Protocol
+from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap, Protocol
 from segclip.segment.protocols.settings import change_settings, settings_of
 from segclip.segment.segmenter import Segmenter
 from segclip.segment.windows import Windows
@@ -36,21 +36,21 @@ class Bands:
     first: int = 0
     words: tuple[str, ...] = ("a {}",)
 
-    needs_patches: ClassVar[bool] = False
+    needs_names: ClassVar[bool] = False
 
-    def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
-        return [Windows.cut(photo, (side, side), (side, side))]
+    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
+        return [Windows.cut(photo, side, side)]
 
-    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> Tensor:
+    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
         labels = embed(names, self.words)
-        return labels
+        return EmbeddedLabels(labels, labels[:0])
 
     def label_photo(
-        self, photo: EncodedPhoto, labels: Tensor, background: Background, presence: Presence, scale: float
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
-        row = (torch.arange(photo.size[1]) + self.first) % len(labels) + 1
+        row = (torch.arange(photo.size[1]) + self.first) % len(labels.labels) + 1
         found = row.expand(photo.size)
-        return LabelMap(found, torch.ones(photo.size), torch.ones(len(labels)))
+        return LabelMap(found, torch.ones(photo.size), torch.ones(len(labels.labels)))
 
     def for_benchmark(self, name: str) -> "Bands":
         return self

@@ -13,6 +13,7 @@ import tyro
 from segclip.commands.prepare import open_or_prepare
 from segclip.commands.terminal import say
 from segclip.data.shards import Shards
+from segclip.losses import LOSSES
 from segclip.train.config import TrainConfig, Weights
 from segclip.train.debug_data import make_data
 from segclip.train.initialization import check_recipe
@@ -129,7 +130,9 @@ def _with_model(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
 
 def _with_losses(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:
     """A recipe with the losses that it has not, but that the options weigh: an option is made of each."""
+    spelled = {name.replace("_", "-"): name for name in (*LOSSES, *recipe.losses)}  # an option may have either sign
     named = [found[1] for option in options if (found := re.match(r"--losses\.([^=]+)", option))]
+    named = [spelled.get(name.replace("_", "-"), name) for name in named]
     return replace(recipe, losses=recipe.losses | {name: 0.0 for name in named if name not in recipe.losses})
 
 

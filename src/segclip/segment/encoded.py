@@ -35,8 +35,8 @@ class EncodedPhoto:
         """Height and width of the photo."""
         return self.photo.shape[0], self.photo.shape[1]
 
-    def once(self, compute: Callable[["EncodedPhoto"], T]) -> T:
-        """`compute(self)`, computed when first needed, then kept for the next labels."""
+    def once(self, compute: Callable[[AnyPhoto], T]) -> T:
+        """`compute(photo)`, computed when first needed, then kept for the next labels."""
         if compute not in self._cache:
-            self._cache[compute] = compute(self)
+            self._cache[compute] = compute(self.photo)
         return self._cache[compute]

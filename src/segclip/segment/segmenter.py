@@ -25,7 +25,7 @@ from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.presence import Presence, check_presence
 from segclip.segment.protocols import PROTOCOLS, find_protocol, name_of
 from segclip.segment.protocols.paper import PaperProtocol, paper_scores
-from segclip.segment.protocols.protocol import LabelMap, Protocol
+from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
 from segclip.segment.result import Found, Segmentation
 from segclip.segment.windows import encode_windows
 from segclip.text.labels import check_labels
@@ -166,7 +166,7 @@ class Segmenter:
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
     ) -> Int[ndarray, "H W"]:
-        """Segment with given class embeddings, under the paper's protocol, or this Segmenter's own if that reads regions too.
+        """Segment with given class embeddings, under the paper's protocol if this Segmenter's own needs names.
 
         Args:
             photo: as for `segment`.
@@ -177,20 +177,18 @@ class Segmenter:
             (H,W): 0 is the background, i the i-th class.
         """
         threshold = check_background(background)
-        protocol = PaperProtocol() if self.protocol.needs_patches else self.protocol
+        protocol = PaperProtocol() if self.protocol.needs_names else self.protocol
         (encoded,) = self._encode([open_photo(photo)], protocol)
         embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self.encoder.device)
-        found = self._label(encoded, embeds, threshold, None, protocol)
+        found = self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), threshold, None, protocol)
         return found.labels.int().cpu().numpy()
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], protocol: Protocol) -> list[EncodedPhoto]:
         if not photos:
             return []
-        image = self.model.config.image
-        cut = [protocol.cut_photo(photo, image.side, image.patch) for photo in photos]
-        every = [windows for scales in cut for windows in scales]
-        outputs = iter(encode_windows(self.encoder, every, each=protocol.needs_patches))
+        cut = [protocol.cut_photo(photo, self.model.config.image.side) for photo in photos]
+        outputs = iter(encode_windows(self.encoder, [windows for scales in cut for windows in scales]))
         return [
             EncodedPhoto(photo, scales, [next(outputs) for _ in scales])
             for photo, scales in zip(photos, cut, strict=True)
@@ -214,7 +212,7 @@ class Segmenter:
     def _label(
         self,
         encoded: EncodedPhoto,
-        labels: Float[Tensor, "K E"],
+        labels: EmbeddedLabels,
         background: Background,
         presence: Presence,
         protocol: Protocol,
@@ -222,7 +220,7 @@ class Segmenter:
         return protocol.label_photo(encoded, labels, background, presence, self.model.scale)
 
     @torch.inference_mode()
-    def _embed_labels(self, names: tuple[str, ...]) -> Float[Tensor, "K E"]:
+    def _embed_labels(self, names: tuple[str, ...]) -> EmbeddedLabels:
         return self.protocol.embed_labels(names, self._embed)
 
 
@@ -235,12 +233,12 @@ def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device
 
 
 def _remember(
-    embed: Callable[[tuple[str, ...]], Tensor],
-) -> Callable[[tuple[str, ...]], Tensor]:
+    embed: Callable[[tuple[str, ...]], EmbeddedLabels],
+) -> Callable[[tuple[str, ...]], EmbeddedLabels]:
     """`embed` with a cache; while one thread embeds, the others wait, so that no labels are embedded twice."""
     known, lock = lru_cache(LABEL_SETS)(embed), threading.Lock()
 
-    def ask(names: tuple[str, ...]) -> Tensor:
+    def ask(names: tuple[str, ...]) -> EmbeddedLabels:
         with lock:
             return known(names)
 

@@ -23,9 +23,9 @@ def paper() -> TrainConfig:
 
 
 def mini() -> TrainConfig:
-    """The embedded model's centers over its frozen towers.
+    """The embedded model's centers and text adapter over its frozen towers.
 
-    Command: runs/mini.sh SOURCE RUN
+    Command: runs/mini.sh PAIRS ... RUN
     Hardware: two CPU cores. Hours and result: docs/results.md.
     """
     return TrainConfig(

@@ -1,6 +1,6 @@
 """The interface of protocols; `paper.py` is the shortest example.
 
-Axes: H W pixels, K labels, E embedding.
+Axes: H W pixels, K labels, N contrast words, E embedding.
 """
 
 import typing
@@ -18,6 +18,19 @@ from segclip.segment.windows import Windows
 
 # Texts, and the templates for each -> an embedding of each text, L2-normalised.
 EmbedTexts = Callable[[Sequence[str], tuple[str, ...]], Float[Tensor, "_ E"]]
+
+
+@dataclass(frozen=True)
+class EmbeddedLabels:
+    """Labels as embeddings.
+
+    Attributes:
+        labels: (K,E), one per label.
+        contrast: (N,E), one per contrast word that competes with them; N may be 0.
+    """
+
+    labels: Float[Tensor, "K E"]
+    contrast: Float[Tensor, "N E"]
 
 
 @dataclass(frozen=True)
@@ -40,33 +53,22 @@ class Protocol(typing.Protocol):
     """A frozen dataclass with these methods; its fields are the settings that `segclip evaluate --set` can change.
 
     Attributes:
-        needs_patches: whether it needs an embedding and features of each patch (see `segclip.model.outputs.ImageOutput`).
+        needs_names: whether it needs the labels' names; `Segmenter.segment_embeddings` has only embeddings.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    needs_patches: ClassVar[bool]
+    needs_names: ClassVar[bool]
 
-    def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
-        """The photo in windows, at each scale at which to encode it.
-
-        Args:
-            photo: RGB.
-            side: of the images that the model was trained on, in pixels.
-            patch: side of its patches in pixels, of which each side of a window must be a multiple.
-        """
+    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
+        """The photo in windows, at each scale at which to encode it; `side` is the model's, in pixels."""
         ...
 
-    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> Float[Tensor, "K E"]:
-        """An embedding of each label."""
+    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+        """Embeddings of the labels, and of what competes with them."""
         ...
 
     def label_photo(
-        self,
-        photo: EncodedPhoto,
-        labels: Float[Tensor, "K E"],
-        background: Background,
-        presence: Presence,
-        scale: float,
+        self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         """The label of each pixel.
 
