@@ -134,7 +134,7 @@ def train_head(config: TrainConfig, shards: Shards, out: Path) -> PatchHead:
     for step, batch in cast(Iterator[tuple[int, CachedBatch]], batches(stream, 0, config.steps)):
         set_learning_rate(optimiser, config, step, config.steps)
         with torch.autocast("cpu", torch.bfloat16):
-            image = head(batch.patches).unflatten(1, (batch.photos, -1)).mean(dim=2).flatten(0, 1)
+            image = head(batch.patches).mean(dim=1)
         scale = head.logit_scale.exp().clamp(max=MAX_SCALE)
         contrastive_loss(image.float(), batch.text, scale, config.soft_target_scale).backward()
         nn.utils.clip_grad_norm_(head.parameters(), config.max_grad_norm)

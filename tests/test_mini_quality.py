@@ -70,13 +70,23 @@ def test_figures_known_beforehand(
 ) -> None:
     """The stripes of 40x60 photos; asked for n labels, a model finds each in one of n + 1 stripes, up to three."""
 
-    def label(self: Segmenter, encoded: Any, labels: Sequence[str], *, background: object = "auto") -> Segmentation:
+    def label(
+        self: Segmenter, encoded: Any, labels: Sequence[str], *, background: object = "auto", presence: object = "auto"
+    ) -> Segmentation:
         stripes = min(len(labels), 2) + 1
         found = np.arange(60)[None].repeat(40, 0) * stripes // 60
         if background is None:
             found = np.maximum(found, 1)
         size = found.shape
-        return Segmentation(found.astype(np.int32), np.ones(size), tuple(labels), encoded.photo, "paper", None)
+        return Segmentation(
+            found.astype(np.int32),
+            np.ones(size),
+            tuple(labels),
+            encoded.photo,
+            "paper",
+            None,
+            np.ones(len(labels), np.float32),
+        )
 
     monkeypatch.setattr(Segmenter, "label", label)
     # The second photo is left out by --every 2; the third has no thing.

@@ -80,12 +80,15 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
 
     Args:
         device: what each computes on; auto, of several GPUs: each its own.
+
+    Raises:
+        ValueError: more processes on this machine than it has GPUs.
     """
     if world_size() == 1:
         yield alone(device)
         return
     if device == "auto":
-        device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
+        device = _own_gpu() if torch.cuda.is_available() else "cpu"
     processes = Processes(int(os.environ["RANK"]), world_size(), pick_device(device))
     on_cuda = processes.device.type == "cuda"
     if on_cuda:
@@ -97,3 +100,12 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
     finally:
         gc.collect()  # what trained holds the connections too, in circles: it goes first
         dist.destroy_process_group()
+
+
+def _own_gpu() -> str:
+    """The GPU of this process. NCCL, by which they exchange gradients, refuses two processes on one."""
+    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if local >= gpus:
+        raise ValueError(f"{started} processes on a machine with {gpus} GPU(s); start --nproc-per-node {gpus}")
+    return f"cuda:{local}"
