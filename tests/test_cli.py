@@ -338,8 +338,6 @@ def test_help_has_what_there_is(
         ("--keep", "--keep-checkpoints", "5"),
         ("--cache.likeness", "--soft-target-scale", "7.0"),
         ("--cache.reconstructed", "--cache.reconstruction-fraction", "0.5"),
-        ("--cache.small", "--cache.half-size-prob", "0.25"),
-        ("--cache.no-words", "--cache.no-caption-words", None),
     ],
 )
 def test_former_options_still_work(former: str, now: str, value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,11 @@ def test_an_example_runs_by_itself(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--losses.blance", "0.5"), "loss 'blance'; known are contrastive, superpixel, reconstruction, balance"),
+        (
+            ("--losses.blance", "0.5"),
+            "loss 'blance'; known are contrastive, superpixel, reconstruction, words, multiple_instance, presence, "
+            "balance",
+        ),
         (("--model.grouping", "slot"), "grouping 'slot'; known are centers, slots"),
         (("--model.image.kind", "vit"), "image tower 'vit'; known are clip, dinov2, mixer"),
         (("--model.image.activation", "relu"), "image.activation 'relu'; known are quick_gelu, gelu"),
