@@ -80,7 +80,7 @@ def test_labels_that_are_not_found_are_said(run: Run, photo: Path, tmp_path: Pat
     assert code == 0 and record["not_found"] == [label for label in labels if label not in found]
     assert record["presence"] == dict.fromkeys(labels, 1.0)
     rows = [[cell.strip() for cell in line.split("│")[1:]] for line in out.splitlines() if "not found" in line]
-    assert [row[:4] for row in rows[:-1]] == [[name, "not found", "", "1.00"] for name in record["not_found"][:LISTED]]
+    assert [row[:2] for row in rows[:-1]] == [[name, "not found"] for name in record["not_found"][:LISTED]]
     assert rows[-1][0] == f"and {len(record['not_found']) - LISTED} more" and "[bold]rocket[/]" in out
 
 

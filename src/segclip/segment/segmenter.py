@@ -122,8 +122,8 @@ class Segmenter:
             background: "auto": the protocol's own way ("open": where contrast words win against the labels; "paper":
                 its threshold); a number in 0..1: where the best label's probability is below it; None: every pixel
                 gets a label.
-            presence: "auto": a label that the protocol finds absent from the photo gets no pixel ("paper" and
-                "groupvit" never do); None: every label is taken to be in the photo.
+            presence: "auto": a label that the protocol finds absent from the photo gets no pixel (a protocol of your
+                own may; the package's own three take every label to be there); None: every label is taken to be there.
 
         Raises:
             PhotoError: a photo that cannot be read.
