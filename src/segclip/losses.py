@@ -196,7 +196,7 @@ def words_loss(
         scale: multiplier of the cosines.
         power: q.
     """
-    logits = scale * F.normalize(regions, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+    logits = _word_logits(regions, words, scale)
     said = logits.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0)[:, None], dim=-1)
     likelihood = (shares.log()[..., None] + power * said).logsumexp(dim=1) / power
     return _mean_of_words(-likelihood, words.ids)
@@ -210,7 +210,7 @@ def presence_loss(image: Float[Tensor, "B E"], words: Words, scale: Float[Tensor
         words: of the captions; a pair without any has no say.
         scale: multiplier of the cosines.
     """
-    logits = scale * F.normalize(image, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+    logits = _word_logits(image, words, scale)
     return _mean_of_words(-logits.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0), dim=-1), words.ids)
 
 
@@ -228,9 +228,13 @@ def multiple_instance_loss(
         words: of the captions; a pair without any has no say.
         scale: multiplier of the cosines.
     """
-    logits = scale * F.normalize(regions, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+    logits = _word_logits(regions, words, scale)
     best = logits.masked_fill((shares == 0)[..., None], -torch.inf).amax(dim=1)
     return _mean_of_words(-best.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0), dim=-1), words.ids)
+
+
+def _word_logits(x: Float[Tensor, "*batch E"], words: Words, scale: Float[Tensor, ""]) -> Float[Tensor, "*batch V"]:
+    return scale * F.normalize(x, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
 
 
 def _mean_of_words(values: Float[Tensor, "B W"], ids: Int[Tensor, "B W"]) -> Float[Tensor, ""]:

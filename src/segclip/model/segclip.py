@@ -48,14 +48,11 @@ class Parts(NamedTuple):
     terms: dict[str, Float[Tensor, ""]]
 
 
-def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"], *, each: bool = False) -> ImageOutput:
-    """What the centers, and the blocks after them, make of patches; with `each`, what they make of each patch too."""
+def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"]) -> ImageOutput:
+    """What the centers, and the blocks after them, make of patches."""
     grouping = image.grouping(patches)
     embedding, regions = image.embed_regions(grouping.regions)
-    if not each:
-        return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
-    own = image.embed_each(patches, grouping)
-    return ImageOutput(embedding, regions, grouping.hard, grouping.soft, own, patches)
+    return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
 
 
 class SegCLIP(
