@@ -39,19 +39,19 @@ from segclip.train.config import TrainConfig
 from segclip.train.feature_batches import CachedBatch
 from segclip.train.loop import batches
 from segclip.train.optim import make_optimiser, set_learning_rate
-from segclip.train.recipes import mini
+from segclip.train.recipes import TOWERS, mini
 from segclip.train.resolve import resolve
 from segclip.train.run import build_stream, train
 from segclip.utils.processes import alone
 
+ALL = mini().losses
+PAPER = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0}
 NO_CENTERS = "no centers"
 VARIANTS: dict[str, dict] = {
-    "contrastive": {"losses": {"contrastive": 1.0}},
-    "+ reconstruction": {"losses": {"contrastive": 1.0, "reconstruction": 1.0}},
-    "+ superpixel": {"losses": {"contrastive": 1.0, "superpixel": 1.0}},
     "all": {},
-    "all, one softmax": {"superpixel_loss": "one-softmax"},
-    "all, reference ids": {"reduction": "reference"},
+    **{f"without {loss}": {"losses": {name: ALL[name] for name in ALL if name != loss}} for loss in ALL},
+    "the paper's losses, centers learn": {"losses": PAPER, "frozen": TOWERS},
+    "contrastive alone": {"losses": {"contrastive": 1.0}},
     NO_CENTERS: {},
 }
 
@@ -113,9 +113,9 @@ def main() -> None:
 
 def make(name: str, seed: int, shards: Path, out: Path, start: str, steps: int) -> tuple[SegCLIP, PatchHead | None]:
     """A trained model; with the head that stands for the centers, if it has none."""
-    recipe, kind = mini(), VARIANTS[name].get("reduction", "majority")
+    recipe = mini()
     assert recipe.cache
-    cache = replace(recipe.cache, folder=str(out / f"features-{kind}"))
+    cache = replace(recipe.cache, folder=str(out / "features"))
     config = replace(recipe, init_from=start, cache=cache, steps=steps, seed=seed, save_every=steps, trackers=())
     if name == NO_CENTERS:
         return load(start, "cpu"), train_head(config, Shards(shards), out)
@@ -149,7 +149,7 @@ def encode(evaluator: Evaluator) -> Iterator[Encoded]:
     model = evaluator.segmenter.model
     for pair in track(evaluator.benchmark.pairs, "windows"):
         photo, truth = evaluator.benchmark.load(pair)
-        (view,) = evaluator.segmenter.protocol.cut_photo(photo, model.config.image.side)
+        (view,) = evaluator.segmenter.protocol.cut_photo(photo, model.config.image.side, model.config.image.patch)
         pixels = model.image.normalise(np.stack(list(view.crops())))
         yield Encoded(photo, view, model.image.encode_patches(pixels), truth)
 

@@ -5,9 +5,10 @@ Measures, on this machine's CPU with all its cores (PARTs in this order; default
            transformers' CLIPVisionModel of the same size in the same precision, float32 and bfloat16; 8 bits
            relative to float32; and the same compiled
   labels   the same window with 1 to 1,000 labels, whose text is already embedded: time, and growth of memory
-  windows  a 500x375 photo under `open`: its windows in batches, relative to one at a time
+  photo    a 640x480 photo with `mini` under `open`, four labels, relative to encoding alone what `open` of version 0.1
+           saw of it: windows of 224 px at two scales
   onnx     the file of `segclip export` in ONNX Runtime relative to the encoder, one window and eight
-  folder   `segclip segment` of a folder of 200 photos with `mini` relative to the encoder alone on the same windows,
+  folder   `segclip segment` of a folder of 200 photos with `mini` relative to encoding the same photos alone,
            and its peak memory for a quarter of them
   changes  share of pixels that bfloat16, 8 bits and torch.compile change, `mini`, both protocols: every N-th photo of
            each FOLDER, with all of its names as labels
@@ -43,7 +44,7 @@ from segclip.data.photos import open_photo
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
-from segclip.segment.windows import encode_windows
+from segclip.segment.windows import Windows, encode_windows, fit_size
 
 ROUNDS = 15
 SIDE = 224
@@ -61,7 +62,7 @@ segmenter.segment(np.zeros(({1}, {1}, 3), np.uint8), [f"thing number {{i}}" for 
 
 def main() -> None:
     parts = {
-        "window": report_window, "labels": report_labels, "windows": report_windows, "onnx": report_onnx,
+        "window": report_window, "labels": report_labels, "photo": report_photo, "onnx": report_onnx,
         "folder": report_folder, "command": report_command, "import": report_import,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description="Speed of inference.")
@@ -127,18 +128,16 @@ def report_labels() -> None:
         print(f"labels, {protocol}: peak memory {few / 1e6:.0f} MB, {many / 1e6:.0f} MB; {many / few - 1:+.1%}")
 
 
-def report_windows() -> None:
-    segmenter = Segmenter(SegCLIP(ModelConfig()), "open")
-    photo = np.array(Image.fromarray(skimage.data.chelsea()).resize((500, 375)))
-    scales = segmenter.protocol.cut_photo(photo, SIDE)
-    crops = torch.from_numpy(np.stack([crop for windows in scales for crop in windows.crops()]))
-
-    def one_at_a_time() -> None:
-        for crop in crops:
-            segmenter.encoder(crop[None])
-
-    batched, alone = medians([lambda: encode_windows(segmenter.encoder, scales), one_at_a_time], rounds=5)
-    print(f"windows: {len(crops)} in batches {batched:.2f} s, one at a time {alone:.2f} s; ratio {alone / batched:.2f}")
+def report_photo() -> None:
+    segmenter = Segmenter("mini")
+    photo = np.array(Image.fromarray(skimage.data.chelsea()).resize((640, 480)))
+    sizes = [fit_size(480, 640, short, 8 * SIDE) for short in (SIDE, 2 * SIDE)]
+    resized = [np.array(Image.fromarray(photo).resize(size[::-1])) for size in sizes]
+    former = [Windows.cut(one, (SIDE, SIDE), (SIDE // 2, SIDE // 2)) for one in resized]
+    ours = partial(segmenter.segment, photo, ["cat", "dog", "car", "boat"])
+    whole, windows = medians([ours, partial(encode_windows, segmenter.encoder, former)])
+    count = sum(len(one.boxes) for one in former)
+    print(f"photo: {whole:.2f} s; {count} windows alone {windows:.2f} s; ratio {whole / windows:.2f}")
 
 
 def report_onnx() -> None:
@@ -173,9 +172,10 @@ def report_folder() -> None:
             command = ["-m", "segclip", "segment", str(photos), "--labels", "cat", "dog", "car"]
             seconds, peaks[number] = run_python([*command, "--out", f"{folder}/out"])
         files = (photos / f"{i}.jpg" for i in range(sample))
-        scales = [windows for file in files for windows in segmenter.protocol.cut_photo(open_photo(file), SIDE)]
+        opened = [open_photo(file) for file in files]
         start = time.perf_counter()
-        encode_windows(segmenter.encoder, scales)
+        for photo in opened:
+            segmenter.encode([photo])
         bare = (time.perf_counter() - start) * count / sample
         few, many = peaks.values()
         print(

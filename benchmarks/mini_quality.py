@@ -197,7 +197,7 @@ def _voc_things(folder: Path) -> set[int]:
 def _count_superpixels(encoded: EncodedPhoto, truth: Mask, classes: int) -> Int[np.ndarray, "_ 3"]:
     """Like `Evaluator.count_regions`, with each window's superpixels merged to the number of the model's regions."""
     windows, output = encoded.windows[0], encoded.outputs[0]
-    owners = region_owner(output, (windows.side, windows.side)).cpu().numpy()
+    owners = region_owner(output, windows.window).cpu().numpy()
     found = []
     for crop, part, owner in zip(windows.crops(), windows.crops_of(truth), owners, strict=True):
         ids = find_superpixels(crop, "opencv")

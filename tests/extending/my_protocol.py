@@ -24,22 +24,21 @@ class Squeezed:
 
     floor: float = 0.0
 
-    needs_names: ClassVar[bool] = False
+    needs_patches: ClassVar[bool] = False
 
-    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
+    def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
         square = np.asarray(Image.fromarray(photo).resize((side, side)))
-        return [Windows.cut(square, side, side)]
+        return [Windows.cut(square, (side, side), (side, side))]
 
     def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        labels = embed(names, ("a {}",))
-        return EmbeddedLabels(labels, labels[:0])
+        return EmbeddedLabels(embed(names, ("a {}",)))
 
     def label_photo(
         self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         floor = self.floor if background == "auto" else background or 0.0
         (windows,), (output,) = photo.windows, photo.outputs
-        scores = paper_scores(output, labels.labels, scale, (windows.side, windows.side))
+        scores = paper_scores(output, labels.labels, scale, windows.window)
         best, winner = F.interpolate(scores, photo.size, mode="bilinear")[0].max(dim=0)
         there = best.new_ones(len(labels.labels))  # every label is taken to be in the photo
         return LabelMap((winner + 1).masked_fill(best < floor, 0), best, there)

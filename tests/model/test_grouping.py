@@ -8,7 +8,7 @@ import torch
 from helpers.small_model import CLIP, small_model
 
 from segclip.config import ModelConfig
-from segclip.model.grouping import CenterBlock, sample_gumbel
+from segclip.model.grouping import CenterBlock, CenterGrouping, sample_gumbel
 from segclip.model.layers import Block
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import gather_regions
@@ -79,6 +79,36 @@ def test_center_in_region_can_be_changed_over_weights() -> None:
     assert (
         small_model(ALONE).state_dict().keys() == small_model(replace(ALONE, center_in_region=True)).state_dict().keys()
     )
+
+
+@pytest.mark.parametrize("config", [ALONE, CLIP])
+def test_a_patch_alone_is_what_a_region_of_it_is(config: ModelConfig) -> None:
+    """A photo of one patch: the region that takes it, and the patch by itself."""
+    image = small_model(replace(config, image=replace(config.image, region_layers=0))).image
+    patch = torch.randn(3, 1, 64)
+    found = gather_regions(image, patch, each=True)
+    assert found.patches is not None and found.patches.shape == (3, 1, 64)
+    assert found.features is not None and torch.equal(found.features, patch)
+    own = (found.hard.mT @ found.regions)[:, 0]
+    torch.testing.assert_close(found.patches[:, 0], own)
+
+
+def test_each_patch_of_a_photo_is_what_it_would_be_alone() -> None:
+    image = small_model(ALONE).image
+    patches = torch.randn(2, 16, 64)
+    found, plain = gather_regions(image, patches, each=True), gather_regions(image, patches)
+    assert plain.patches is None and plain.features is None
+    assert torch.equal(found.regions, plain.regions) and torch.equal(found.embedding, plain.embedding)
+    alone = gather_regions(image, patches.flatten(0, 1)[:, None], each=True)
+    assert found.patches is not None and alone.patches is not None
+    torch.testing.assert_close(found.patches.flatten(0, 1), alone.patches[:, 0])
+
+
+def test_a_grouping_that_does_not_say_what_a_patch_alone_is_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    monkeypatch.delattr(CenterGrouping, "gather_each")
+    found = gather_regions(model.image, torch.randn(1, 16, 64), each=True)
+    assert found.patches is None and found.features is not None
 
 
 @pytest.mark.parametrize(

@@ -95,10 +95,10 @@ def test_whole_photo_equals_the_dense_protocol(tiny: SegCLIP, classes: int, back
 def test_label_score_is_the_dense_maximum(tiny: SegCLIP) -> None:
     photo = skimage.data.chelsea()[:96, :130]
     embeds = torch.randn(30, 64, generator=torch.Generator().manual_seed(1))
-    windows = Windows.cut(photo, 96, 96)
+    windows = Windows.cut(photo, (96, 96), (96, 96))
     (output,) = encode_windows(Encoder(tiny), [windows])
     dense = windows.average(paper_scores(output, embeds, SCALE, (96, 96)))
-    encoded, labels = EncodedPhoto(photo, [windows], [output]), EmbeddedLabels(embeds, embeds[:0])
+    encoded, labels = EncodedPhoto(photo, [windows], [output]), EmbeddedLabels(embeds)
     found = PaperProtocol().label_photo(encoded, labels, None, "auto", SCALE)
     torch.testing.assert_close(found.scores, dense.amax(dim=0))
     torch.testing.assert_close(dense.gather(0, found.labels[None] - 1)[0], found.scores)

@@ -36,14 +36,13 @@ class Bands:
     first: int = 0
     words: tuple[str, ...] = ("a {}",)
 
-    needs_names: ClassVar[bool] = False
+    needs_patches: ClassVar[bool] = False
 
-    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
-        return [Windows.cut(photo, side, side)]
+    def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
+        return [Windows.cut(photo, (side, side), (side, side))]
 
     def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        labels = embed(names, self.words)
-        return EmbeddedLabels(labels, labels[:0])
+        return EmbeddedLabels(embed(names, self.words))
 
     def label_photo(
         self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
@@ -113,13 +112,13 @@ def test_the_tables_protocols(name: str) -> None:
 
 
 def test_published_thresholds() -> None:
+    assert all(PROTOCOLS["open"].for_benchmark(name) == PROTOCOLS["open"] for name in ("voc2012", "folder"))
     sets = ("voc2012", "context60", "coco-object", "folder")
     found = {
-        name: [settings_of(protocol.for_benchmark(one))["threshold"] for one in sets]
-        for name, protocol in PROTOCOLS.items()
+        name: [settings_of(PROTOCOLS[name].for_benchmark(one))["threshold"] for one in sets]
+        for name in ("paper", "groupvit")
     }
     assert found == {
-        "open": [None] * 4,
         "paper": [0.80, 0.25, 0.65, 0.65],
         "groupvit": [0.95, 0.35, 0.95, 0.95],
     }
@@ -128,11 +127,8 @@ def test_published_thresholds() -> None:
 @pytest.mark.parametrize(
     ("change", "field", "value"),
     [
-        ("stride=0.25", "stride", 0.25),
-        ("scales=[1, 1.5]", "scales", (1, 1.5)),
-        ("scales=2", "scales", (2,)),
-        ("threshold=null", "threshold", None),
-        ("threshold=0.4", "threshold", 0.4),
+        ("level=0.25", "level", 0.25),
+        ("scale=2", "scale", 2.0),
         ("templates=a photo of a {}.", "templates", ("a photo of a {}.",)),
         ('templates=["a {}", "the {}"]', "templates", ("a {}", "the {}")),
         ("superpixel_side=200", "superpixel_side", 200),
@@ -142,16 +138,20 @@ def test_settings_change(change: str, field: str, value: object) -> None:
     assert getattr(change_settings(OpenProtocol(), (change,)), field) == value
 
 
+@pytest.mark.parametrize(("text", "value"), [("null", None), ("0.4", 0.4)])
+def test_a_setting_that_may_be_nothing(text: str, value: float | None) -> None:
+    assert change_settings(PaperProtocol(), (f"threshold={text}",)).threshold == value
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("colour=3", "'colour=3'.*FIELD=VALUE.* scales, stride"),
-        ("stride", "stride=; expected a number"),
-        ("threshold=2", r"threshold 2.*0\.\.1"),
-        ("threshold=none", "threshold=none; expected a number or null"),
-        ("scales=[0]", "scales .*above 0"),
-        ("scales=[]", "scales .*at least one"),
-        ("stride=NaN", "stride nan.*above 0"),
+        ("colour=3", "'colour=3'.*FIELD=VALUE.* scale, longest"),
+        ("scale", "scale=; expected a number"),
+        ("level=2", r"level 2.*0\.\.1"),
+        ("scale=0", "scale 0.*above 0"),
+        ("scale=NaN", "scale nan.*above 0"),
+        ("templates=[]", r"templates \[\]"),
         ("templates=cat", r"templates .*'cat'.*one \{\} each"),
         ("superpixel_side=1.5", r"superpixel_side=1\.5; expected a whole number"),
         ("vote=true", "vote=true; expected a number"),
@@ -160,6 +160,11 @@ def test_settings_change(change: str, field: str, value: object) -> None:
 def test_settings_that_cannot_be(change: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         change_settings(OpenProtocol(), (change,))
+
+
+def test_a_setting_that_is_no_number_nor_nothing() -> None:
+    with pytest.raises(ValueError, match="threshold=none; expected a number or null"):
+        change_settings(PaperProtocol(), ("threshold=none",))
 
 
 @pytest.mark.parametrize("settings", [{"threshold": 1.5}, {"kept": 0}, {"templates": ()}, {"stride": -1}])
@@ -176,7 +181,8 @@ def test_larger_windows_are_larger_windows() -> None:
         Segmenter(small_model(), PaperProtocol(window=100)).encode([skimage.data.chelsea()])
 
 
-def test_a_photo_that_another_protocol_cut() -> None:
-    (encoded,) = Segmenter(small_model(), "open").encode([skimage.data.chelsea()])
-    with pytest.raises(ValueError, match=r"2 scales.* with this protocol"):
-        Segmenter(small_model(), "paper").label(encoded, ["cat"])
+@pytest.mark.parametrize(("first", "second"), [("open", "paper"), ("groupvit", "open")])
+def test_a_photo_that_another_protocol_cut(first: str, second: str) -> None:
+    (encoded,) = Segmenter(small_model(), first).encode([skimage.data.chelsea()])
+    with pytest.raises(ValueError, match=r"another protocol.*with this one"):
+        Segmenter(small_model(), second).label(encoded, ["cat"])

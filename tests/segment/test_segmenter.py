@@ -22,8 +22,8 @@ from segclip.segment.protocols import PROTOCOLS
 from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
-from segclip.segment.windows import BATCH, encode_windows
-from segclip.text.contrast_words import CONTRAST_WORDS
+from segclip.segment.windows import encode_windows
+from segclip.text.reference_words import REFERENCE_WORDS
 from segclip.utils.devices import pick_device
 
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -74,15 +74,21 @@ def test_a_batch_gives_what_each_photo_gives_alone(model: SegCLIP, protocol: str
         np.testing.assert_allclose(alone.scores, together.scores, atol=1e-4)
 
 
-def test_each_window_is_encoded_once_and_in_batches(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+def test_each_window_is_encoded_once_and_in_batches_of_one_shape(
+    model: SegCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
     encode = model.image.encode_patches
-    monkeypatch.setattr(model.image, "encode_patches", lambda pixels: seen.append(len(pixels)) or encode(pixels))
-    views = [view for photo in (PHOTO, PHOTO, PHOTO[:80]) for view in OpenProtocol().cut_photo(photo, 64)]
-    outputs = encode_windows(Encoder(model), views)
+    monkeypatch.setattr(
+        model.image, "encode_patches", lambda pixels: seen.append(tuple(pixels.shape)) or encode(pixels)
+    )
+    views = [view for photo in (PHOTO, PHOTO[:80], PHOTO) for view in OpenProtocol().cut_photo(photo, 64, 16)]
+    outputs = encode_windows(Encoder(model), views, each=True)
     assert [len(output.regions) for output in outputs] == [len(view.boxes) for view in views]
-    windows = sum(len(view.boxes) for view in views)
-    assert sum(seen) == windows and len(seen) == -(-windows // BATCH)
+    assert sorted(seen) == sorted({(2, 3, *views[0].size), (1, 3, *views[1].size)})
+    for view, output in zip(views, outputs, strict=True):
+        (alone,) = encode_windows(Encoder(model), [view], each=True)
+        torch.testing.assert_close(alone.features, output.features, atol=1e-4, rtol=0)
 
 
 def test_text_is_embedded_once(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +100,7 @@ def test_text_is_embedded_once(model: SegCLIP, monkeypatch: pytest.MonkeyPatch) 
     segmenter.segment(PHOTO, labels)
     before = sum(texts)
     segmenter.segment(PHOTO, labels[::-1])
-    assert before >= 500 + len(CONTRAST_WORDS) and sum(texts) == before
+    assert before >= 500 + len(REFERENCE_WORDS) and sum(texts) == before
 
 
 def test_remembered_embeddings_are_those_of_each_label(model: SegCLIP) -> None:

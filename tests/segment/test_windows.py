@@ -32,15 +32,25 @@ def test_two_matrices_are_the_whole_resize(size: tuple[int, int]) -> None:
     ],
 )
 def test_the_last_window_is_shifted_inside(height: int, width: int, expected: list[tuple[int, int]]) -> None:
-    windows = Windows.cut(np.zeros((height, width, 3), np.uint8), 96, 96)
+    windows = Windows.cut(np.zeros((height, width, 3), np.uint8), (96, 96), (96, 96))
     assert windows.boxes == expected
     assert all(crop.shape == (96, 96, 3) for crop in windows.crops())
 
 
-@pytest.mark.parametrize(("height", "width", "stride"), [(96, 96, 96), (130, 200, 48), (96, 97, 96), (40, 250, 32)])
-def test_two_matrices_draw_what_the_windows_do_one_by_one(height: int, width: int, stride: int) -> None:
-    windows = Windows.cut(np.zeros((height, width, 3), np.uint8), 96, stride)
-    maps = torch.rand(len(windows.boxes), 3, 36)  # a value per patch of 16
-    expected = windows.average(torch.stack([resize_map(one.unflatten(-1, (6, 6)), (96, 96)) for one in maps]))
-    down, across = windows.drawing(6)
-    torch.testing.assert_close(down @ windows.tile(maps) @ across.T, expected, atol=1e-6, rtol=0)
+@pytest.mark.parametrize(
+    ("height", "width", "window", "stride"),
+    [(96, 96, (96, 96), (96, 96)), (96, 384, (96, 192), (96, 96)), (160, 208, (96, 64), (48, 32))],
+)
+def test_blended_windows_give_back_what_all_of_them_see(
+    height: int, width: int, window: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    windows = Windows.cut(np.zeros((height, width, 3), np.uint8), window, stride)
+    whole = torch.rand(height // 16, width // 16, 3)
+    parts = [whole[y // 16 :, x // 16 :][: window[0] // 16, : window[1] // 16].flatten(0, 1) for y, x in windows.boxes]
+    torch.testing.assert_close(windows.blend(torch.stack(parts)), whole, atol=1e-6, rtol=0)
+
+
+def test_a_window_counts_the_less_the_nearer_its_border_is() -> None:
+    windows = Windows.cut(np.zeros((16, 96, 3), np.uint8), (16, 64), (16, 32))
+    blended = windows.blend(torch.stack([torch.zeros(4, 1), torch.ones(4, 1)]))[0, :, 0]
+    torch.testing.assert_close(blended, torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 1]))

@@ -7,9 +7,9 @@ import pytest
 from segclip.evaluate.datasets.coco_object import COCO81
 from segclip.evaluate.datasets.context import CONTEXT60
 from segclip.evaluate.datasets.voc2012 import VOC21
-from segclip.text.contrast_words import CONTRAST_WORDS
 from segclip.text.labels import check_labels
 from segclip.text.prompts import OPEN_TEMPLATES, PAPER_TEMPLATES
+from segclip.text.reference_words import REFERENCE_WORDS
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ def test_benchmarks(names: tuple[str, ...], count: int, some: dict[int, str]) ->
     assert check_labels(names[1:]) == names[1:]
 
 
-def test_templates_and_contrast_words() -> None:
+def test_templates_and_reference_words() -> None:
     assert PAPER_TEMPLATES == ("a photo of a {}.",)
     assert all(template.count("{}") == 1 for template in OPEN_TEMPLATES)
-    assert check_labels(CONTRAST_WORDS) == CONTRAST_WORDS
-    assert 150 <= len(CONTRAST_WORDS) <= 250
-    assert {"sky", "wall", "person", "table"} <= set(CONTRAST_WORDS)
+    assert check_labels(REFERENCE_WORDS) == REFERENCE_WORDS
+    assert 150 <= len(REFERENCE_WORDS) <= 250
+    assert {"sky", "wall", "person", "table"} <= set(REFERENCE_WORDS)
 
 
 def test_labels_are_stripped_and_keep_their_case_and_order() -> None:

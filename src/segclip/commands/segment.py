@@ -54,9 +54,9 @@ def segment(
         protocol: open: for people. paper: the evaluation of arXiv 2211.14813, to the letter. groupvit: the same rules
             on larger photos and overlapping windows.
         background: auto: the protocol's own way. none: each pixel gets a label. A number in 0..1: where the best
-            label's probability is below it.
-        presence: auto: the protocol may find that a label is not in the photo (one that you add; open, paper and
-            groupvit never do). none: every label is taken to be in it.
+            label's score is below it.
+        presence: auto: open may find that a label is not in the photo. none: every label is taken to be in it, as paper
+            and groupvit do.
         dtype: Of the image tower's products. bfloat16: faster where the processor multiplies such numbers; about one
             pixel of a hundred changes. int8: the same with a quarter of the memory for the trunk's weights.
     """
@@ -95,15 +95,17 @@ def _table(result: Segmentation, path: Path) -> Table:
     """What was found in a photo, and what was not."""
     height, width = result.labels.shape
     table = Table("label", title=f"{escape(path.name)}, {width}x{height}", title_justify="left")
-    for column in ("area", "score", "index"):
+    for column in ("area", "score", "presence", "index"):
         table.add_column(column, justify="right")
     table.add_column("box")
+    presence = {name: f"{value:.2f}" for name, value in zip(result.names, result.presence, strict=True)}
     for found in result.found():
         box = "{}, {} to {}, {}".format(*found.box)
-        table.add_row(escape(found.label), f"{found.share:.1%}", f"{found.score:.2f}", str(found.index), box)
+        own = presence.get(found.label, "")  # the background has none
+        table.add_row(escape(found.label), f"{found.share:.1%}", f"{found.score:.2f}", own, str(found.index), box)
     missing = result.not_found()
     for label in missing[:LISTED]:
-        table.add_row(escape(label), "not found")
+        table.add_row(escape(label), "not found", "", presence[label])
     if len(missing) > LISTED:
         table.add_row(f"and {len(missing) - LISTED} more", "not found")
     return table

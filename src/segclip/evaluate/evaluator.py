@@ -102,7 +102,7 @@ class Evaluator:
     def count_regions(self, encoded: EncodedPhoto, truth: Mask) -> Int64[ndarray, "_ 3"]:
         """What the regions of each window of the first scale would give with the best name for each."""
         windows, classes = encoded.windows[0], len(self.benchmark.names)
-        owners = region_owner(encoded.outputs[0], (windows.side, windows.side)).cpu().numpy()
+        owners = region_owner(encoded.outputs[0], windows.window).cpu().numpy()
         found = []
         for part, owner in zip(windows.crops_of(truth), owners, strict=True):
             regions = owner[: part.shape[0], : part.shape[1]]

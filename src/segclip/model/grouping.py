@@ -32,11 +32,13 @@ class Grouping:
         regions: (B,C,D).
         hard: (B,C,P), each patch given to one center; in training with a straight-through gradient.
         soft: (B,C,P), softmax over the centers, without noise.
+        centers: (B,C,D), as they came to these patches; None where a grouping has none.
     """
 
     regions: Float[Tensor, "B C D"]
     hard: Float[Tensor, "B C P"]
     soft: Float[Tensor, "B C P"]
+    centers: Float[Tensor, "B C D"] | None = None
 
 
 class GroupedLinear(nn.Module):
@@ -119,8 +121,16 @@ class CenterGrouping(nn.Module):
 
         count = hard.sum(dim=-1, keepdim=True).clamp(min=1)
         means = hard @ self.value(normed) / count
-        gathered = centers + means if self.center_in_region else means
-        return Grouping(quick_gelu(self.mlp_out(self.norm_out(gathered))), hard, soft)
+        return Grouping(self._finish(centers, means), hard, soft, centers)
+
+    def gather_each(self, patches: Float[Tensor, "B P D"], grouping: Grouping) -> Float[Tensor, "B P D"]:
+        """What each patch's center would have gathered, had it been given this patch alone."""
+        assert grouping.centers is not None
+        return self._finish(grouping.hard.mT @ grouping.centers, self.value(self.norm_patches(patches)))
+
+    def _finish(self, centers: Float[Tensor, "B N D"], gathered: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        gathered = centers + gathered if self.center_in_region else gathered
+        return quick_gelu(self.mlp_out(self.norm_out(gathered)))
 
     @torch.no_grad()
     def initialize_from_clusters(self, patches: Float[Tensor, "N D"], cluster: Int[Tensor, "N"]) -> None:
@@ -164,7 +174,8 @@ class CenterGrouping(nn.Module):
 
 # Anyone can add a module: GROUPINGS["mine"] = MyGrouping. It is made of (configuration, attention heads of the tower);
 # its forward is that of CenterGrouping, and `count_regions` says how many regions it gives. It may say how it starts
-# (`initialize`, see `segclip.model.layers`), and how from k-means (`initialize_from_clusters`, `pass_means_through`).
+# (`initialize`, see `segclip.model.layers`), how from k-means (`initialize_from_clusters`, `pass_means_through`), and
+# what a patch is as a region of its own (`gather_each`).
 GROUPINGS: dict[str, Callable[[ModelConfig, int], Any]] = {"centers": CenterGrouping}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
-from segclip.model.grouping import make_grouping
+from segclip.model.grouping import Grouping, make_grouping
 from segclip.model.towers import IMAGE_TOWERS
 from segclip.utils.tables import choose
 
@@ -49,6 +49,11 @@ class ImageEncoder(nn.Module):
         """Regions -> the image's embedding (their element-wise maximum) and one embedding each."""
         regions = self.relate(regions)
         return self._project(regions.amax(dim=1)), self._project(regions)
+
+    def embed_each(self, patches: Float[Tensor, "B P D"], grouping: Grouping) -> Float[Tensor, "B P E"] | None:
+        """An embedding of each patch, as if it were a region; None where the grouping does not say how."""
+        gather_each = getattr(self.grouping, "gather_each", None)
+        return None if gather_each is None else self._project(self.relate(gather_each(patches, grouping)))
 
     def relate(self, regions: Float[Tensor, "B C D"]) -> Float[Tensor, "B C D"]:
         """The regions after the blocks in which they see each other."""

@@ -1,6 +1,6 @@
 """What a model takes and gives besides photos and texts: named tensors, which know how to join, part and move.
 
-Axes: B batch, C centers, P patches, N, V patches that are grouped, E embedding; M rows of a batch.
+Axes: B batch, C centers, P patches, N, V patches that are grouped, D width, E embedding; M rows of a batch.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,17 @@ class ImageOutput:
         regions: (B,C,E), an embedding per region, not normalised.
         hard: (B,C,P), each patch given to one center.
         soft: (B,C,P), softmax over the centers; draws the masks.
+        patches: (B,P,E), an embedding per patch, as if it were a region of its own; None where nobody asked for it, or
+            where the grouping has no such thing.
+        features: (B,P,D), what the trunk gave for each patch; None where nobody asked for it.
     """
 
     embedding: Float[Tensor, "B E"]
     regions: Float[Tensor, "B C E"]
     hard: Float[Tensor, "B C P"]
     soft: Float[Tensor, "B C P"]
+    patches: Float[Tensor, "B P E"] | None = None
+    features: Float[Tensor, "B P D"] | None = None
 
     @staticmethod
     def cat(outputs: Sequence["ImageOutput"]) -> "ImageOutput":
@@ -104,18 +109,21 @@ class Losses:
         return self.terms.get(name, torch.zeros_like(self.total))
 
 
-def _tensors(item: Any) -> list[Tensor]:
-    return [getattr(item, field.name) for field in fields(item)]
+def _tensors(item: Any) -> dict[str, Tensor]:
+    named = {field.name: getattr(item, field.name) for field in fields(item)}
+    return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def _cat(items: Sequence[T]) -> T:
-    return type(items[0])(*map(torch.cat, zip(*map(_tensors, items), strict=True)))
+    each = [_tensors(item) for item in items]
+    return type(items[0])(**{name: torch.cat([one[name] for one in each]) for name in each[0]})
 
 
 def _split(item: T, sizes: int | Sequence[int]) -> list[T]:
     sizes = sizes if isinstance(sizes, int) else list(sizes)
-    return [type(item)(*parts) for parts in zip(*(one.split(sizes) for one in _tensors(item)), strict=True)]
+    parts = {name: one.split(sizes) for name, one in _tensors(item).items()}
+    return [type(item)(**dict(zip(parts, own, strict=True))) for own in zip(*parts.values(), strict=True)]
 
 
 def _move(item: T, device: torch.device | str) -> T:
-    return type(item)(*(one.to(device) for one in _tensors(item)))
+    return type(item)(**{name: one.to(device) for name, one in _tensors(item).items()})

@@ -48,11 +48,16 @@ class Parts(NamedTuple):
     terms: dict[str, Float[Tensor, ""]]
 
 
-def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"]) -> ImageOutput:
-    """What the centers, and the blocks after them, make of patches."""
+def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"], *, each: bool = False) -> ImageOutput:
+    """What the centers, and the blocks after them, make of patches; with `each`, what they make of each patch too."""
     grouping = image.grouping(patches)
     embedding, regions = image.embed_regions(grouping.regions)
-    return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
+    if not each:
+        return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
+    own = image.embed_each(patches, grouping)
+    centers = getattr(image.grouping, "centers", None)
+    features = patches if centers is None else patches - centers.mean(dim=0)
+    return ImageOutput(embedding, regions, grouping.hard, grouping.soft, own, features)
 
 
 class SegCLIP(

@@ -35,8 +35,18 @@ class EncodedPhoto:
         """Height and width of the photo."""
         return self.photo.shape[0], self.photo.shape[1]
 
-    def once(self, compute: Callable[[AnyPhoto], T]) -> T:
-        """`compute(photo)`, computed when first needed, then kept for the next labels."""
+    def single(self, *, patches: bool) -> tuple[Windows, ImageOutput]:
+        """The windows and outputs of a protocol with one scale.
+
+        Raises ValueError for a photo that was encoded at several, or with `patches` where it was not asked for, or
+        without.
+        """
+        if len(self.windows) != 1 or (self.outputs[0].features is not None) != patches:
+            raise ValueError("a photo that was encoded for another protocol; encode it with this one")
+        return self.windows[0], self.outputs[0]
+
+    def once(self, compute: Callable[["EncodedPhoto"], T]) -> T:
+        """`compute(self)`, computed when first needed, then kept for the next labels."""
         if compute not in self._cache:
-            self._cache[compute] = compute(self.photo)
+            self._cache[compute] = compute(self)
         return self._cache[compute]

@@ -54,11 +54,14 @@ class Encoder:
         return partial(Encoder, compile=compile, share=True), (model, dtype)
 
     @torch.inference_mode()
-    def __call__(self, windows: UInt8[Tensor, "B H W 3"]) -> ImageOutput:
-        """Encode RGB windows, 0-255. Raises ValueError unless H and W are multiples of the patch."""
+    def __call__(self, windows: UInt8[Tensor, "B H W 3"], *, each: bool = False) -> ImageOutput:
+        """Encode RGB windows, 0-255; with `each`, an embedding and features of each patch too.
+
+        Raises ValueError unless H and W are multiples of the patch.
+        """
         pixels = self._image.normalise(windows.to(self.device, non_blocking=True))
         self._image.check_size(*pixels.shape[-2:])
-        return gather_regions(self._image, self._encode_patches(pixels))
+        return gather_regions(self._image, self._encode_patches(pixels), each=each)
 
 
 class InferenceLinear(nn.Module):

@@ -57,7 +57,7 @@ class Segmenter:
             weights change, make a new Segmenter. The model itself is not changed.
         protocol: "open", for everyday use: any number of labels, edges that follow the photo; "paper", exactly the
             evaluation of arXiv 2211.14813; "groupvit", the same rules on larger photos with overlapping windows. Or a
-            protocol with other settings, such as `OpenProtocol(scales=(1.0,))`, or of your own class.
+            protocol with other settings, such as `OpenProtocol(scale=1.0)`, or of your own class.
         device: as for `segclip.load`, but "auto" keeps the copy of a SegCLIP on the model's device.
         dtype: of the image tower; see `segclip.segment.encoder.Encoder`.
         compile: whether to compile the image tower; see `Encoder`.
@@ -119,11 +119,10 @@ class Segmenter:
         Args:
             photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255; of any size and shape.
             labels: what to look for; label i of the result is the i-th of them, counted from 1.
-            background: "auto": the protocol's own way ("open": where contrast words win against the labels; "paper":
-                its threshold); a number in 0..1: where the best label's probability is below it; None: every pixel
-                gets a label.
-            presence: "auto": a label that the protocol finds absent from the photo gets no pixel (a protocol of your
-                own may; the package's own three take every label to be there); None: every label is taken to be there.
+            background: "auto": the protocol's own way ("open": beyond the extent of the best label; "paper": its
+                threshold); a number in 0..1: where the best label's score is below it; None: every pixel gets a label.
+            presence: "auto": a label that the protocol finds absent from the photo gets no pixel ("paper" and
+                "groupvit" never do); None: every label is taken to be in the photo.
 
         Raises:
             PhotoError: a photo that cannot be read.
@@ -166,7 +165,7 @@ class Segmenter:
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
     ) -> Int[ndarray, "H W"]:
-        """Segment with given class embeddings, under the paper's protocol if this Segmenter's own needs names.
+        """Segment with given class embeddings, under this Segmenter's protocol, or the paper's in place of "open".
 
         Args:
             photo: as for `segment`.
@@ -177,18 +176,20 @@ class Segmenter:
             (H,W): 0 is the background, i the i-th class.
         """
         threshold = check_background(background)
-        protocol = PaperProtocol() if self.protocol.needs_names else self.protocol
+        protocol = PaperProtocol() if self.protocol.needs_patches else self.protocol
         (encoded,) = self._encode([open_photo(photo)], protocol)
         embeds = torch.as_tensor(class_embeds, dtype=torch.float32, device=self.encoder.device)
-        found = self._label(encoded, EmbeddedLabels(embeds, embeds[:0]), threshold, None, protocol)
+        found = self._label(encoded, EmbeddedLabels(embeds), threshold, None, protocol)
         return found.labels.int().cpu().numpy()
 
     @torch.inference_mode()
     def _encode(self, photos: list[AnyPhoto], protocol: Protocol) -> list[EncodedPhoto]:
         if not photos:
             return []
-        cut = [protocol.cut_photo(photo, self.model.config.image.side) for photo in photos]
-        outputs = iter(encode_windows(self.encoder, [windows for scales in cut for windows in scales]))
+        image = self.model.config.image
+        cut = [protocol.cut_photo(photo, image.side, image.patch) for photo in photos]
+        every = [windows for scales in cut for windows in scales]
+        outputs = iter(encode_windows(self.encoder, every, each=protocol.needs_patches))
         return [
             EncodedPhoto(photo, scales, [next(outputs) for _ in scales])
             for photo, scales in zip(photos, cut, strict=True)

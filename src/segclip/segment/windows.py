@@ -1,9 +1,8 @@
-"""Windows: a photo is cut into squares that are encoded in batches; their maps are put back together.
+"""Windows: a photo is cut into rectangles that are encoded in batches; their maps are put back together.
 
-Axes: B windows, H W pixels, R S values down and across the tiles, J score columns.
+Axes: B windows, P patches, H W pixels, R S rows and columns of the photo's patches, J score columns.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +16,9 @@ from torch import Tensor
 from segclip.model.outputs import ImageOutput
 from segclip.segment.encoder import Encoder
 
-# Windows encoded at once. On a CPU 4 to 8 were fastest, because of its caches (measured with ViT-B/16 and `mini`).
-BATCH, GPU_BATCH = 8, 128
+# Pixels encoded at once. On a CPU 4 to 8 windows of 224 x 224 were fastest, because of its caches (measured with
+# ViT-B/16 and `mini`).
+BATCH, GPU_BATCH = 8 * 224**2, 128 * 224**2
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class Windows:
     Attributes:
         photo: RGB uint8 (H,W,3), 0-255.
         tops, lefts: offsets of the windows, in pixels of `photo`; there is one window for each pair, row by row.
-        side: side of a window in pixels; a smaller photo is extended to it by reflection.
+        window: height and width of a window in pixels; a smaller photo is extended to it by reflection.
     """
 
     photo: UInt8[ndarray, "H W 3"]
     tops: list[int]
     lefts: list[int]
-    side: int
+    window: tuple[int, int]
 
     @classmethod
-    def cut(cls, photo: UInt8[ndarray, "H W 3"], side: int, stride: int) -> "Windows":
-        """Windows of `side` every `stride` pixels; the last of a row or column is shifted back inside."""
-        tops, lefts = (_starts(length, side, stride) for length in photo.shape[:2])
-        return cls(photo, tops, lefts, side)
+    def cut(cls, photo: UInt8[ndarray, "H W 3"], window: tuple[int, int], stride: tuple[int, int]) -> "Windows":
+        """Windows every `stride` pixels down and across; the last of a row or column is shifted back inside."""
+        tops, lefts = (_starts(*axis) for axis in zip(photo.shape[:2], window, stride, strict=True))
+        return cls(photo, tops, lefts, window)
 
     @property
     def boxes(self) -> list[tuple[int, int]]:
@@ -52,13 +52,12 @@ class Windows:
         """Height and width of the photo at working size."""
         return self.photo.shape[0], self.photo.shape[1]
 
-    def crops(self) -> Iterator[UInt8[ndarray, "side side 3"]]:
+    def crops(self) -> Iterator[UInt8[ndarray, "_ _ 3"]]:
         """The pixels of each window."""
-        height, width = self.size
-        missing = (max(self.side - height, 0), max(self.side - width, 0))
-        photo = np.pad(self.photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+        missing = [(0, max(side - length, 0)) for side, length in zip(self.window, self.size, strict=True)]
+        photo = np.pad(self.photo, (*missing, (0, 0)), mode="symmetric")
         for y, x in self.boxes:
-            yield photo[y : y + self.side, x : x + self.side]
+            yield photo[y : y + self.window[0], x : x + self.window[1]]
 
     def crops_of(self, labels: Integer[ndarray, "H W"]) -> Iterator[Integer[ndarray, "_ _"]]:
         """The part of a photo's label map, which may have any size, in each window; without the reflected part."""
@@ -67,41 +66,52 @@ class Windows:
         )
         small = labels[rows[:, None], columns]
         for y, x in self.boxes:
-            yield small[y : y + self.side, x : x + self.side]
+            yield small[y : y + self.window[0], x : x + self.window[1]]
 
-    def tile(self, maps: Float[Tensor, "B J _"]) -> Float[Tensor, "J R S"]:
-        """The windows' maps, n x n values each, side by side in rows and columns; overlaps appear more than once."""
-        n = math.isqrt(maps.shape[-1])
-        squares = maps.view(len(self.tops), len(self.lefts), -1, n, n)
-        return squares.permute(2, 0, 3, 1, 4).reshape(-1, len(self.tops) * n, len(self.lefts) * n)
-
-    def drawing(self, n: int) -> tuple[Float[Tensor, "H R"], Float[Tensor, "W S"]]:
-        """Matrices that resize what `tile` returns: `down @ tiles @ across.T` is the photo's map, overlaps averaged."""
-        height, width = self.size
-        return _draw_axis(self.tops, self.side, height, n), _draw_axis(self.lefts, self.side, width, n)
-
-    def average(self, maps: Float[Tensor, "B J side side"]) -> Float[Tensor, "J H W"]:
+    def average(self, maps: Float[Tensor, "B J _ _"]) -> Float[Tensor, "J H W"]:
         """One map per window -> one map of the photo, overlaps averaged."""
         height, width = self.size
         total, count = maps.new_zeros(maps.shape[1], height, width), maps.new_zeros(height, width)
         for (top, left), scores in zip(self.boxes, maps, strict=True):  # 3 to 6 times as fast as index_add_
-            bottom, right = min(top + self.side, height), min(left + self.side, width)
+            bottom, right = min(top + self.window[0], height), min(left + self.window[1], width)
             total[:, top:bottom, left:right] += scores[:, : bottom - top, : right - left]
             count[top:bottom, left:right] += 1
         return total.div_(count)
 
+    def blend(self, patches: Float[Tensor, "B P J"]) -> Float[Tensor, "R S J"]:
+        """A value of each patch of each window -> of each patch of the photo; what lies in several windows is blended.
 
-def _draw_axis(starts: list[int], side: int, length: int, n: int) -> Float[Tensor, "{length} _"]:
-    """One axis of `Windows.drawing`: each window is resized bilinearly at its position."""
-    pixels = torch.tensor(starts)[:, None] + torch.arange(side)
-    drawn = torch.zeros(max(length, side), len(starts), n)
-    drawn[pixels, torch.arange(len(starts))[:, None]] = bilinear(n, side)
-    return (drawn.flatten(1) / pixels.flatten().bincount()[:, None])[:length]
+        A window counts the more, the farther the patch is from its border, so that no seam shows. Photo, windows and
+        strides must be whole numbers of patches.
+        """
+        rows, columns = patch_grid(patches.shape[1], self.window)
+        grids = patches.unflatten(1, (rows, columns))
+        if len(grids) == 1:
+            return grids[0]
+        patch = self.window[0] // rows
+        weight = (_tent(rows)[:, None] * _tent(columns)).to(grids)[..., None]
+        total = grids.new_zeros(self.size[0] // patch, self.size[1] // patch, grids.shape[-1])
+        weights = torch.zeros_like(total[..., :1])
+        for (top, left), grid in zip(self.boxes, grids, strict=True):
+            place = slice(top // patch, top // patch + rows), slice(left // patch, left // patch + columns)
+            total[place] += weight * grid
+            weights[place] += weight
+        return total / weights
 
 
-def bilinear(n: int, length: int) -> Float[Tensor, "{length} {n}"]:
-    """The matrix that resizes one axis of n values as `resize_map` does."""
-    return F.interpolate(torch.eye(n)[None], length, mode="linear", align_corners=False)[0].T
+def patch_grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches in a window of `size`, patches being squares."""
+    height, width = size
+    patch = (height * width / patches) ** 0.5
+    rows, columns = round(height / patch), round(width / patch)
+    if rows * columns != patches:
+        raise ValueError(f"{patches} patches do not tile a window of {height}x{width}; give the size that was encoded")
+    return rows, columns
+
+
+def _tent(length: int) -> Float[Tensor, "{length}"]:
+    steps = torch.arange(1, length + 1)
+    return torch.minimum(steps, steps.flip(0)).float()
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:
@@ -109,20 +119,34 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 
 
-def encode_windows(encoder: Encoder, photos: Sequence[Windows]) -> list[ImageOutput]:
-    """Encode every window of every photo once, in batches that may span photos.
+def encode_windows(encoder: Encoder, photos: Sequence[Windows], *, each: bool = False) -> list[ImageOutput]:
+    """Encode every window of every photo once, in batches that may span photos whose windows have the same shape.
+
+    Args:
+        encoder: encodes a batch.
+        photos: cut into windows.
+        each: whether to give an embedding and features of each patch too.
 
     Returns:
         One ImageOutput per photo, B being its windows.
     """
-    crops = [crop for photo in photos for crop in photo.crops()]
-    on_gpu = encoder.device.type == "cuda"
-    size = BATCH if encoder.device.type == "cpu" else GPU_BATCH
-    batches = (_stack(crops[i : i + size], pinned=on_gpu) for i in range(0, len(crops), size))
-    return ImageOutput.cat([encoder(batch) for batch in batches]).split([len(photo.boxes) for photo in photos])
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, photo in enumerate(photos):
+        alike.setdefault(photo.window, []).append(number)
+    found: dict[int, ImageOutput] = {}
+    for window, numbers in alike.items():
+        crops = [crop for number in numbers for crop in photos[number].crops()]
+        pixels = BATCH if encoder.device.type == "cpu" else GPU_BATCH
+        size = max(1, pixels // (window[0] * window[1]))
+        batches = (
+            _stack(crops[i : i + size], pinned=encoder.device.type == "cuda") for i in range(0, len(crops), size)
+        )
+        outputs = ImageOutput.cat([encoder(batch, each=each) for batch in batches])
+        found |= zip(numbers, outputs.split([len(photos[number].boxes) for number in numbers]), strict=True)
+    return [found[number] for number in range(len(photos))]
 
 
-def _stack(crops: Sequence[UInt8[ndarray, "side side 3"]], *, pinned: bool) -> UInt8[Tensor, "B side side 3"]:
+def _stack(crops: Sequence[UInt8[ndarray, "h w 3"]], *, pinned: bool) -> UInt8[Tensor, "B h w 3"]:
     """Windows as a batch, in pinned memory if a GPU is to copy them while it encodes the batch before."""
     batch = torch.empty((len(crops), *crops[0].shape), dtype=torch.uint8, pin_memory=pinned)
     np.stack(crops, out=batch.numpy())
@@ -162,3 +186,8 @@ def resized_bands(
         band = slice(top, top + rows)
         lines = torch.lerp(scores[:, above[band]], scores[:, below[band]], weight[band])
         yield top, resize_map(lines, (lines.shape[1], width))
+
+
+def bilinear(n: int, length: int) -> Float[Tensor, "{length} {n}"]:
+    """The matrix that resizes one axis of n values as `resize_map` does."""
+    return F.interpolate(torch.eye(n)[None], length, mode="linear", align_corners=False)[0].T

@@ -1,4 +1,4 @@
-"""Checks and comparison of labels."""
+"""Checks of labels."""
 
 from collections.abc import Sequence
 
@@ -30,12 +30,3 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"label {position}, {label.strip()!r}, repeats label {seen[key]}; remove one of them")
         seen[key] = position
     return tuple(label.strip() for label in labels)
-
-
-def singular(label: str) -> str:
-    """A label in lower case and singular, judged by its ending: "Butterflies" -> butterfly."""
-    label = " ".join(label.lower().split())
-    for ending, replacement in (("ies", "y"), ("ses", "s"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
-        if label.endswith(ending):
-            return label[: -len(ending)] + replacement
-    return label[:-1] if label.endswith("s") and not label.endswith("ss") else label

@@ -23,32 +23,31 @@ def paper() -> TrainConfig:
 
 
 def mini() -> TrainConfig:
-    """The embedded model's centers and text adapter over its frozen towers.
+    """The embedded model's regions and text adapter over its frozen towers.
 
     Command: runs/mini.sh PAIRS ... RUN
     Hardware: two CPU cores. Hours and result: docs/results.md.
     """
     return TrainConfig(
         init_from="mini",
-        cache=CacheConfig(patches=144),
+        cache=CacheConfig(patches=128),
         init_centers="k-means",
-        steps=2000,
-        batch=128,
+        steps=1500,
+        batch=256,
         captions="one",
         crop_scale=(1.0, 1.0),  # captions are of whole photos
         losses={
-            "contrastive": 1.0,
-            "superpixel": 1.0,
+            "contrastive": 0.5,
             "reconstruction": 0.1,
             "words": 1.0,
-            "multiple_instance": 1.0,
+            "multiple_instance": 2.0,
             "presence": 1.0,
         },
         soft_target_scale=12.0,
-        frozen=TOWERS,
-        slow=ASSIGNMENT,
+        # The centers stay where k-means put them: most of those that learn end up without a patch (docs/results.md). So
+        # the superpixel loss, which moves patches between centers, is left out.
+        frozen=(*TOWERS, *ASSIGNMENT),
         lr=1e-3,
-        slow_lr=1e-4,  # they start from k-means, which the full rate undoes sooner than it learns better
         precision="bf16",
         save_every=50,
     )

@@ -4,13 +4,11 @@ from typing import Any
 
 
 def check_positive(protocol: Any, *names: str) -> None:
-    """Raise ValueError for a field that is neither None nor above 0, nor a non-empty tuple of numbers above 0."""
+    """Raise ValueError for a field that is neither None nor above 0."""
     for name in names:
         value = getattr(protocol, name)
-        values = value if isinstance(value, tuple) else (value,)
-        if not values or not all(one is None or one > 0 for one in values):
-            expected = "numbers above 0, at least one" if isinstance(value, tuple) else "a number above 0"
-            raise ValueError(f"{name} {value}; give {expected}")
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} {value}; give a number above 0")
 
 
 def check_share(protocol: Any, *names: str) -> None:

@@ -19,7 +19,7 @@ from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.presence import Presence
 from segclip.segment.protocols.checks import check_positive, check_share, check_templates
 from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
-from segclip.segment.windows import Windows, resized_bands
+from segclip.segment.windows import Windows, patch_grid, resized_bands
 from segclip.text.prompts import PAPER_TEMPLATES
 
 KEPT = 5  # best classes of the whole window, from which its regions may choose
@@ -52,23 +52,23 @@ class PaperProtocol:
         default=(("voc2012", 0.80), ("context60", 0.25), ("coco-object", 0.65)), repr=False
     )
 
-    needs_names: ClassVar[bool] = False
+    needs_patches: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_positive(self, "short", "window", "stride", "longest", "kept")
         check_share(self, "threshold")
         check_templates(self.templates)
 
-    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
-        """The photo at one scale, in windows; `side` is the model's."""
+    def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
+        """The photo at one scale, in square windows."""
         size = paper_size(photo.shape[0], photo.shape[1], self.short or side, self.longest)
         window = self.window or side
-        return [Windows.cut(resize_photo(photo, size), window, self.stride or window)]
+        stride = self.stride or window
+        return [Windows.cut(resize_photo(photo, size), (window, window), (stride, stride))]
 
     def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        """The labels; nothing competes with them."""
-        labels = embed(names, self.templates)
-        return EmbeddedLabels(labels, labels[:0])
+        """The mean over the templates."""
+        return EmbeddedLabels(embed(names, self.templates))
 
     def label_photo(
         self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
@@ -78,15 +78,13 @@ class PaperProtocol:
         A class that no window keeps scores 0 everywhere and is left out, leaving at most `kept` columns per window. The
         paper takes every class to be in the photo, so `presence` changes nothing.
         """
-        if len(photo.windows) != 1:
-            raise ValueError(f"a photo encoded at {len(photo.windows)} scales; encode it with this protocol, at one")
-        (windows,), (output,) = photo.windows, photo.outputs
+        windows, output = photo.single(patches=False)
         threshold = self.threshold if background == "auto" else background
         table = region_scores(output, labels.labels, scale, threshold, self.kept)
         used = (table > 0).flatten(0, 1).any(dim=0)
         used[0] = True  # the first wins where all are 0, as it would with all columns
         columns = used.nonzero()[:, 0]
-        owner = region_owner(output, (windows.side, windows.side))
+        owner = region_owner(output, windows.window)
         average = windows.average(_paint(table[..., columns], owner))
 
         found = torch.empty(photo.size, dtype=torch.int64, device=average.device)
@@ -169,13 +167,3 @@ def region_owner(output: ImageOutput, size: tuple[int, int]) -> Int[Tensor, "B h
     # With a pixel's centers adjacent in memory, the best is found five times as fast.
     maps = output.soft.unflatten(-1, (rows, columns)).contiguous(memory_format=torch.channels_last)
     return F.interpolate(maps, size, mode="bilinear", align_corners=False).movedim(1, -1).argmax(dim=-1)
-
-
-def patch_grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of patches in a window of `size`, patches being squares."""
-    height, width = size
-    patch = (height * width / patches) ** 0.5
-    rows, columns = round(height / patch), round(width / patch)
-    if rows * columns != patches:
-        raise ValueError(f"{patches} patches do not tile a window of {height}x{width}; give the size that was encoded")
-    return rows, columns

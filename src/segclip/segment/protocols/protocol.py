@@ -1,6 +1,6 @@
 """The interface of protocols; `paper.py` is the shortest example.
 
-Axes: H W pixels, K labels, N contrast words, E embedding.
+Axes: H W pixels, K labels, N reference words, E embedding.
 """
 
 import typing
@@ -26,11 +26,11 @@ class EmbeddedLabels:
 
     Attributes:
         labels: (K,E), one per label.
-        contrast: (N,E), one per contrast word that competes with them; N may be 0.
+        reference: (N,E), of words in general; None where the protocol compares labels with nothing.
     """
 
     labels: Float[Tensor, "K E"]
-    contrast: Float[Tensor, "N E"]
+    reference: Float[Tensor, "N E"] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,24 @@ class Protocol(typing.Protocol):
     """A frozen dataclass with these methods; its fields are the settings that `segclip evaluate --set` can change.
 
     Attributes:
-        needs_names: whether it needs the labels' names; `Segmenter.segment_embeddings` has only embeddings.
+        needs_patches: whether it needs an embedding and features of each patch (see `ImageOutput`).
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    needs_names: ClassVar[bool]
+    needs_patches: ClassVar[bool]
 
-    def cut_photo(self, photo: AnyPhoto, side: int) -> list[Windows]:
-        """The photo in windows, at each scale at which to encode it; `side` is the model's, in pixels."""
+    def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
+        """The photo in windows, at each scale at which to encode it.
+
+        Args:
+            photo: RGB.
+            side: of the images that the model was trained on, in pixels.
+            patch: side of its patches in pixels, of which each side of a window must be a multiple.
+        """
         ...
 
     def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        """Embeddings of the labels, and of what competes with them."""
+        """Embeddings of the labels, and of what they are compared with."""
         ...
 
     def label_photo(

@@ -18,7 +18,7 @@ def settings_of(protocol: Protocol) -> dict[str, Any]:
 
 
 def change_settings(protocol: P, changes: Sequence[str]) -> P:
-    """The protocol with fields changed by texts like "stride=0.25" or "scales=[1, 2]".
+    """The protocol with fields changed by texts like "level=0.6" or 'templates=["a {}"]'.
 
     Raises:
         ValueError: no such field, a value of the wrong type, or one that the protocol refuses.

@@ -1,10 +1,9 @@
-"""Contrast words: what else may be in a photo."""
+"""Reference words: what may be in a photo, whatever the labels are."""
 
-# Common things that compete with the labels; where one of these words wins, the pixel is background. Chosen by general
-# knowledge, not on photos or for a benchmark. There are only whole things and stuff, because a part ("wheel", "face")
-# would take pixels from the label that it belongs to.
+# How near a photo is to words in general, so that a label that is no nearer can be said to be absent. Chosen by general
+# knowledge, not on photos or for a benchmark.
 # fmt: off
-CONTRAST_WORDS = (
+REFERENCE_WORDS = (
     # sky, land and water
     "sky", "cloud", "sun", "grass", "lawn", "field", "soil", "mud", "sand", "beach", "rock", "gravel", "mountain",
     "hill", "cliff", "desert", "forest", "bush", "tree", "palm tree", "flower", "leaves", "snow", "ice", "water",
