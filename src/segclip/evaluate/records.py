@@ -86,7 +86,8 @@ class Records:
         return keys[::-1][:count], keys[:count]
 
     def _files(self) -> list[Path]:
-        return sorted(self.result.parent.glob(f"{escape(self.result.stem)}.photos*.jsonl"))
+        others = self.result.parent.glob(f"{escape(self.result.stem)}.photos-*.jsonl")
+        return [self.main, *sorted(file for file in others if file.stem.rpartition("-")[2].isdecimal())]
 
     def _lines(self, file: Path) -> Iterator[dict[str, Any]]:
         remedy = "give another --json FILE, or delete it"
