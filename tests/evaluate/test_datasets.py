@@ -38,6 +38,7 @@ from segclip.evaluate.datasets.benchmark import (
     match_stems,
     png_reader,
     read_indices,
+    translate,
 )
 from segclip.evaluate.datasets.cityscapes import CITYSCAPES19
 from segclip.evaluate.datasets.coco_object import draw_counts, read_counts
@@ -167,6 +168,14 @@ def test_a_mask_is_read_whatever_else_its_file_holds(tmp_path: Path) -> None:
     mask.putpalette(bytes(48))
     mask.save(file, bits=4)
     assert (read_indices(file) == np.eye(40, 60)).all()
+
+
+@pytest.mark.parametrize("value", [-1, 2, 65535, 2**16, 2**31, -(2**40)])
+def test_a_value_that_is_no_class_is_named_whatever_its_size(value: int) -> None:
+    with pytest.raises(MaskError, match=rf"mask: has the values {value}, which are no class; expected 0 to 1, 255"):
+        translate(np.array([[0, 255], [1, value]]), class_values(2), "mask")
+    with pytest.raises(MaskError, match="mask: 2 axes of float64; expected whole numbers"):
+        translate(np.zeros((2, 2)), class_values(2), "mask")
 
 
 def test_upper_case_suffixes_and_two_files_of_one_name(tmp_path: Path) -> None:

@@ -241,10 +241,13 @@ def translate(values: ndarray, meaning: Mapping[int, int], name: str) -> Mask:
     """Pixel values -> class indices. Raises MaskError for a value that `meaning` lacks; `name` is the mask's."""
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise MaskError(f"{name}: {values.ndim} axes of {values.dtype}; expected whole numbers, one a pixel")
-    beyond = max(meaning) + 1
-    table = np.full(beyond + 1, -1, np.int16)
+    table = np.full(2**16, -1, np.int16)
     table[list(meaning)] = list(meaning.values())
-    found = table[np.where((values < 0) | (values > beyond), beyond, values)]
+    if values.dtype not in (np.uint8, np.uint16):  # what the table does not have takes its last row: no class either
+        wide = values.astype(np.int64)
+        found = table[np.where((wide >= 0) & (wide < len(table)), wide, len(table) - 1)]
+    else:
+        found = table[values]
     if (found < 0).any():
         strange = np.unique(values[found < 0])
         shown = ", ".join(map(str, strange[:5])) + (" ..." if len(strange) > 5 else "")
