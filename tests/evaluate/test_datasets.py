@@ -1,6 +1,10 @@
 """The benchmarks' downloads, each in its own layout and encoding; what is wrong in them is named."""
 
 import json
+import os
+import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,14 +24,27 @@ from helpers.benchmark_files import (
     write_photo,
     write_voc,
 )  # fmt: skip
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from segclip.cli import main
 from segclip.evaluate.datasets import DATASETS, open_benchmark
 from segclip.evaluate.datasets.ade20k import ADE150
-from segclip.evaluate.datasets.benchmark import Benchmark, MaskError, class_values, match_stems, png_reader
+from segclip.evaluate.datasets.benchmark import (
+    PNG,
+    Benchmark,
+    MaskError,
+    class_values,
+    match_stems,
+    png_reader,
+    read_indices,
+    translate,
+)
 from segclip.evaluate.datasets.cityscapes import CITYSCAPES19
+from segclip.evaluate.datasets.coco_object import draw_counts, read_counts
 from segclip.evaluate.datasets.coco_stuff import COCO_STUFF, COCO_THINGS
 from segclip.evaluate.evaluator import words_of
+from segclip.segment.coco import encode_rle
 from segclip.text.labels import check_labels
 
 
@@ -118,6 +135,13 @@ def test_a_set_that_is_not_there_says_what_was_expected(tmp_path: Path) -> None:
         (lambda root: write_mask(root / "masks/0.png", 0, 3, 9), r"masks/0\.png: has the values 3, 9, .* 0 to 2, 255"),
         (lambda root: write_mask(root / "masks/0.png", 0, 1, mode="RGB"), r"masks/0\.png: an image of mode RGB"),
         (lambda root: write_mask(root / "masks/0.png", 0, 1, mode="I;16"), r"masks/0\.png: a 16-bit mask"),
+        (lambda root: Image.new("1", (60, 40)).save(root / "masks/0.png"), r"grey mask of 1 bit, whose .* 1 or 255"),
+        (lambda root: write_grey(root / "masks/0.png", 4), r"masks/0\.png: a grey mask of 4 bits, .* 15 or 255"),
+        (lambda root: Image.new("L", (60, 40)).save(root / "masks/0.png", "EPS"), r"masks/0\.png: .* \(not a PNG\)"),
+        (lambda root: Image.new("L", (60, 40)).save(root / "masks/0.png", "JPEG"), r"masks/0\.png: .* \(not a PNG\)"),
+        (lambda root: write_grey(root / "masks/0.png", 8, side=20000), r"20000x20000 pixels; at most 200 megapixels"),
+        (lambda root: make_pipe(root / "masks/0.png"), r"masks/0\.png: cannot be read \(not a file\)"),
+        (lambda root: cut(root / "masks/0.png"), r"masks/0\.png: cannot be read"),
         (lambda root: (root / "masks/0.png").write_bytes(b"PNG"), r"masks/0\.png: cannot be read"),
         (lambda root: (root / "masks/0.png").unlink(), r"masks/0\.png: no such mask"),
         (lambda root: (root / "images/0.jpg").unlink(), r"images/0\.jpg: no such file"),
@@ -133,11 +157,155 @@ def test_a_pair_that_cannot_be_used(tmp_path: Path, spoil: Callable[[Path], obje
     benchmark.load(benchmark.pairs[1])
 
 
-@pytest.mark.parametrize("text", ["{", '{"classes": {"1": "cat"}}', '{"classes": ["cat"]}', '{"classes": {}}'])
+def test_a_mask_is_read_whatever_else_its_file_holds(tmp_path: Path) -> None:
+    """Texts past Pillow's limit, a broken profile; a palette of 16 colours, whose indices have 4 bits."""
+    root = write_folder(tmp_path, (0, 1))
+    file, mask = root / "masks/0.png", Image.fromarray(np.eye(40, 60, dtype=np.uint8))
+    texts = PngInfo()
+    texts.add_text("comment", "a" * 2_000_000, zip=True)
+    mask.save(file, pnginfo=texts, icc_profile=b"broken")
+    assert (read_indices(file) == np.eye(40, 60)).all()
+    mask.putpalette(bytes(48))
+    mask.save(file, bits=4)
+    assert (read_indices(file) == np.eye(40, 60)).all()
+
+
+@pytest.mark.parametrize("value", [-1, 2, 65535, 2**16, 2**31, -(2**40)])
+def test_a_value_that_is_no_class_is_named_whatever_its_size(value: int) -> None:
+    with pytest.raises(MaskError, match=rf"mask: has the values {value}, which are no class; expected 0 to 1, 255"):
+        translate(np.array([[0, 255], [1, value]]), class_values(2), "mask")
+    with pytest.raises(MaskError, match="mask: 2 axes of float64; expected whole numbers"):
+        translate(np.zeros((2, 2)), class_values(2), "mask")
+
+
+def test_upper_case_suffixes_and_two_files_of_one_name(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, (0, 1), (1, 0))
+    (root / "masks/0.png").rename(root / "masks/0.PNG")
+    (root / "images/._0.jpg").write_bytes(b"of macOS")
+    benchmark = open_benchmark("folder", root)
+    assert [benchmark.load(pair)[1][0, 0] for pair in benchmark.pairs] == [0, 1]
+    for folder, other in (("masks", "0.png"), ("images", "0.png"), ("images", "0.JPG")):
+        write_photo(root / folder / other)
+        with pytest.raises(ValueError, match=rf"{folder}/0\.\w+ and .*{folder}/0\.\w+: two files of one name"):
+            open_benchmark("folder", root)
+        (root / folder / other).unlink()
+    write_voc(tmp_path / "voc")
+    write_list(tmp_path / "voc/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "2007_000033", "2007_000033")
+    with pytest.raises(ValueError, match="two photos of one name, '2007_000033', in a set"):
+        open_benchmark("voc2012", tmp_path / "voc")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"classes": {"1": "cat"}}',
+        '{"classes": ["cat"]}',
+        '{"classes": {}}',
+        '{"classes": {"0": 1}}',
+        '{"classes": {"0": "a", "1": "a"}}',
+    ],
+)
 def test_classes_that_cannot_be_used(tmp_path: Path, text: str) -> None:
     (write_folder(tmp_path, (0,)) / "classes.json").write_text(text)
-    with pytest.raises(ValueError, match=r"classes\.json: (expected|numbers its classes)"):
+    with pytest.raises(ValueError, match=r"classes\.json: (expected|numbers its classes|class \d is called)"):
         open_benchmark("folder", tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"segmentation": []}, {"segmentation": [[]]}, {"segmentation": [[1, 1, 9, 9]]}])
+def test_an_annotation_without_an_outline_draws_nothing(tmp_path: Path, change: dict[str, object]) -> None:
+    mask = draw_with(tmp_path, change)
+    assert 16 not in mask and {1, 33} <= set(mask.flat)
+
+
+@pytest.mark.parametrize("change", [{"area": None}, {"area": float("nan")}, {"iscrowd": None}, {"area": ...}])
+def test_an_annotation_with_less_than_it_should_have_is_drawn(tmp_path: Path, change: dict[str, object]) -> None:
+    assert (draw_with(tmp_path, change) == draw_with(tmp_path, {})).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"category_id": 12}, "not in tuple"),
+        ({"segmentation": 5}, "not subscriptable"),
+        ({"segmentation": [["a"]]}, "could not convert"),
+        ({"segmentation": [[0, 0, 1, 1, 2]]}, "expected polygons"),
+        ({"segmentation": [[0, 0, 1, 1, 2, float("inf")]]}, "expected polygons"),
+        ({"segmentation": [[0, 0, 1e9, 1, 2, 5e8]]}, "pixels long"),
+        ({"segmentation": [[0, 0, 9e5, 9e5] * 100]}, "pixels long"),
+        ({"segmentation": {"size": [40, 60], "counts": [0, 3]}}, "run lengths that are not those of 40x60"),
+        ({"segmentation": {"size": [40, 60], "counts": [-2400, 4800]}}, "run lengths that are not those of 40x60"),
+        ({"segmentation": {"size": [400, 6], "counts": [2400]}}, "run lengths that are not those of 40x60"),
+        ({"segmentation": {"size": [40, 60], "counts": "01234~~~"}}, "run lengths"),
+        ({"segmentation": {"size": [40, 60], "counts": "P" * 99999}}, "run lengths of no numbers"),
+    ],
+)
+def test_an_annotation_that_cannot_be_drawn_is_named(tmp_path: Path, change: dict[str, object], why: str) -> None:
+    with pytest.raises(MaskError, match=rf"annotation 7, an annotation of 000000000001\.jpg, cannot be drawn .*{why}"):
+        draw_with(tmp_path, change)
+
+
+def test_run_lengths_in_letters_are_what_pycocotools_writes(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((40, 60)) > 0.7
+    mask[:, 30:] = False
+    assert (draw_counts(read_counts(encode_rle(mask)["counts"]), 40, 60) == mask).all()
+    found = draw_with(tmp_path, {"segmentation": encode_rle(mask), "category_id": 90, "area": 1})
+    assert (found[mask] == 80).all() and not (found == 80)[~mask].any()
+
+
+def test_sizes_and_photos_that_the_instances_do_not_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_coco_instances(tmp_path)
+    file = tmp_path / "annotations/instances_val2017.json"
+    table = json.loads(file.read_text())
+    table["annotations"] += [{"id": 98, "image_id": 5}, {"id": 99, "image_id": [1]}, None]
+    file.write_text(json.dumps(table))
+    benchmark = open_benchmark("coco-object", tmp_path)
+    assert "3 annotations of photos that it does not list: left out: ids 98, 99, None" in caplog.text
+    for pair in benchmark.pairs:
+        benchmark.load(pair)
+    for height in (10**9, -1, "many", None):
+        table["images"][0]["height"] = height
+        file.write_text(json.dumps(table))
+        with pytest.raises(MaskError, match=r"000000000001\.jpg has height .*, width 60; expected pixels"):
+            open_benchmark("coco-object", tmp_path).read(benchmark.pairs[0])
+    table["images"][0]["file_name"] = table["images"][1]["file_name"]
+    file.write_text(json.dumps(table))
+    with pytest.raises(ValueError, match="several images have one file name or one id"):
+        open_benchmark("coco-object", tmp_path)
+
+
+def draw_with(root: Path, change: dict[str, object]) -> np.ndarray:
+    """The mask of the first photo, with the cat's annotation, number 7, changed."""
+    shutil.rmtree(root / "annotations", ignore_errors=True)
+    write_coco_instances(root)
+    file = root / "annotations/instances_val2017.json"
+    table = json.loads(file.read_text())
+    cat = next(one for one in table["annotations"] if one["category_id"] == 17)
+    cat |= {"id": 7, **change}
+    table["annotations"] = [{k: v for k, v in one.items() if v is not ...} for one in table["annotations"]]
+    file.write_text(json.dumps(table))
+    benchmark = open_benchmark("coco-object", root)
+    return benchmark.read(benchmark.pairs[0])
+
+
+def write_grey(path: Path, bits: int, side: int = 40) -> None:
+    """A black PNG of so many bits a pixel, of which Pillow writes none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((1 + side * bits // 8) * min(side, 40)))
+    path.write_bytes(PNG + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
 
 
 def test_files_of_annotations_that_cannot_be_used(tmp_path: Path) -> None:
@@ -146,7 +314,7 @@ def test_files_of_annotations_that_cannot_be_used(tmp_path: Path) -> None:
     whole = file.read_text()
     file.write_text(whole.replace('"category_id": 17', '"category_id": 12'))
     benchmark = open_benchmark("coco-object", tmp_path)
-    with pytest.raises(MaskError, match=r"an annotation of 000000000001\.jpg cannot be drawn"):
+    with pytest.raises(MaskError, match=r"an annotation of 000000000001\.jpg, cannot be drawn"):
         benchmark.load(benchmark.pairs[0])
     file.write_text(whole.replace('"000000000001.jpg"', '"../000000000001.jpg"'))
     with pytest.raises(ValueError, match="names of photos alone"):

@@ -1,11 +1,14 @@
 """segclip evaluate: figures known beforehand, broken runs, several processes, settings, the page."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from helpers.benchmark_files import write_folder, write_mask, write_voc
+from helpers.benchmark_files import write_coco_instances, write_folder, write_mask, write_voc
 from helpers.small_model import small_model
 from helpers.small_runs import run_script
 from PIL import Image
@@ -31,6 +34,7 @@ from segclip.segment.protocols.paper import PaperProtocol
 from segclip.segment.protocols.settings import settings_of
 from segclip.segment.segmenter import Segmentation, Segmenter
 from segclip.utils.failures import Failed
+from segclip.utils.locks import only_one_writer
 
 
 @pytest.fixture(scope="module")
@@ -305,16 +309,137 @@ def test_the_page(tmp_path: Path, weights: Path, scenes: Path) -> None:
 
 def test_counts_are_merged_whatever_wrote_them(tmp_path: Path) -> None:
     def counts(key: str, pixels: int) -> PhotoCounts:
-        return PhotoCounts(key, np.array([[0, 1, pixels]]), np.zeros((0, 3), np.int64))
+        return PhotoCounts(key, f"stamp of {key}", np.array([[0, 1, pixels]]), np.zeros((0, 3), np.int64))
 
-    first, second = (Records(tmp_path / "r.json", {"set": "a"}, rank) for rank in (0, 1))
-    assert first.start() == second.start() == set()
-    first.add([counts("b", 1), counts("c", 2)])
-    second.add_failed([Failed("a", "broken"), Failed("c", "broken")])
-    second.add([counts("d", 3), counts("b", 4)])
-    assert Records(tmp_path / "r.json", {"set": "a"}, 0).start() == {"b", "c", "d"}
-    first.merge()
+    def records(rank: int, name: str = "a") -> Records:
+        return Records(tmp_path / "r.json", {"set": name}, 2, rank)
+
+    first, second = records(0), records(1)
+    assert first.counted() == second.counted() == {}
+    first.start([counts("b", 1)])
+    second.start([])
+    first.add([counts("c", 2)])
+    second.add_failed([Failed("a", "broken")])
+    second.add([counts("d", 3)])
+    found = records(0).counted()
+    assert {key: (photo.stamp, photo.found.tolist()) for key, photo in found.items()} == {
+        key: (f"stamp of {key}", [[0, 1, pixels]]) for key, pixels in (("b", 1), ("c", 2), ("d", 3))
+    }
+    first.merge(2)
     assert [photo.key for photo in first.photos()] == ["b", "c", "d"] and first.failed() == [Failed("a", "broken")]
     assert [path.name for path in tmp_path.iterdir()] == ["r.photos.jsonl"]
     with pytest.raises(ValueError, match=r"of another evaluation \(other set\)"):
-        Records(tmp_path / "r.json", {"set": "b"}, 0).start()
+        records(0, "b").counted()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [b"{", b"\xff", b"[]", b"{}", b'{"photo": "b"}', b'{"photo":"b","stamp":"s","found":[[0,9,1]],"regions":[]}'],
+)
+def test_a_damaged_line_is_a_photo_that_is_not_counted(spoil: bytes, tmp_path: Path) -> None:
+    records = Records(tmp_path / "r.json", {}, 2, 0)
+    records.start([PhotoCounts(key, "s", np.array([[0, 1, 5]]), np.zeros((0, 3), np.int64)) for key in "abc"])
+    job, a, _, c = records.main.read_bytes().splitlines()
+    records.main.write_bytes(b"\n".join((job, a, spoil, c, b"")))
+    assert list(records.counted()) == ["a", "c"]
+    records.main.write_bytes(b"\n".join((spoil, a, b"")))
+    with pytest.raises(
+        ValueError, match=r"r\.photos\.jsonl: its first line does not say of which evaluation it is; give"
+    ):
+        records.counted()
+
+
+def write_noise(file: Path, seed: int) -> None:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(file)
+
+
+def invert(root: Path) -> None:
+    for file in (root / "masks").iterdir():
+        values = np.asarray(Image.open(file))
+        Image.fromarray(np.where(values == 255, 255, 1 - values).astype(np.uint8)).save(file)
+
+
+def exchange(root: Path) -> None:
+    """Also with the size and the time of the photo before: an archive may give every file the same."""
+    before = (root / "images/2.bmp").stat()
+    write_noise(root / "images/2.bmp", 99)
+    os.utime(root / "images/2.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def rename(root: Path) -> None:
+    for folder, suffix in (("images", "bmp"), ("masks", "png")):
+        (root / folder / f"1.{suffix}").rename(root / folder / f"9.{suffix}")
+
+
+def remove(root: Path) -> None:
+    for folder, suffix in (("images", "bmp"), ("masks", "png")):
+        (root / folder / f"8.{suffix}").unlink()
+
+
+def add(root: Path) -> None:
+    for folder, suffix in (("images", "bmp"), ("masks", "png")):
+        shutil.copy(root / folder / f"3.{suffix}", root / folder / f"99.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("change", "encoded"), [(invert, 9), (exchange, 4), (rename, 1), (remove, 0), (add, 2), (lambda root: None, 0)]
+)
+def test_figures_of_an_older_input_are_never_given(
+    change: Callable[[Path], None], encoded: int, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changed is counted again, with its batch of four, and nothing else is."""
+    root = write_folder(tmp_path / "set", *((0, 0, 1), (0, 1, 255), (1, 0, 0)) * 3, names=("sky", "sea"))
+    for seed, file in enumerate(list((root / "images").iterdir())):
+        write_noise(file.with_suffix(".bmp"), seed)
+        file.unlink()
+    options = ("--protocol", "paper", "--report", str(tmp_path / "page"))
+    before = evaluate(root, weights, tmp_path / "r.json", *options)
+    change(root)
+    real, seen = Segmenter.encode, []
+    monkeypatch.setattr(Segmenter, "encode", lambda self, photos: seen.extend(photos) or real(self, photos))
+    after = evaluate(root, weights, tmp_path / "r.json", *options[:2])
+    assert len(seen) == encoded
+    afresh = evaluate(root, weights, tmp_path / "afresh.json", *options)
+    assert figures(after) == figures(afresh) and after["photos"] == afresh["photos"]
+    if change is invert:
+        assert after["miou"] != before["miou"]
+    (lines,), (expected,) = (list(tmp_path.glob(f"{name}.photos*")) for name in ("r", "afresh"))
+    assert lines.read_bytes() == expected.read_bytes()
+
+
+def test_instances_that_were_edited_are_counted_again(tmp_path: Path, weights: Path) -> None:
+    write_coco_instances(tmp_path)
+    file = tmp_path / "annotations/instances_val2017.json"
+    before = evaluate(tmp_path, weights, tmp_path / "r.json", "--protocol", "paper", name="coco-object")
+    file.write_text(file.read_text().replace('"category_id": 17', '"category_id": 18'))
+    after = evaluate(tmp_path, weights, tmp_path / "r.json", "--protocol", "paper", name="coco-object")
+    assert before["per_class"]["cat"] is not None and after["per_class"]["dog"] is not None
+    assert figures(after) == figures(
+        evaluate(tmp_path, weights, tmp_path / "2.json", "--protocol", "paper", name="coco-object")
+    )
+
+
+def test_a_second_evaluation_of_one_result_is_refused(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = write_folder(tmp_path / "set", (0, 1)), tmp_path / "r.json"
+    with only_one_writer(out):
+        assert main(["evaluate", "folder", "--root", str(root), "--model", str(weights), "--json", str(out)]) == 2
+        assert "r.json: another run is writing it; give another file" in capsys.readouterr().err
+        evaluate(root, weights, tmp_path / "other.json", "--protocol", "paper")
+
+
+def test_masks_that_can_hardly_be_meant(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    out, options = tmp_path / "r.json", ("--protocol", "paper")
+    evaluate(write_folder(tmp_path / "a", (0, 255), (255, 0)), weights, out, *options)
+    assert "every labelled pixel of the masks is 'background'; 255 is 'not labelled'" in caplog.text
+    root = write_folder(tmp_path / "b", (255,), (255,))
+    out = tmp_path / "none.json"
+    assert main(["evaluate", "folder", "--root", str(root), "--model", str(weights), "--json", str(out), *options]) == 2
+    assert "no pixel of the masks has a class; 255" in capsys.readouterr().err and not out.exists()
+    write_mask(root / "masks/0.png", 9)
+    write_mask(root / "masks/1.png", 9)
+    assert main(["evaluate", "folder", "--root", str(root), "--model", str(weights), "--skip-bad"]) == 2
+    assert "none of the photos and masks can be read, such as 1 " in capsys.readouterr().err

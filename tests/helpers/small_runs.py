@@ -41,6 +41,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
     assert metrics(run) == metrics(whole)
     ended, expected = weights(run), weights(whole)
     assert all(torch.equal(ended[name], expected[name]) for name in expected)
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def run_script(*arguments: str, processes: int = 1) -> None:

@@ -1,5 +1,6 @@
 """Learning over frozen towers: cached features, and batches of them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,31 @@ def test_texts_are_embedded_once_and_without_the_adapter(config: TrainConfig, tm
     written = file.stat().st_mtime_ns
     assert embed_texts(model, reversed(texts), file).keys() == found.keys() and file.stat().st_mtime_ns == written
     assert set(embed_texts(model, ["a dog"], file)) == {"a dog"} and file.stat().st_mtime_ns > written
+
+
+def test_what_is_kept_of_texts_is_for_the_tower_that_read_them(tmp_path: Path) -> None:
+    model, file = small_model(ADAPTED), tmp_path / "texts.pt"
+    before = embed_texts(model, ["a cat"], file)["a cat"]
+    with torch.no_grad():
+        next(model.text.parameters()).mul_(2)
+    changed = embed_texts(model, ["a cat"], file)["a cat"]
+    assert not torch.equal(changed, before)
+    for damage in (b"", file.read_bytes()[:-99]):
+        file.write_bytes(damage)
+        assert torch.equal(embed_texts(model, ["a cat"], file)["a cat"], changed)
+
+
+def test_a_chunk_of_features_that_was_cut_is_computed_again(
+    data: Shards, config: TrainConfig, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(whole / "features", tmp_path / "features")
+    file = tmp_path / "features/crop1/00000/patches.npy"
+    expected = file.read_bytes()
+    file.write_bytes(expected[:-1])
+    assert config.init_from
+    settings = FeatureSettings(masked_photos=CACHE.reconstruction_fraction, mask_ratio=ADAPTED.mask_ratio)
+    cache_features(config.init_from, data, tmp_path / "features", settings, crops=2)
+    assert file.read_bytes() == expected and "00000: damaged" in caplog.text
 
 
 def test_losses_with_words_need_captions_that_have_some(

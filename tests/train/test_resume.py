@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from segclip.train.resolve import resolve
 from segclip.train.run import train
 from segclip.train.run_files import read_recipe
 from segclip.utils.failures import Stopped
+from segclip.utils.locks import only_one_run
 
 FORMER = {"init_from": "start", "init_centers": "centers", "max_grad_norm": "clip", "keep_checkpoints": "keep"}
 
@@ -211,6 +213,98 @@ def test_metrics_are_cut_at_the_checkpoint(tmp_path: Path) -> None:
     file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     files.cut_metrics(file, 2)
     assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("line", [b'{"st', b"\xff\x00", b"[]", b'{"loss": 1}', b'{"step": "2"}', b""])
+def test_damaged_metrics_are_said_and_left_out(line: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    files.cut_metrics(file, 3)
+    assert file.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
+    assert "metrics.jsonl: 1 of the lines of 3 steps are missing or damaged" in caplog.text
+
+
+def change(**fields: object) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        state = torch.load(file, weights_only=True) | fields
+        torch.save({name: value for name, value in state.items() if value is not ...}, file)
+
+    return damage
+
+
+def without_a_moment(file: Path) -> None:
+    state = torch.load(file, weights_only=True)
+    del next(iter(state["optimiser"]["state"].values()))["exp_avg"]
+    torch.save(state, file)
+
+
+def with_nan(file: Path) -> None:
+    state = torch.load(file, weights_only=True)
+    state["model"]["model.image.projection"][3, 3] = float("nan")
+    torch.save(state, file)
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    largest = max(torch.load(file, weights_only=True)["model"].values(), key=torch.numel)
+    data[data.index(largest.numpy().tobytes()) + 5] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "BadZipFile"),
+        (lambda file: file.write_bytes(b""), "BadZipFile"),
+        (flip_a_bit, "ValueError: wrong checksum of"),
+        (with_nan, "model.image.projection is not finite"),
+        (without_a_moment, "moments that not all parameters have"),
+        (change(step=20), "it is of step 20"),
+        (change(step=...), "parts are missing or of another kind: 'step'"),
+        (change(counts={"worse": 0}), "a checkpoint of another model"),
+        (change(optimiser=...), "parts are missing or of another kind: 'optimiser'"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken_up(
+    damage: Callable[[Path], None],
+    why: str,
+    data: Shards,
+    whole_pairs: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = shutil.copytree(whole_pairs, tmp_path / "run")
+    damage(run / "checkpoints/00000024.pt")
+    with (run / "metrics.jsonl").open("ab") as lines:
+        lines.write(b'{"step": 2')
+    (run / "model.safetensors").unlink()
+    train(PAIRS, data, run)
+    assert_same_run(run, whole_pairs)
+    assert f"00000024.pt is damaged ({why}" in caplog.text and "goes on from" in caplog.text
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert kept == ["00000021.pt", "00000024.pt", "00000024.pt.damaged"]
+
+
+def test_a_run_without_a_whole_checkpoint_says_so(data: Shards, whole_pairs: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole_pairs, tmp_path / "run")
+    for file in (run / "checkpoints").iterdir():
+        file.write_bytes(b"")
+    why = r"none of its checkpoints can be gone on from \(00000024\.pt: .*; 00000021\.pt: .*\); give another folder, or"
+    with pytest.raises(ValueError, match=why):
+        train(PAIRS, data, run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["00000021.pt", "00000024.pt"]
+    (run / "recipe.json").write_text('{"recipe": ')
+    with pytest.raises(ValueError, match=r"recipe\.json: no recipe of a run"):
+        train(PAIRS, data, run)
+
+
+def test_a_second_trainer_in_one_folder_is_refused(
+    data: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segclip.train.run.READERS_LEAVE", 0.1)
+    with only_one_run(tmp_path / "run"), pytest.raises(ValueError, match="run: another run is writing to this folder"):
+        train(PAIRS, data, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.slow

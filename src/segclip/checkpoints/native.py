@@ -5,6 +5,7 @@ under the name `NAME.scale`, and the rest as float16: small tensors, and matrice
 bits would lose. Loading gives float32 again.
 """
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -58,8 +59,19 @@ def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool 
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
             save_file(state, file, metadata)
+            _sort_metadata(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); name another file") from error
+
+
+def _sort_metadata(file: Path) -> None:
+    """Order the metadata, which safetensors writes as it comes: one model is then the same bytes every time."""
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        opened.seek(8)
+        opened.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def load_model(path: str | os.PathLike[str]) -> SegCLIP:

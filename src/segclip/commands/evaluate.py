@@ -8,6 +8,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
@@ -28,7 +29,7 @@ from segclip.commands.photos import check_writable
 from segclip.commands.terminal import console, say
 from segclip.evaluate.datasets import DATASETS, open_benchmark
 from segclip.evaluate.datasets.benchmark import Benchmark, Pair
-from segclip.evaluate.evaluator import Evaluator, calibrate, cut_batches, words_of
+from segclip.evaluate.evaluator import Evaluator, calibrate, check_truth, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion, interval
 from segclip.evaluate.records import Records
 from segclip.evaluate.report import write_report
@@ -39,9 +40,11 @@ from segclip.segment.protocols.settings import change_settings, settings_of
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.failures import Failed
 from segclip.utils.files import atomic
+from segclip.utils.locks import only_one_writer
 from segclip.utils.prefetch import prefetched
 from segclip.utils.processes import Processes, join_processes, world_size
 
+READERS = 4  # threads that see whether photos are still the same
 SHOWN = 6  # photos in the report that went best, and that went worst
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # that a calibration tries
 
@@ -100,7 +103,7 @@ def evaluate(
     changed = change_settings(find_protocol(protocol).for_benchmark(dataset), changes)
     benchmark = open_benchmark(dataset, root, split or ("train" if calibrate else "val"))
     asked = {"root": str(root.resolve()), "of": len(benchmark.pairs), "model": model, "protocol": protocol}
-    asked |= {"changed": list(changes), "names": names, "presence": judged, "dtype": dtype}
+    asked |= {"limit": limit, "changed": list(changes), "names": names, "presence": judged, "dtype": dtype}
     if limit is not None:
         benchmark = replace(benchmark, pairs=_spread(benchmark.pairs, limit))
     words, weights = words_of(benchmark, names), locate(model)
@@ -152,33 +155,59 @@ def _evaluate(
     job: Job, evaluator: Evaluator, file: Path | None, report: Path | None, processes: Processes, skip_bad: bool
 ) -> list[Failed]:
     """Measure, each process its share, and let the main one write and show the result; what was left out."""
-    with tempfile.TemporaryDirectory() as spare:
-        records = Records(file or Path(spare) / "result.json", job, processes.rank)
-        known = records.start()
-        processes.wait()  # until all have read what an earlier run left
-        _count(evaluator, records, known, processes, skip_bad)
+    with tempfile.TemporaryDirectory() as spare, ExitStack() as held:
+        file = file or Path(spare) / "result.json"
+        if processes.is_main:
+            held.enter_context(only_one_writer(file))
+        processes.wait()
+        same = {name: value for name, value in job.items() if name not in ("photos", "of")}  # a set may grow
+        records = Records(file, same, len(evaluator.benchmark.names), processes.rank)
+        left = _start(evaluator, records, processes)
+        _count(evaluator, records, left, processes, skip_bad)
         processes.wait()
         if not processes.is_main:
             return []
-        records.merge()
+        records.merge(processes.world)
         result = _summary(job, records, evaluator.benchmark)
-        if file is not None:
-            _write_json(file, result)
+        _write_json(file, result)
         _show(result)
         if report is not None:
-            page = write_report(report, result, evaluator, *records.extremes(len(result["per_class"]), SHOWN))
+            page = write_report(report, result, evaluator, *records.extremes(SHOWN))
             say(f"wrote {page}")
         return list(records.failed())
 
 
-def _count(evaluator: Evaluator, records: Records, known: set[str], processes: Processes, skip_bad: bool) -> None:
-    """Count this process's share of the batches; a batch of which a photo is missing is counted whole."""
-    batches = cut_batches(evaluator.benchmark.pairs)[processes.rank :: processes.world]
-    left = [batch for batch in batches if not all(pair.key in known for pair in batch)]
+def _start(evaluator: Evaluator, records: Records, processes: Processes) -> list[Sequence[Pair]]:
+    """Keep what an earlier run counted and is still so; the batches of this process's share that are left.
+
+    A batch of which a photo is missing, or is another than it was, is counted whole.
+    """
+    benchmark, known = evaluator.benchmark, records.counted()
+    batches = cut_batches(benchmark.pairs)[processes.rank :: processes.world]
+    complete = [batch for batch in batches if all(pair.key in known for pair in batch)]
+
+    def is_same(batch: Sequence[Pair]) -> bool:
+        return all(known[pair.key].stamp == benchmark.stamp(pair) for pair in batch)
+
+    same: set[str] = set()
+    with _bar(processes.is_main and bool(complete)) as bar:
+        task = bar.add_task("is it still the same?", total=sum(map(len, complete)))
+        for batch, unchanged in zip(complete, prefetched(complete, is_same, threads=READERS), strict=True):
+            same.update(pair.key for pair in batch if unchanged)
+            bar.update(task, advance=len(batch))
+    processes.wait()  # until all have read what an earlier run left
+    records.start(known[key] for key in same)
+    return [batch for batch in batches if batch[0].key not in same]
+
+
+def _count(
+    evaluator: Evaluator, records: Records, left: Sequence[Sequence[Pair]], processes: Processes, skip_bad: bool
+) -> None:
+    """Count batches, each of which is written down as soon as it is done."""
     failed: list[Failed] = []
     running = Confusion(len(evaluator.benchmark.names))
     with _bar(processes.is_main) as bar:
-        task = bar.add_task("", total=sum(map(len, batches)), completed=sum(map(len, batches)) - sum(map(len, left)))
+        task = bar.add_task("", total=sum(map(len, left)))
         encoded = evaluator.encode(left, failed if skip_bad else None)
         for batch, counts in zip(
             left, prefetched(encoded, lambda photos: [evaluator.count(*one) for one in photos]), strict=True
@@ -197,6 +226,9 @@ def _summary(job: Job, records: Records, benchmark: Benchmark) -> dict[str, Any]
         found.add_counts(photo.found)
         regions.add_counts(photo.regions)
     left_out = {one.item: one.reason for one in records.failed()}
+    if len(left_out) == len(benchmark.pairs):
+        raise ValueError(f"none of the photos and masks can be read, such as {' '.join(left_out.popitem())}")
+    check_truth(found, benchmark)
     return {
         "miou": found.miou(),
         "miou_interval": interval((photo.found for photo in records.photos()), classes),
@@ -223,6 +255,7 @@ def _calibrate(job: Job, evaluator: Evaluator, file: Path | None, skip_bad: bool
         task = bar.add_task("calibrating", total=job["photos"])
         for photos, counts in calibrate(evaluator, batches, THRESHOLDS, failed if skip_bad else None):
             bar.update(task, completed=photos, description=f"mIoU {max(own.miou() for own in counts):.3f}")
+    check_truth(counts[0], evaluator.benchmark)
     curve = {threshold: own.miou() for threshold, own in zip(THRESHOLDS, counts, strict=True)}
     best = max(curve, key=lambda threshold: curve[threshold])
     table = Table("threshold", "mIoU", "")

@@ -3,6 +3,7 @@
 Axes: H W pixels, N kinds of pixel.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
-from segclip.evaluate.datasets.benchmark import Benchmark, Mask, Pair
+from segclip.evaluate.datasets.benchmark import IGNORED, Benchmark, Mask, Pair, stamp_pair
 from segclip.evaluate.metrics import Confusion, count_pairs, name_by_truth
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.presence import Presence
@@ -20,6 +21,8 @@ from segclip.segment.protocols.paper import region_owner
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
+
+log = logging.getLogger(__name__)
 
 BATCH = 4  # photos whose windows are encoded together
 
@@ -32,12 +35,14 @@ class PhotoCounts:
 
     Attributes:
         key: the photo's.
+        stamp: of the photo and its truth, as `stamp_pair` gives it: what these counts are of.
         found: what the protocol's label map gave.
         regions: what the model's regions would give with the best name for each: how good the grouping is. Counted
             in each window of the protocol's first scale, at working size.
     """
 
     key: str
+    stamp: str
     found: Int64[ndarray, "_ 3"]
     regions: Int64[ndarray, "_ 3"]
 
@@ -96,7 +101,7 @@ class Evaluator:
     def count(self, key: str, encoded: EncodedPhoto, truth: Mask) -> PhotoCounts:
         """Compare a photo's label map, and its regions, with the truth."""
         found = count_pairs(truth, self.label(encoded), len(self.benchmark.names))
-        return PhotoCounts(key, found, self.count_regions(encoded, truth))
+        return PhotoCounts(key, stamp_pair(encoded.photo, truth), found, self.count_regions(encoded, truth))
 
     @torch.inference_mode()
     def count_regions(self, encoded: EncodedPhoto, truth: Mask) -> Int64[ndarray, "_ 3"]:
@@ -130,11 +135,37 @@ class Evaluator:
         for pair in batch:
             try:
                 found.append((pair.key, *self.benchmark.load(pair)))
-            except ValueError as error:
+            except Exception as error:  # a bad photo or mask makes libraries raise nearly anything
                 if failed is None:
                     raise
-                failed.append(Failed(pair.key, str(error)))
+                failed.append(Failed(pair.key, str(error) or type(error).__name__))
         return found
+
+
+def check_truth(counts: Confusion, benchmark: Benchmark) -> None:
+    """Say of masks that can hardly be meant what was seen in them.
+
+    Args:
+        counts: of all photos.
+        benchmark: theirs.
+
+    Raises:
+        ValueError: nobody labelled a pixel.
+    """
+    there = [name for name, pixels in zip(benchmark.names, counts.pixels.sum(axis=1), strict=True) if pixels]
+    if not there:
+        raise ValueError(
+            f"{benchmark.name}: no pixel of the masks has a class; {IGNORED} (or what the set has for it) is 'not "
+            "labelled': give each pixel the number of its class"
+        )
+    if len(there) == 1 < len(benchmark.names):
+        log.warning(
+            "%s: every labelled pixel of the masks is %r; %d is 'not labelled', and no class: masks of 0 and 255 need "
+            "the numbers of their classes in place of 255",
+            benchmark.name,
+            there[0],
+            IGNORED,
+        )
 
 
 def calibrate(

@@ -3,9 +3,12 @@
 Axes: B photos, P patches, V visible patches, D width, E embedding, W words of a caption.
 """
 
+import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +26,9 @@ from segclip.train.caption_words import CaptionWords
 from segclip.train.config import TrainConfig
 from segclip.train.feature_cache import FeatureChunk, masked_count
 from segclip.train.initialization import initialize_centers, initialize_projection
-from segclip.train.run_files import save_tensors
+from segclip.train.run_files import load_tensors, save_tensors
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -201,13 +206,29 @@ def read_captions(shards: Shards) -> list[list[str]]:
 
 @torch.inference_mode()
 def embed_texts(model: SegCLIP, texts: Iterable[str], file: Path) -> dict[str, Tensor]:
-    """The text tower's embedding of each text, without the adapter; kept in `file`."""
+    """The text tower's embedding of each text, without the adapter; kept in `file`, for these texts and this tower."""
     texts = sorted(set(texts), key=lambda text: (len(text), text))
-    if not file.exists() or (saved := torch.load(file, weights_only=True))["texts"] != texts:
+    tower = hashlib.sha256()
+    for parameter in model.text.parameters():
+        tower.update(parameter.detach().numpy().tobytes())
+    made_of = {"texts": texts, "tower": tower.hexdigest()}
+    saved = _read_embeddings(file)
+    if any(saved.get(name) != value for name, value in made_of.items()):
         tokens = (model.tokenize(texts[i : i + 128]) for i in range(0, len(texts), 128))
-        saved = {"texts": texts, "embeddings": torch.cat([model.text(ids[:, : _longest(ids)]) for ids in tokens])}
+        saved = {**made_of, "embeddings": torch.cat([model.text(ids[:, : _longest(ids)]) for ids in tokens])}
         save_tensors(saved, file)
     return dict(zip(texts, saved["embeddings"], strict=True))
+
+
+def _read_embeddings(file: Path) -> dict[str, Any]:
+    """What is kept of texts; nothing where nothing is, or it is damaged: it is computed again."""
+    try:
+        return load_tensors(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        log.warning("%s: damaged (%s); computed again", file, error)
+        return {}
 
 
 def _longest(token_ids: Tensor) -> int:

@@ -29,6 +29,7 @@ from segclip.data.superpixels import Reduction
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import SegCLIP
 from segclip.train.config import CacheConfig, TrainConfig
+from segclip.utils.files import atomic, sync_folder
 
 PHOTOS = 64  # in a chunk
 MAX_BAD = 0.05  # share of unreadable photos past which the data must be mended
@@ -102,7 +103,7 @@ def cache_features(
         (path, rows, crop)
         for crop, own in enumerate(paths)
         for path, rows in zip(own, chunks, strict=True)
-        if not path.exists()
+        if not _is_whole(path)
     ]
     _compute("features", partial(_write_chunk, shards=shards, settings=settings), missing, towers)
     opened = [[_open_chunk(path) for path in own] for own in paths]
@@ -127,7 +128,8 @@ def _check_origin(folder: Path, model: SegCLIP, shards: Shards, settings: Featur
     stamp = folder / "made-of"
     folder.mkdir(parents=True, exist_ok=True)
     if not stamp.exists():
-        stamp.write_text(digest.hexdigest())
+        with atomic(stamp) as temporary:
+            temporary.write_text(digest.hexdigest())
     if stamp.read_text() != digest.hexdigest():
         raise ValueError(f"{folder}: features of other towers, photos or settings; give another folder or delete it")
 
@@ -168,7 +170,12 @@ def _write_chunk(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, set
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for name, array in arrays.items():
-        np.save(unfinished / f"{name}.npy", array)
+        with (unfinished / f"{name}.npy").open("wb") as file:
+            np.save(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+    sync_folder(unfinished)
+    shutil.rmtree(path, ignore_errors=True)  # a damaged one
     unfinished.rename(path)
 
 
@@ -204,6 +211,15 @@ def _encode(pixels: np.ndarray, mask: np.ndarray, mask_ratio: float) -> dict[str
         if len(own := keep[i : i + 8]):
             visible.append(_model.image.encode_patches(normed[: len(own)], own).half())
     return {"patches": torch.cat(patches).numpy(), "visible": torch.cat(visible).numpy()}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a chunk is there and can be opened: what a crash of the machine cut is computed again."""
+    try:
+        return path.exists() and bool(_open_chunk(path))
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s: damaged (%s); computed again", path, error)
+        return False
 
 
 def _open_chunk(path: Path) -> FeatureChunk:

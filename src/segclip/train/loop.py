@@ -3,6 +3,7 @@
 `segclip.train.run` puts them together.
 """
 
+import logging
 import math
 import signal
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,10 +28,19 @@ from segclip.train.config import TrainConfig
 from segclip.train.distributed import BLOCKS, full_state, gather_rows, restore_state, share_model, unsynced
 from segclip.train.metrics import Record
 from segclip.train.optim import make_optimiser, set_learning_rate
-from segclip.train.run_files import BEST, last_checkpoint, save_checkpoint
+from segclip.train.run_files import (
+    BEST,
+    CHECKPOINTS,
+    list_checkpoints,
+    put_aside,
+    read_checkpoint,
+    save_checkpoint,
+)
 from segclip.train.step import backward
 from segclip.train.validation import Validation
 from segclip.utils.processes import Processes
+
+log = logging.getLogger(__name__)
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss, before the run stops
 STEP_DRAWS = (1,)  # apart from the noise of `segclip.train.photo_batches`, which is seeded by seed and step too
@@ -224,20 +234,53 @@ class Run:
         if self.processes.is_main:
             save_checkpoint(self.out, step, state, self.config.keep_checkpoints)
 
-    def restore(self) -> int:
-        """Take up the last checkpoint; gives the steps that are done."""
-        state = last_checkpoint(self.out)
-        if state is None:
-            return 0
+    def restore(self, steps: int) -> int:
+        """Take up the last whole checkpoint of a run of so many steps; gives the steps that are done.
+
+        One that is damaged is named, and put aside when another is taken up; all processes must call this.
+
+        Raises:
+            ValueError: none is whole, or of this model.
+        """
+        damaged: dict[Path, str] = {}
+        for file in list_checkpoints(self.out):
+            try:
+                state = self._take_up(file, steps)
+            except ValueError as error:
+                damaged[file] = str(error)
+                continue
+            self.processes.wait()  # until all have read
+            for bad, why in damaged.items() if self.processes.is_main else ():
+                log.warning("%s is damaged (%s), and now called %s", bad, why, put_aside(bad).name)
+            if damaged:
+                log.warning("the run goes on from %s", file)
+            return state["step"]
+        if damaged:
+            reasons = "; ".join(f"{file.name}: {why}" for file, why in damaged.items())
+            raise ValueError(
+                f"{self.out}: none of its checkpoints can be gone on from ({reasons}); give another folder, or delete "
+                f"its folder {CHECKPOINTS} to begin anew"
+            )
+        return 0
+
+    def _take_up(self, file: Path, steps: int) -> dict[str, Any]:
+        """Take up the state in a file. Raises ValueError, in every process, where one of them cannot."""
+        state, why = None, "another process cannot read it"
+        try:
+            state = read_checkpoint(file, steps)
+        except ValueError as error:
+            why = str(error)
+        if not all(self.processes.each(int(state is not None))) or state is None:
+            raise ValueError(why)
         try:
             restore_state(self.learner, self.optimiser, state)
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{self.out}: holds a checkpoint of another model ({reason}); give another folder"
-            ) from error
-        self.counts = Counts(**state["counts"])
-        return state["step"]
+            self.counts = Counts(**state["counts"])
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason, *_ = str(error).split("\n")
+            raise ValueError(f"a checkpoint of another model ({reason:.200})") from error
+        return state
 
     def ask_to_stop(self) -> None:
         """Let all processes stop after the next step that they take together."""

@@ -28,7 +28,11 @@ from segclip.train.resolve import resolve
 from segclip.train.run_files import MODEL, keep_recipe
 from segclip.train.validation import Validation
 from segclip.utils.failures import Stopped
+from segclip.utils.locks import only_one_run
 from segclip.utils.processes import Processes, alone
+
+# Seconds: the readers of a killed run hold its folder until they see, every 5 seconds, that it is gone.
+READERS_LEAVE = 15.0
 
 
 def train(config: TrainConfig, shards: Shards, out: Path, processes: Processes | None = None) -> Path:
@@ -45,7 +49,8 @@ def train(config: TrainConfig, shards: Shards, out: Path, processes: Processes |
         The file of the trained model.
 
     Raises:
-        ValueError: data or recipe that cannot be used; a run in the folder that was started with another recipe.
+        ValueError: data or recipe that cannot be used; a run in the folder that was started with another recipe, or
+            that another process trains; none of its checkpoints is whole.
         FloatingPointError: ten steps in a row had no finite loss.
         Stopped: SIGTERM came; the state is saved.
     """
@@ -54,35 +59,38 @@ def train(config: TrainConfig, shards: Shards, out: Path, processes: Processes |
     check_recipe(config)
     data = [shard.sha256 for shard in shards.index.shards]
     check_agreement(processes, config.to_json() + repr(data))
-    keep_recipe(out, config, shards.address, data, write=processes.is_main)
+    with only_one_run(out, wait=READERS_LEAVE) if processes.is_main else nullcontext():
+        keep_recipe(out, config, shards.address, data, write=processes.is_main)
 
-    stream = build_stream(config, shards, out, processes)
-    torch.manual_seed(config.seed)
-    model = initialize_model(config)
-    if config.init_centers == "k-means":
-        stream.initialize(model)
-    freeze(model, config)
-    run = Run(config, model, stream.learner(model), out, processes)
+        stream = build_stream(config, shards, out, processes)
+        torch.manual_seed(config.seed)
+        model = initialize_model(config)
+        if config.init_centers == "k-means":
+            stream.initialize(model)
+        freeze(model, config)
+        run = Run(config, model, stream.learner(model), out, processes)
 
-    steps, done = config.steps or config.epochs * stream.steps, run.restore()
-    validation = Validation(config, shards, out)
-    metrics = record_metrics(out, config.trackers, steps, done) if processes.is_main else nullcontext(lambda _: None)
-    with metrics as record, on_sigterm(run.ask_to_stop):
-        for step, batch in batches(stream, done, steps):
-            last = step == steps
-            figures = run.step(batch, step, steps)
-            if last or step % config.validate_every == 0:
-                figures |= run.validate(validation, step)
-            record(figures)
-            if last or step % config.save_every == 0 or run.stopping:
-                run.save(step)
-            if run.stopping:
-                raise Stopped(f"stopped at step {step} of {steps}; go on with: segclip train --resume {out}")
+        steps = config.steps or config.epochs * stream.steps
+        done = run.restore(steps)
+        validation = Validation(config, shards, out)
+        main = processes.is_main
+        metrics = record_metrics(out, config.trackers, steps, done) if main else nullcontext(lambda _: None)
+        with metrics as record, on_sigterm(run.ask_to_stop):
+            for step, batch in batches(stream, done, steps):
+                last = step == steps
+                figures = run.step(batch, step, steps)
+                if last or step % config.validate_every == 0:
+                    figures |= run.validate(validation, step)
+                record(figures)
+                if last or step % config.save_every == 0 or run.stopping:
+                    run.save(step)
+                if run.stopping:
+                    raise Stopped(f"stopped at step {step} of {steps}; go on with: segclip train --resume {out}")
 
-    model = run.whole_model()
-    if processes.is_main:
-        save_model(model, out / MODEL)
-    return out / MODEL
+        model = run.whole_model()
+        if main:
+            save_model(model, out / MODEL)
+        return out / MODEL
 
 
 def build_stream(config: TrainConfig, shards: Shards, out: Path, processes: Processes) -> Stream:

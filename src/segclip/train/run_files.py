@@ -3,14 +3,19 @@
 import dataclasses
 import json
 import logging
+import math
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from segclip.config import current_name
 from segclip.train.config import TrainConfig
-from segclip.utils.files import atomic, remove_unfinished
+from segclip.utils.files import atomic, remove_unfinished, sync_folder
+from segclip.utils.jsonl import decode_line
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +26,18 @@ FREE = ("workers", "save_every", "keep_checkpoints", "trackers", "compile")  # f
 
 def read_recipe(run: Path) -> tuple[TrainConfig, str]:
     """The recipe of a run, and where its data is. Raises ValueError where there is none."""
+    file = run / RECIPE
     try:
-        found = json.loads((run / RECIPE).read_text("utf-8"))
-        return TrainConfig.from_json(json.dumps(found["recipe"])), found["data"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{run / RECIPE}: no recipe of a run ({error}); give the folder of a run") from error
+        found = json.loads(file.read_text("utf-8"))
+        recipe, data = json.dumps(found["recipe"]), found["data"]
+        if not isinstance(data, str):
+            raise TypeError(f"data {data!r:.80}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: no recipe of a run ({error}); give the folder of a run") from error
+    try:
+        return TrainConfig.from_json(recipe), data
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def keep_recipe(run: Path, config: TrainConfig, address: str, data: list[str], *, write: bool) -> None:
@@ -66,8 +78,21 @@ def save_tensors(value: object, file: Path) -> None:
         torch.save(value, temporary)
 
 
+def load_tensors(file: Path) -> Any:
+    """What `save_tensors` saved, on the CPU; nothing in it is executed. Raises ValueError where it is damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # torch looks at no checksum
+                raise ValueError(f"wrong checksum of {damaged}")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # what is damaged makes the reader raise nearly anything
+        raise ValueError(f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error
+
+
 def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> None:
-    """Save the state after `step` steps and delete all but the last `keep`.
+    """Save the state after `step` steps and, once it is safe on the disk, delete all but the last `keep`.
 
     Where the disk is full, the run goes on with the checkpoints that it has, and the log says so.
     """
@@ -76,17 +101,61 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> N
         folder.mkdir(exist_ok=True)
         remove_unfinished(folder)
         save_tensors({**state, "step": step}, folder / f"{step:08d}.pt")
+        sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where a write fails
         log.error("no checkpoint at step %d: %s; the run goes on, the last one is kept. Free some space", step, error)
         return
-    for old in sorted(folder.glob("*.pt"))[:-keep]:
+    for old in list_checkpoints(run)[keep:]:
         old.unlink()
 
 
-def last_checkpoint(run: Path) -> dict[str, Any] | None:
-    """The newest state, on the CPU; None where there is none. Nothing in it is executed."""
-    files = sorted((run / CHECKPOINTS).glob("*.pt"))
-    return _with_current_names(torch.load(files[-1], map_location="cpu", weights_only=True)) if files else None
+def list_checkpoints(run: Path) -> list[Path]:
+    """The files of a run's states, the newest first, each called by its step."""
+    files = [file for file in (run / CHECKPOINTS).glob("*.pt") if file.stem.isdecimal()]
+    return sorted(files, key=lambda file: int(file.stem), reverse=True)
+
+
+def read_checkpoint(file: Path, steps: int) -> dict[str, Any]:
+    """The state in a file, on the CPU. Nothing in it is executed.
+
+    Args:
+        file: of a run.
+        steps: of the whole run.
+
+    Raises:
+        ValueError: it is damaged, and how: cut, or with another checksum; without one of its parts; of another step
+            than its name says; with a number that is not finite.
+    """
+    try:
+        state = _with_current_names(load_tensors(file))
+        step, counts = state["step"], state["counts"]
+        if not 0 < step <= steps or step != int(file.stem):
+            raise ValueError(f"it is of step {step}")
+        if not all(math.isfinite(value) for value in counts.values()):
+            raise ValueError("counts that are not finite")
+        _check_tensors(state["model"], state["optimiser"]["state"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"parts are missing or of another kind: {error!s:.200}") from error
+    return state
+
+
+def _check_tensors(model: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
+    """Raise ValueError for a number that is not finite, or a moment that is missing or not of its parameter's shape."""
+    if len({frozenset(own) for own in moments.values()}) > 1:
+        raise ValueError("moments that not all parameters have")
+    for name, tensor in model.items():
+        own = moments.get(name, {}).values()
+        if not all(one.isfinite().all() for one in (tensor, *own)):
+            raise ValueError(f"{name} is not finite")
+        if any(one.ndim and one.shape != tensor.shape for one in own):
+            raise ValueError(f"{name} has moments of another shape")
+
+
+def put_aside(file: Path) -> Path:
+    """Rename a damaged checkpoint, so that it counts as one no more; its name now."""
+    aside = file.with_name(f"{file.name}.damaged")
+    os.replace(file, aside)
+    return aside
 
 
 def _with_current_names(state: dict[str, Any]) -> dict[str, Any]:
@@ -102,11 +171,16 @@ def _with_current_names(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def cut_metrics(file: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which a broken run did after its last checkpoint."""
-    lines = file.read_text("utf-8").splitlines(keepends=True) if file.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    """Keep the lines of the steps up to `step`: a broken run took more after its checkpoint, or wrote half a line."""
+    kept: dict[int, bytes] = {}
+    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else []:
+        number = (decode_line(line) or {}).get("step")
+        if line.endswith(b"\n") and isinstance(number, int) and 0 < number <= step:
+            kept[number] = line
+    if missing := step - len(kept):
+        log.warning("%s: %d of the lines of %d steps are missing or damaged; it goes on without", file, missing, step)
     with atomic(file) as temporary:
-        temporary.write_text("".join(kept), "utf-8")
+        temporary.write_bytes(b"".join(kept.values()))
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

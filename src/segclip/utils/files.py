@@ -39,10 +39,20 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder be safe on the disk, as `atomic` lets what is in the files; where that can be asked."""
+    if os.name == "posix":  # Windows opens no folders
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed runs left of files that `atomic` was to write; only for who alone writes to the folder."""
     for path in folder.rglob(".*.part"):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
