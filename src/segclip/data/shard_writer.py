@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from segclip.data.shards import INDEX, Index, ShardInfo
+from segclip.data.shards import END, INDEX, Index, ShardInfo
 from segclip.data.superpixels import Method
 from segclip.utils.files import atomic
 
@@ -23,7 +23,6 @@ BadKind = Literal["missing", "corrupt", "tiny", "captionless"]
 DATABASE = "progress.sqlite"
 REPORT = "report.jsonl"
 DUPLICATE = "duplicate"  # in the report beside BadKind: kept
-END = bytes(1024)  # of a tar
 SAVE_EVERY = 1.0  # seconds between two saved states
 TABLES = """
 CREATE TABLE IF NOT EXISTS run (made_from TEXT, seen INTEGER);
