@@ -340,7 +340,7 @@ def test_every_count_of_an_index_is_checked(shards: Shards, wrong: object) -> No
     for field in ("samples", "captions", "side", "seen", "duplicates"):
         with pytest.raises(ValueError, match=f"{field} .*; expected a count"):
             Index.from_json(change_index(shards, **{field: wrong}), "index.json")
-    with pytest.raises(ValueError, match="tiny .*; expected a count"):
+    with pytest.raises(ValueError, match=r"tiny .*; expected a count"):
         Index.from_json(change_index(shards, left_out={"tiny": wrong}), "index.json")
 
 
@@ -379,7 +379,7 @@ def test_a_table_that_does_not_fit_its_tar(copied: Path, kind: str) -> None:
         case "before its begin":
             np.save(path, table[::-1])
         case "of another tar":
-            np.save(path, table + [512, 0])
+            np.save(path, table + np.array([512, 0]))
         case "pickle":
             np.save(path, np.array([[print, 0]] * len(table)), allow_pickle=True)
         case "large":  # of which only the header is there

@@ -101,7 +101,7 @@ class Index:
 
 
 def _check_fields(index: dict[str, Any]) -> None:
-    """Raise ValueError where a field of an index, as JSON has it, is not of its type; TypeError or KeyError likewise."""
+    """Raise ValueError, TypeError or KeyError where a field of an index, as JSON has it, is not what it must be."""
     for shard in index["shards"]:
         if not (isinstance(shard["file"], str) and PLAIN_NAME.fullmatch(shard["file"])):
             raise ValueError(f"the shard {_short(shard['file'])} is not a plain file name (letters, digits, `_-.`)")
@@ -216,8 +216,8 @@ class Shards:
     """A folder of shards, here or elsewhere.
 
     What is elsewhere is fetched shard by shard, when it is first needed, checked against the index, and kept in a
-    folder here, from which the processes of a machine all read. It is kept by its sha256: a shard that is made anew under
-    its old name is fetched anew.
+    folder here, from which the processes of a machine all read. It is kept by its sha256: a shard that is made anew
+    under its old name is fetched anew.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ photo is read or looked for. No torch: worker processes import this module.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ from segclip.data.sources.coco import (
 from segclip.data.sources.huggingface import is_dataset, list_files, read_dataset
 from segclip.data.sources.lines import DELIMITERS, JSONL_SUFFIXES, read_jsonl, read_table
 from segclip.data.sources.pairs import Pair
-from segclip.data.sources.tars import list_tars, read_tars
+from segclip.data.sources.tars import find_compressed, list_tars, read_tars
 
+logger = logging.getLogger(__name__)
 Format = Literal["auto", "jsonl", "table", "coco", "karpathy", "img2dataset", "huggingface"]
 
 FORMATS = """the formats:
@@ -140,7 +142,7 @@ def _detect(path: Path) -> Format:
 
 def _detect_folder(path: Path) -> list[Format]:
     found: list[Format] = []
-    if any(path.glob("*.tar")):
+    if any(file.suffix.lower() == ".tar" for file in path.iterdir()):
         found.append("img2dataset")  # which writes parquet files of its own beside its tars
     elif is_dataset(path):
         found.append("huggingface")
@@ -186,6 +188,10 @@ def _locate(path: Path, format: Format) -> Path:
         return path
     if format == "img2dataset":
         list_tars(path)
+        if path.is_dir() and (left := find_compressed(path)):
+            logger.warning(
+                "%s: %d compressed tars are not read, such as %s; unpack them", path, len(left), left[0].name
+            )
         if path.is_file() and path.suffix.lower() != ".tar":
             raise ValueError(f"{path}: no tar; img2dataset writes *.tar, give their folder or one of them")
         return path
