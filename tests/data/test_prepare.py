@@ -406,7 +406,7 @@ def test_two_runs_into_one_folder(source: Path, tmp_path: Path) -> None:
 
 def test_another_source_or_setting_into_the_same_folder(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "done", SMALL)
-    with pytest.raises(ValueError, match="another source or other settings; give another folder"):
+    with pytest.raises(ValueError, match=r"another source or other settings, .*; give another folder"):
         run(source, tmp_path / "done", FAST)
 
     def breaking(work, chunks):
@@ -415,8 +415,41 @@ def test_another_source_or_setting_into_the_same_folder(source: Path, tmp_path: 
 
     with pytest.raises(Break):
         run(source, tmp_path / "broken", SMALL, map_chunks=breaking)
-    with pytest.raises(ValueError, match="was broken off here; give another folder"):
+    with pytest.raises(ValueError, match=r"was broken off here, .*; give another folder"):
         run(source, tmp_path / "broken", FAST)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "table", "coco", "tar"])
+def test_an_exchanged_photo_gives_no_shards_of_the_old_one(tmp_path: Path, kind: str) -> None:
+    make_source(tmp_path / "old", 2)
+    photo, path = tmp_path / "set/1.bmp", tmp_path / "set"
+    path.mkdir()
+
+    def write_source(number: int) -> None:
+        """With photos of one size."""
+        with Image.open(tmp_path / f"old/{number}.jpg") as image:
+            image.crop((0, 0, 80, 80)).save(photo)
+        os.utime(photo, ns=(number, number))
+        match kind:
+            case "jsonl":
+                write(path / "a.jsonl", '{"image": "1.bmp", "caption": "a cat"}')
+            case "table":
+                write(path / "a.csv", "image,caption\n1.bmp,a cat\n")
+            case "coco":
+                document = {"images": [{"id": 7, "file_name": "1.bmp"}]}
+                write_json(path / "a.json", document | {"annotations": [{"image_id": 7, "caption": "a cat"}]})
+            case "tar":
+                write_tar(path / "0.tar", [("1.bmp", photo.read_bytes()), ("1.txt", b"a cat")])
+                os.utime(path / "0.tar", ns=(number, number))
+
+    write_source(0)
+    source = next(file for file in path.iterdir() if file != photo)
+    photos = None if kind == "tar" else path
+    prepare(open_source(source, photos=photos), tmp_path / "out", FAST, map_chunks=map_serially)
+    prepare(open_source(source, photos=photos), tmp_path / "out", FAST, map_chunks=map_serially)
+    write_source(1)
+    with pytest.raises(ValueError, match="or its photos changed since; give another folder, or delete this one"):
+        prepare(open_source(source, photos=photos), tmp_path / "out", FAST, map_chunks=map_serially)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,10 @@ def prepare(
     if (out / INDEX).exists():
         index = Index.from_json((out / INDEX).read_bytes(), f"{out}: {INDEX}")
         if index.made_from != made_from:
-            raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
+            raise ValueError(
+                f"{out}: holds the shards of another source or other settings, or its photos changed since; give "
+                "another folder, or delete this one"
+            )
         return index
     limit = round(settings.shard_mb * 1e6)
     with (

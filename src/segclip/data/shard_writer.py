@@ -97,8 +97,8 @@ class ShardWriter:
         if found[0] != made_from:
             self.database.close()
             raise ValueError(
-                f"{out}: a run of another source or with other settings was broken off here; give another folder, or "
-                "delete this one"
+                f"{out}: a run of another source or with other settings was broken off here, or its photos changed "
+                "since; give another folder, or delete this one"
             )
         if type(found[1]) is not int or found[1] < 0:
             raise _damaged(out, f"{found[1]!r:.40} photos were seen")
