@@ -234,6 +234,8 @@ def test_a_photo_of_a_tar_that_shrank_is_an_error(tmp_path: Path) -> None:
         TarMember(write(tmp_path / "0.tar", b"abc"), 1, 10).read_bytes()
     with pytest.raises(FileNotFoundError):
         (tmp_path / "no.jpg").read_bytes()
+    with pytest.raises(OSError, match=r"2\d+ bytes; at most"):
+        TarMember(tmp_path / "0.tar", 1, 2 << 30).read_bytes()
 
 
 def test_photo_bytes_stay_where_they_are(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from segclip.data.shard_writer import ShardWriter
 from segclip.data.shards import Index, Shards
 from segclip.data.sources import pairs as pairs_module
 from segclip.data.sources.open import open_source
-from segclip.data.superpixels import find_superpixels
+from segclip.data.superpixels import Method, find_superpixels
 
 SMALL = replace(FAST, shard_mb=0.05)  # several shards
 
@@ -255,7 +255,7 @@ def test_what_is_no_file_is_bad_and_hangs_nothing(tmp_path: Path, monkeypatch: p
 def test_whatever_a_library_raises_is_of_one_photo(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def raise_error(photo: np.ndarray, method: str) -> np.ndarray:
+    def raise_error(photo: np.ndarray, method: Method) -> np.ndarray:
         if photo.shape[0] == 81:
             raise error
         return find_superpixels(photo, method)

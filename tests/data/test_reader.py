@@ -317,7 +317,7 @@ def test_folders_that_are_no_shards(shards: Shards, copied: Path, tmp_path_facto
         Shards(copied)
 
 
-def change_index(shards: Shards, /, shard: dict | None = None, **fields: object) -> str:
+def change_index(shards: Shards, /, shard: dict | None = None, **fields: Any) -> str:
     """The index with other values in its fields, or in those of its first shard."""
     index = json.loads(shards.index.to_json())
     index["shards"][0].update(shard or {})
@@ -333,7 +333,7 @@ def test_an_index_names_no_file_elsewhere(shards: Shards, name: object) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "1", 1.5, True, -1, 1 << 70, [], {}, float("nan")])
-def test_every_count_of_an_index_is_checked(shards: Shards, wrong: object) -> None:
+def test_every_count_of_an_index_is_checked(shards: Shards, wrong: Any) -> None:
     for field in ("samples", "captions", "bytes"):
         with pytest.raises(ValueError, match=f"{field} .*; expected a count"):
             Index.from_json(change_index(shards, {field: wrong}), "index.json")

@@ -19,6 +19,7 @@ import numpy as np
 from segclip.data.photos import PHOTO_SUFFIXES
 from segclip.data.sources.pairs import (
     CAPTION_FIELDS,
+    MOST_BYTES,
     Pair,
     decode_text,
     is_unsafe,
@@ -54,7 +55,9 @@ class TarMember:
     size: int
 
     def read_bytes(self) -> bytes:
-        """The photo's file. Raises OSError where it cannot be read."""
+        """The photo's file. Raises OSError where it cannot be read, or is too large."""
+        if self.size > MOST_BYTES:
+            raise OSError(f"{self.size} bytes; at most {MOST_BYTES} are read")
         with self.tar.open("rb") as file:
             file.seek(self.offset)
             photo = file.read(self.size)
