@@ -277,6 +277,16 @@ def test_a_shard_made_anew_under_its_old_name_is_fetched_anew(
     assert before[0].captions == ["photo 0, caption 0"]  # who has the old index reads the old shard
 
 
+def test_a_folder_made_anew_is_opened_anew(copied: Path) -> None:
+    tar = copied / "pairs-000000.tar"
+    before = Shards(copied)
+    assert before[0].captions == ["photo 0, caption 0"]
+    data = tar.read_bytes().replace(b"photo 0, caption 0", b"photo 0, mended 00")
+    tar.unlink()
+    tar.write_bytes(data)
+    assert Shards(copied)[0].captions == ["photo 0, mended 00"]
+
+
 def test_files_from_elsewhere_have_no_size_of_their_choice(
     server: str, copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

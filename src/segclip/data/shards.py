@@ -147,6 +147,8 @@ class Sample:
             return decode_image(self.photo_file, self.key)
         except PhotoError as error:
             raise SampleError(self.key, str(error).removeprefix(f"{self.key}: ")) from error
+        except Exception as error:  # of a library, for data that it did not expect
+            raise SampleError(self.key, f"cannot be used ({type(error).__name__}: {error})") from error
 
     def photo(self) -> Photo:
         """The photo, RGB uint8 (H,W,3). Raises SampleError."""
@@ -234,6 +236,7 @@ class Shards:
         Raises:
             ValueError: no index there, or shards that are not as it says.
         """
+        _open.cache_clear()  # files that are open may have been replaced since, under the same names
         self.address = str(address).rstrip("/") if is_remote(str(address)) else str(address)
         self.cache_bytes = round(cache_gb * 1e9)
         self.remote = is_remote(self.address)
