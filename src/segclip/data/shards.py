@@ -236,7 +236,8 @@ class Shards:
         Raises:
             ValueError: no index there, or shards that are not as it says.
         """
-        _open.cache_clear()  # files that are open may have been replaced since, under the same names
+        for known in (_open, _load_table):  # its files may have been replaced since, under the same names
+            known.cache_clear()
         self.address = str(address).rstrip("/") if is_remote(str(address)) else str(address)
         self.cache_bytes = round(cache_gb * 1e9)
         self.remote = is_remote(self.address)
