@@ -7,12 +7,14 @@ import random
 import resource
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
 import tarfile
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ from segclip.data import shard_writer
 from segclip.data.prepare import Settings, map_locally, map_over_cluster, prepare
 from segclip.data.shard_writer import ShardWriter
 from segclip.data.shards import Index, Shards
+from segclip.data.sources import pairs as pairs_module
 from segclip.data.sources.open import open_source
-from segclip.data.superpixels import find_superpixels
+from segclip.data.superpixels import Method, find_superpixels
 
 SMALL = replace(FAST, shard_mb=0.05)  # several shards
 
@@ -221,6 +224,123 @@ def test_what_is_bad_is_left_out_by_kind_and_duplicates_are_kept(tmp_path: Path)
     assert [sample.key for sample in kept] == [f"{pair:09d}" for pair in (0, 1, 2, 3, 7)]
 
 
+def test_bad_lines_are_named_and_counted(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", 4)
+    bad = ['{"image": "0.jpg", "caption": "a", "by": "\\ud800"}', '{"image": "0.jpg", "caption": "a", "x": 1e999}']
+    bad += ['{"image": "0.jpg", "caption": "a", "x": ' + "[" * 600 + "]" * 600 + "}", "{oops", '"\\ud800"']
+    with (source / "pairs.jsonl").open("a") as lines:
+        lines.write("\n" + "\n".join(bad))
+    index = run(source, tmp_path / "out", max_bad=0.6, map_chunks=lambda *work: map_locally(*work, workers=1))
+    assert (index.samples, index.seen, index.left_out) == (4, 9, {"corrupt": 5})
+    assert [line["photo"] for line in report(tmp_path / "out")] == [f"pairs.jsonl, line {i}" for i in range(5, 10)]
+
+
+def test_what_is_no_file_is_bad_and_hangs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs_module, "MOST_BYTES", 100_000)
+    names = ["fifo.jpg", "null.jpg", "folder.jpg", "loop.jpg", "dead.jpg", f"{'a' * 300}.jpg", "sparse.jpg"]
+    source = make_source(tmp_path / "source", 4, [{"image": name, "captions": ["x"]} for name in names])
+    os.mkfifo(source / "fifo.jpg")
+    (source / "null.jpg").symlink_to("/dev/zero")
+    (source / "folder.jpg").mkdir()
+    (source / "loop.jpg").symlink_to("loop.jpg")
+    (source / "dead.jpg").symlink_to("none.jpg")
+    with (source / "sparse.jpg").open("wb") as file:
+        file.truncate(1_000_000)
+    index = run(source, tmp_path / "out", max_bad=0.7)
+    assert (index.samples, index.left_out) == (4, {"corrupt": 6, "missing": 1})
+    assert [line["photo"] for line in report(tmp_path / "out")] == names
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("odd"), MemoryError("large"), RuntimeError("\ud800")])
+def test_whatever_a_library_raises_is_of_one_photo(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_error(photo: np.ndarray, method: Method) -> np.ndarray:
+        if photo.shape[0] == 81:
+            raise error
+        return find_superpixels(photo, method)
+
+    monkeypatch.setattr(prepare_module, "find_superpixels", raise_error)
+    index = run(make_source(tmp_path / "source", 4), tmp_path / "out", max_bad=0.5)
+    assert (index.samples, index.left_out) == (3, {"corrupt": 1})
+    (line,) = report(tmp_path / "out")
+    assert line["photo"] == "1.jpg" and line["why"].startswith(f"cannot be used ({type(error).__name__}: ")
+
+
+def test_photos_of_a_tar_that_are_not_used_have_their_lines(tmp_path: Path) -> None:
+    files = contents(make_source(tmp_path / "source", 4))
+    photos = [files[f"{number}.jpg"] for number in range(4)]
+    members = [("cam.2024.1.jpg", photos[0]), ("sample0.input.jpg", photos[1]), ("sample0.outputs.txt", b"a cat")]
+    members += [("a.jfif", photos[2]), ("b.heic", b"x"), ("b.txt", b"a cat"), ("c.jpg", photos[3]), ("c.png", b"x")]
+    write_tar(tmp_path / "0.tar", [*members, ("cam.2024.1.txt", b"a cat"), ("a.json", b'{"text": "a dog"}')])
+    with pytest.raises(ValueError, match=r"5 of 7 photos cannot be used \(1 captionless, 3 corrupt, 1 missing\)"):
+        run(tmp_path / "0.tar", tmp_path / "out")
+    index = run(tmp_path / "0.tar", tmp_path / "out", max_bad=0.8)
+    assert index.samples == 2
+    names = ["sample0.input.jpg", "sample0.outputs.txt", "b.heic", "c.jpg", "c.png"]
+    assert [line["photo"] for line in report(tmp_path / "out")] == [f"0.tar/{name}" for name in names]
+
+
+def spoil_nothing(out: Path) -> None:
+    """The run goes on."""
+
+
+def spoil_all(out: Path) -> None:
+    (out / "progress.sqlite").write_bytes(b"x" * 5000)
+
+
+def spoil_a_page(out: Path) -> None:
+    path = out / "progress.sqlite"
+    path.write_bytes(path.read_bytes()[:4096] + b"x" * (path.stat().st_size - 4096))
+
+
+def spoil_a_value(out: Path) -> None:
+    with sqlite3.connect(out / "progress.sqlite") as database:
+        database.execute("UPDATE run SET seen = 'many'")
+
+
+def spoil_a_table(out: Path) -> None:
+    with sqlite3.connect(out / "progress.sqlite") as database:
+        database.execute("ALTER TABLE report RENAME COLUMN kind TO sort")
+
+
+def cut_the_open_shard(out: Path) -> None:
+    (path,) = out.glob("*.tar.part")
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def delete_a_shard(out: Path) -> None:
+    (out / "pairs-000000.tar").unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [spoil_nothing, spoil_all, spoil_a_page, spoil_a_value, spoil_a_table, cut_the_open_shard, delete_a_shard],
+)
+def test_a_damaged_progress_says_which_file_and_what_to_do(
+    source: Path, tmp_path: Path, whole: dict[str, bytes], spoil: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_writer, "SAVE_EVERY", 0)
+
+    def breaking(work, chunks):
+        for number, done in enumerate(map_serially(work, chunks)):
+            if number == 5:
+                raise Break
+            yield done
+
+    with pytest.raises(Break):
+        run(source, tmp_path, SMALL, map_chunks=breaking)
+    spoil(tmp_path)
+    if spoil is spoil_nothing:
+        run(source, tmp_path, SMALL)
+        assert contents(tmp_path) == whole
+        return
+    with pytest.raises(
+        ValueError, match=rf"progress\.sqlite: damaged, .*; delete the folder {tmp_path} and give the same"
+    ):
+        run(source, tmp_path, SMALL)
+
+
 def test_a_source_that_is_bad_all_along_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "SEEN", 32)
     lines = [{"image": f"none{number}.jpg", "captions": ["x"]} for number in range(200)]
@@ -286,7 +406,7 @@ def test_two_runs_into_one_folder(source: Path, tmp_path: Path) -> None:
 
 def test_another_source_or_setting_into_the_same_folder(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "done", SMALL)
-    with pytest.raises(ValueError, match="another source or other settings; give another folder"):
+    with pytest.raises(ValueError, match=r"another source or other settings, .*; give another folder"):
         run(source, tmp_path / "done", FAST)
 
     def breaking(work, chunks):
@@ -295,14 +415,49 @@ def test_another_source_or_setting_into_the_same_folder(source: Path, tmp_path: 
 
     with pytest.raises(Break):
         run(source, tmp_path / "broken", SMALL, map_chunks=breaking)
-    with pytest.raises(ValueError, match="was broken off here; give another folder"):
+    with pytest.raises(ValueError, match=r"was broken off here, .*; give another folder"):
         run(source, tmp_path / "broken", FAST)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "table", "coco", "tar"])
+def test_an_exchanged_photo_gives_no_shards_of_the_old_one(tmp_path: Path, kind: str) -> None:
+    make_source(tmp_path / "old", 2)
+    photo, path = tmp_path / "set/1.bmp", tmp_path / "set"
+    path.mkdir()
+
+    def write_source(number: int) -> None:
+        """With photos of one size."""
+        with Image.open(tmp_path / f"old/{number}.jpg") as image:
+            image.crop((0, 0, 80, 80)).save(photo)
+        os.utime(photo, ns=(number, number))
+        match kind:
+            case "jsonl":
+                write(path / "a.jsonl", '{"image": "1.bmp", "caption": "a cat"}')
+            case "table":
+                write(path / "a.csv", "image,caption\n1.bmp,a cat\n")
+            case "coco":
+                document = {"images": [{"id": 7, "file_name": "1.bmp"}]}
+                write_json(path / "a.json", document | {"annotations": [{"image_id": 7, "caption": "a cat"}]})
+            case "tar":
+                write_tar(path / "0.tar", [("1.bmp", photo.read_bytes()), ("1.txt", b"a cat")])
+                os.utime(path / "0.tar", ns=(number, number))
+
+    write_source(0)
+    source = next(file for file in path.iterdir() if file != photo)
+    photos = None if kind == "tar" else path
+    prepare(open_source(source, photos=photos), tmp_path / "out", FAST, map_chunks=map_serially)
+    prepare(open_source(source, photos=photos), tmp_path / "out", FAST, map_chunks=map_serially)
+    write_source(1)
+    with pytest.raises(ValueError, match="or its photos changed since; give another folder, or delete this one"):
+        prepare(open_source(source, photos=photos), tmp_path / "out", FAST, map_chunks=map_serially)
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         ({"name": "../x"}, "name '../x' of the shards"),
+        ({"name": "a b"}, "name 'a b' of the shards"),
+        ({"name": "a" * 250}, "name 'a+' of the shards"),
         ({"side": 32}, "side 32"),
         ({"shard_mb": 0.0}, "shards of 0.0 MB"),
     ],

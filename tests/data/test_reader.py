@@ -1,5 +1,7 @@
 """The reader: every sample once, the same batches however it runs, crops that fit, bad samples counted."""
 
+import asyncio
+import hashlib
 import http.server
 import json
 import os
@@ -10,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +21,14 @@ import torch
 from helpers.shard_files import FAST, contents, make_shards
 from PIL import Image
 
+from segclip.data import reader as reader_module
+from segclip.data import remote
+from segclip.data import shards as shards_module
 from segclip.data.crops import crop_photo, draw_crop
 from segclip.data.reader import Batch, Reader, ReaderConfig
-from segclip.data.shards import Index, SampleError, Shards, pack_sample, unpack_sample
+from segclip.data.shards import Index, Sample, SampleError, Shards, pack_sample, unpack_sample
 from segclip.data.superpixels import crop_superpixels, patch_superpixels
+from segclip.utils.failures import Failed
 
 CONFIG = ReaderConfig(batch=6, side=64, patch=16, drop_last=False)
 COUNT = 50
@@ -226,7 +234,7 @@ def test_shards_from_elsewhere(
     for address in (server, f"{server}/", copied.as_uri()):
         remote = Reader(Shards(address, cache), CONFIG, workers=2)
         assert all(map(same, local, remote.epoch(0)))
-    assert len(list(cache.glob("*/*.tar"))) == 2 * len(shards.index.shards)
+    assert len(list(cache.glob("*/*.tar"))) == 2 * len({shard.sha256 for shard in shards.index.shards})
     assert not list(cache.rglob("*.part"))
     for path in copied.glob("pairs-*"):
         path.unlink()
@@ -254,6 +262,51 @@ def test_a_shard_that_is_not_what_the_index_says(
         Shards(f"{server}/nothing", cache)
 
 
+def test_a_shard_made_anew_under_its_old_name_is_fetched_anew(
+    server: str, copied: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    before = Shards(server, cache)
+    assert before[0].captions == ["photo 0, caption 0"]
+    tar = copied / "pairs-000000.tar"
+    data = tar.read_bytes().replace(b"photo 0, caption 0", b"photo 0, mended 00")
+    tar.write_bytes(data)
+    index = change_index(before, {"sha256": hashlib.sha256(data).hexdigest()})
+    (copied / "index.json").write_text(index)
+    assert Shards(server, cache)[0].captions == ["photo 0, mended 00"]
+    assert before[0].captions == ["photo 0, caption 0"]  # who has the old index reads the old shard
+
+
+def test_a_folder_made_anew_is_opened_anew(copied: Path) -> None:
+    tar = copied / "pairs-000000.tar"
+    before = Shards(copied)
+    assert before[0].captions == ["photo 0, caption 0"]
+    data = tar.read_bytes().replace(b"photo 0, caption 0", b"photo 0, mended 00")
+    tar.unlink()
+    tar.write_bytes(data)
+    assert Shards(copied)[0].captions == ["photo 0, mended 00"]
+
+
+def test_files_from_elsewhere_have_no_size_of_their_choice(
+    server: str, copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    with (copied / "pairs-000000.npy").open("ab") as file:
+        file.write(bytes(10_000))
+    with pytest.raises(ValueError, match=r"pairs-000000\.npy: larger than it should be"):
+        Shards(server, cache)[0]
+    with (copied / "pairs-000001.tar").open("ab") as file:
+        file.write(bytes(10_000))
+    with pytest.raises(ValueError, match=r"pairs-000001\.tar: larger than it should be"):
+        Shards(server, cache).read(1, 0)
+    with pytest.raises(ValueError, match=r"the shard pairs-000000 has 0\.0 GB, more than the 1e-05 GB that are kept"):
+        Shards(server, cache, cache_gb=1e-5)[0]
+    monkeypatch.setattr(shards_module, "MOST_INDEX", 100)
+    with pytest.raises(ValueError, match=r"index\.json: larger than it should be"):
+        Shards(server, cache)
+    assert not list(cache.rglob("*.tar")) and not list(cache.rglob("*.part"))
+
+
 def test_folders_that_are_no_shards(shards: Shards, copied: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(ValueError, match="give a folder that segclip prepare has made and finished"):
@@ -274,17 +327,148 @@ def test_folders_that_are_no_shards(shards: Shards, copied: Path, tmp_path_facto
         Shards(copied)
 
 
-@pytest.mark.parametrize("name", ["../pairs", "/etc/pairs", ".hidden", "a\\b", "C:pairs", ""])
-def test_an_index_names_no_file_elsewhere(shards: Shards, name: str) -> None:
-    index = replace(shards.index, shards=(replace(shards.index.shards[0], file=name),))
-    with pytest.raises(ValueError, match="not a plain file name"):
-        Index.from_json(index.to_json(), "index.json")
+def change_index(shards: Shards, /, shard: dict | None = None, **fields: Any) -> str:
+    """The index with other values in its fields, or in those of its first shard."""
+    index = json.loads(shards.index.to_json())
+    index["shards"][0].update(shard or {})
+    return json.dumps({**index, **fields})
+
+
+@pytest.mark.parametrize(
+    "name", ["../pairs", "/etc/pairs", ".hidden", "a\\b", "C:pairs", "", "a b", "a;b", "$(a)", 7, None]
+)
+def test_an_index_names_no_file_elsewhere(shards: Shards, name: object) -> None:
+    with pytest.raises(ValueError, match=r"index\.json: no index of shards .*not a plain file name"):
+        Index.from_json(change_index(shards, {"file": name}), "index.json")
+
+
+@pytest.mark.parametrize("wrong", [None, "1", 1.5, True, -1, 1 << 70, [], {}, float("nan")])
+def test_every_count_of_an_index_is_checked(shards: Shards, wrong: Any) -> None:
+    for field in ("samples", "captions", "bytes"):
+        with pytest.raises(ValueError, match=f"{field} .*; expected a count"):
+            Index.from_json(change_index(shards, {field: wrong}), "index.json")
+    for field in ("samples", "captions", "side", "seen", "duplicates"):
+        with pytest.raises(ValueError, match=f"{field} .*; expected a count"):
+            Index.from_json(change_index(shards, **{field: wrong}), "index.json")
+    with pytest.raises(ValueError, match=r"tiny .*; expected a count"):
+        Index.from_json(change_index(shards, left_out={"tiny": wrong}), "index.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"shard": {"sha256": "../x"}}, "the sha256 '../x' of pairs-000000; expected 64"),
+        ({"shard": {"sha256": None}}, "the sha256 None"),
+        ({"shard": {"more": 1}}, "unexpected keyword argument 'more'"),
+        ({"shards": {"a": 1}}, "no index of shards"),
+        ({"shards": None}, "no index of shards"),
+        ({"left_out": [1]}, "no index of shards"),
+        ({"superpixels": "sklearn"}, "superpixels 'sklearn'; expected"),
+        ({"superpixels": []}, r"superpixels \[\]; expected"),
+        ({"made_from": 1}, "made_from 1"),
+        ({"samples": 1}, "its shards do not have 1 samples"),
+        ({"version": "1" * 5000}, "its version is '1{90,100}"),
+    ],
+)
+def test_every_field_of_an_index_is_checked(shards: Shards, change: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Index.from_json(change_index(shards, **change), "index.json")
+    with pytest.raises(ValueError, match="no index of shards"):
+        Index.from_json('{"version": ' + "[" * 100_000, "index.json")
+
+
+@pytest.mark.parametrize("kind", ["other type", "other shape", "before its begin", "of another tar", "pickle", "large"])
+def test_a_table_that_does_not_fit_its_tar(copied: Path, kind: str) -> None:
+    path = copied / "pairs-000000.npy"
+    table = np.load(path)
+    match kind:
+        case "other type":
+            np.save(path, table.astype(float))
+        case "other shape":
+            np.save(path, table[:, :1])
+        case "before its begin":
+            np.save(path, table[::-1])
+        case "of another tar":
+            np.save(path, table + np.array([512, 0]))
+        case "pickle":
+            np.save(path, np.array([[print, 0]] * len(table)), allow_pickle=True)
+        case "large":  # of which only the header is there
+            header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({10**15}, 2)}}".ljust(117) + "\n"
+            path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.encode())
+    with pytest.raises(ValueError, match=r"pairs-000000\.npy: damaged \("):
+        Shards(copied)[0]
+
+
+def test_samples_that_hang_or_are_of_other_types(shards: Shards) -> None:
+    data = bytearray(pack_sample("3", {"jpg": b"x", "json": b"{}"}))
+    data[124:136] = b"\xff" * 11 + b"\x00"  # a size below zero would lead back to this member for ever
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    deep = b'{"captions": ' + b"[" * 100_000
+    for files in (data, pack_sample("3", {"jpg": b"x", "json": deep})):
+        with pytest.raises(SampleError, match=r"sample 3: damaged"):
+            unpack_sample(bytes(files), "sample 3")
+    with pytest.raises(SampleError, match="sample 3: no captions in it"):
+        unpack_sample(pack_sample("3", {"jpg": b"x", "json": b'{"captions": [7]}'}), "sample 3")
+
+
+def test_a_sample_that_cannot_be_cut_stops_no_other(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library raises for its photo."""
+    real = reader_module.cut_sample
+
+    def cut(sample: Sample, *others: Any) -> Any:
+        if sample.key == "000000007":
+            raise ZeroDivisionError("odd photo")
+        return real(sample, *others)
+
+    monkeypatch.setattr(reader_module, "cut_sample", cut)
+    batches = list(Reader(shards, CONFIG).epoch(0))
+    assert sum(len(batch.keys) for batch in batches) == COUNT - 1
+    assert [failed for batch in batches for failed in batch.bad] == [
+        Failed("000000007", "cannot be used (ZeroDivisionError: odd photo)")
+    ]
 
 
 def test_addresses_that_nothing_opens() -> None:
-    for address in ("nonsense://bucket/shards", "http://127.0.0.1:1/shards"):
-        with pytest.raises(ValueError, match=f"{address}/index.json: cannot be fetched"):
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:1/shards/index\.json: cannot be fetched"):
+        Shards("http://127.0.0.1:1/shards")
+    for address in ("nonsense://bucket", "pipe:touch x://a", "ssh://host/a", "simplecache::http://host/a"):
+        with pytest.raises(ValueError, match=f"{address}/index.json: no address that shards .* begins with https://"):
             Shards(address)
+
+
+def test_https_stays_https() -> None:
+    def follow(url: str, target: str) -> None:
+        response = SimpleNamespace(headers={"Location": target})
+        redirect = SimpleNamespace(url=SimpleNamespace(scheme=url.partition(":")[0]), response=response)
+        asyncio.run(remote._stay_encrypted(None, None, redirect))
+
+    follow("https://a", "https://b")
+    follow("https://a", "/b")
+    follow("http://a", "http://b")
+    with pytest.raises(ValueError, match="redirects from https to HTTP://b"):
+        follow("https://a", "HTTP://b")
+
+
+def test_a_redirect_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Redirect(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:1/")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+    async def refuse(*_: object) -> None:
+        raise ValueError("refused")
+
+    monkeypatch.setattr(remote, "_stay_encrypted", refuse)
+    remote._trace.cache_clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        with pytest.raises(ValueError, match=r"cannot be fetched \(refused\)"):
+            Shards(f"http://127.0.0.1:{served.server_port}")
+        served.shutdown()
+    remote._trace.cache_clear()
 
 
 def test_reading_where_pread_is_missing(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:

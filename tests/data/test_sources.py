@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,28 +67,44 @@ def test_photos_names_where_paths_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("{not json", "line 2: broken JSON"),
-        ("[1]", "line 2: a list; expected an object a line"),
-        ('{"caption": "a cat"}', "line 2: no photo among 'caption'; expected one of image, photo, path"),
-        ('{"image": 7, "caption": "a cat"}', "line 2: photo 7; expected its path, as text"),
-        ('{"image": " ", "caption": "a cat"}', "line 2: photo ' '; expected its path"),
-        ('{"image": "/etc/1.jpg", "caption": "a"}', "line 2: photo '/etc/1.jpg' leaves .* --photos names it"),
-        ('{"image": "C:\\\\a\\\\1.jpg", "caption": "a"}', "line 2: photo .* relative to the photos' folder"),
-        ('{"image": "a/../../1.jpg", "caption": "a"}', "line 2: photo .* leaves"),
-        ('{"image": "a\\\\..\\\\1.jpg", "caption": "a"}', "line 2: photo .* leaves"),
-        ('{"image": "a\\u0000.jpg", "caption": "a"}', "line 2: photo .* leaves"),
-        ('{"image": "https://example.org/1.jpg", "caption": "a"}', "line 2: .* lists URLs, .* img2dataset"),
-        ('{"image": "1.jpg", "caption": 7}', "line 2: captions 7; expected a text or a list of texts"),
-        ('{"image": "1.jpg", "caption": ["a", null]}', "line 2: captions .*; expected a text or a list of texts"),
-        ('{"image": "1.jpg", "caption": "\\ud800"}', "line 2: captions .* half a character"),
-        (b'{"image": "1.jpg", "caption": "caf\xe9"}', r"line 2: not UTF-8 text \(byte 0xe9\); save it as UTF-8"),
+        ("{not json", "broken JSON"),
+        ("[1]", "a list; expected an object a line"),
+        ('{"caption": "a cat"}', "no photo among 'caption'; expected one of image, photo, path"),
+        ('{"image": 7, "caption": "a cat"}', "photo 7; expected its path, as text"),
+        ('{"image": " ", "caption": "a cat"}', "photo ' '; expected its path"),
+        ('{"image": "/etc/1.jpg", "caption": "a"}', "photo '/etc/1.jpg' leaves .* --photos names it"),
+        ('{"image": "C:\\\\a\\\\1.jpg", "caption": "a"}', "photo .* relative to the photos' folder"),
+        ('{"image": "a/../../1.jpg", "caption": "a"}', "photo .* leaves"),
+        ('{"image": "a\\\\..\\\\1.jpg", "caption": "a"}', "photo .* leaves"),
+        ('{"image": "a\\u0000.jpg", "caption": "a"}', "photo .* leaves"),
+        ('{"image": "https://example.org/1.jpg", "caption": "a"}', "lists URLs, .* img2dataset"),
+        ('{"image": "1.jpg", "caption": 7}', "captions 7; expected a text or a list of texts"),
+        ('{"image": "1.jpg", "caption": ["a", null]}', "captions .*; expected a text or a list of texts"),
+        ('{"image": "1.jpg", "caption": "\\ud800"}', "captions .* half a character"),
+        ('{"image": "1.jpg", "caption": "a", "by": "\\ud800"}', "half a character"),
+        ('{"image": "1.jpg", "caption": "a", "by": [{"\\ud800": 1}]}', "half a character"),
+        (
+            '{"image": "1.jpg", "caption": "a", "x": ' + "[" * 600 + "]" * 600 + "}",
+            "values in values, more than 64 deep",
+        ),
+        (
+            '{"image": "1.jpg", "caption": "a", "x": ' + '{"x":' * 600 + "1" + "}" * 601,
+            "values in values, more than 64",
+        ),
+        ("[" * 100_000, "broken JSON"),
+        ('{"image": "1.jpg", "caption": "a", "x": 1e999}', "the number 1e999 is too large"),
+        ('{"image": "1.jpg", "caption": "a", "x": [-1e999]}', "the number -1e999 is too large"),
+        ('{"image": "1.jpg", "caption": "a", "x": ' + "1" * 5000 + "}", "broken JSON"),
+        (b'{"image": "1.jpg", "caption": "caf\xe9"}', r"not UTF-8 text \(byte 0xe9\); save it as UTF-8"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str | bytes, why: str) -> None:
+def test_a_bad_line_is_named_and_stops_no_other(tmp_path: Path, line: str | bytes, why: str) -> None:
     good = b'{"image": "0.jpg", "caption": "a cat"}\n'
-    path = write(tmp_path / "a.jsonl", good + (line.encode() if isinstance(line, str) else line))
-    with pytest.raises(ValueError, match=rf"a\.jsonl, {why}"):
-        read(path)
+    path = write(tmp_path / "a.jsonl", good + (line.encode() if isinstance(line, str) else line) + b"\n" + good)
+    first, bad, last = read(path)
+    assert (bad.name, bad.photo, bad.captions, bad.meta) == ("a.jsonl, line 2", None, (), {})
+    assert re.search(why, bad.why_bad) and len(bad.why_bad) < 500 and first.read < bad.read < last.read == 1.0
+    assert first.captions == last.captions == ("a cat",)
 
 
 def test_a_file_of_other_names_shows_them(tmp_path: Path) -> None:
@@ -124,16 +141,29 @@ def test_table_joins_rows_of_a_photo(tmp_path: Path, suffix: str, delimiter: str
         ("image,words\n1.jpg,a cat", "line 1: .* no captions among 'image', 'words'"),
         ("a bus station,http://example.org/1.jpg\n", "line 1: .* lists URLs, .* with img2dataset first"),
         ("image,caption,caption\n1.jpg,a,b", "line 1: columns named twice: caption"),
-        ("image,caption\n1.jpg,a cat\n2.jpg,a cat, a dog", "line 3: 3 cells for 2 columns"),
+        (b"image,caption,caf\xe9\n1.jpg,a,b", "line 1: not UTF-8"),
         ('image,caption\n1.jpg,"a cat\n2.jpg,a dog\n', "line 3: broken table"),
-        ("image,caption\n\n../1.jpg,a cat", "line 3: photo '../1.jpg' leaves"),
-        (b"image,caption\n1.jpg,caf\xe9", "line 2: not UTF-8"),
         ("image,caption\n", "no samples"),
     ],
 )
 def test_a_bad_table_names_the_line(tmp_path: Path, text: str | bytes, why: str) -> None:
     with pytest.raises(ValueError, match=rf"a\.csv.* {why}"):
         read(write(tmp_path / "a.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("2.jpg,a cat, a dog", r"3 cells for 2 columns \(image, caption\)"),
+        ("2.jpg", "1 cells for 2 columns"),
+        ("../1.jpg,a cat", "photo '../1.jpg' leaves"),
+        (b"1.jpg,caf\xe9", "not UTF-8 text .byte 0xe9"),
+    ],
+)
+def test_a_bad_row_is_named_and_stops_no_other(tmp_path: Path, row: str | bytes, why: str) -> None:
+    row = row.encode() if isinstance(row, str) else row
+    _, bad, last = read(write(tmp_path / "a.csv", b"image,caption\n1.jpg,a cat\n" + row + b"\n3.jpg,a cat\n"))
+    assert bad.name == "a.csv, line 3" and re.search(why, bad.why_bad) and last.captions == ("a cat",)
 
 
 # COCO and Karpathy
@@ -191,19 +221,35 @@ def change_coco(where: str, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("document", "name", "why"),
+    [
+        (change_coco("images", file_name="../a.jpg"), "image 1", "photo '../a.jpg' leaves"),
+        (change_coco("images", file_name=None), "image 1", "photo None; expected its path"),
+        (change_coco("images", id=[1]), "image 1", r"id \[1\]; expected a whole number or a text"),
+        (change_coco("images", id="\ud800"), "image 1", "half a character"),
+        (change_coco("annotations", caption=5), "annotation 1", "captions 5; expected a text"),
+        (change_coco("annotations", image_id=None), "annotation 1", "image_id None"),
+        (change_coco("annotations", image_id=float("inf")), "annotation 1", "image_id None"),
+    ],
+)
+def test_a_bad_coco_entry_is_named_and_stops_no_other(
+    tmp_path: Path, document: dict[str, Any], name: str, why: str
+) -> None:
+    pairs = read(write_json(tmp_path / "captions.json", document), "coco", photos=tmp_path)
+    (bad,) = [pair for pair in pairs if pair.why_bad]
+    assert bad.name == f"captions.json, {name}" and re.search(why, bad.why_bad)
+    assert pairs[-1 if name != "image 1" else 0].captions
+
+
+@pytest.mark.parametrize(
     ("document", "why"),
     [
-        (change_coco("images", file_name="../a.jpg"), "image 1: photo '../a.jpg' leaves"),
-        (change_coco("images", file_name=None), "image 1: photo None; expected its path"),
-        (change_coco("images", id=[1]), r"image 1: id \[1\]; expected a number or a text"),
         (change_coco("images", id=10), "an id stands for several images"),
-        (change_coco("annotations", caption=5), "annotation 1: captions 5; expected a text"),
-        (change_coco("annotations", image_id=None), "annotation 1: image_id None"),
         ({"images": [], "annotations": [{"bbox": [0, 0, 1, 1]}]}, "give captions_.*, not instances_"),
         ({"images": [], "annotations": []}, "no samples in it"),
     ],
 )
-def test_a_bad_coco_file_names_the_entry(tmp_path: Path, document: dict[str, Any], why: str) -> None:
+def test_another_coco_file_is_told(tmp_path: Path, document: dict[str, Any], why: str) -> None:
     path = write_json(tmp_path / "captions.json", document)
     with pytest.raises(ValueError, match=rf"captions\.json.*{why}"):
         read(path, "coco", photos=tmp_path)
@@ -215,6 +261,7 @@ def test_a_bad_coco_file_names_the_entry(tmp_path: Path, document: dict[str, Any
         (b'{"images": [],\n "a": "caf\xe9"}', "line 2: not UTF-8"),
         (b'{"images": [],\n oops}', "line 2: broken JSON"),
         (b"[" * 100_000, "nested too deep"),
+        (b'{"images": ' + b"1" * 5000 + b"}", "broken JSON"),
     ],
 )
 def test_a_broken_document_names_the_line(tmp_path: Path, text: bytes, why: str) -> None:
@@ -243,14 +290,15 @@ def test_karpathy_reads_one_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"filepath": "../x"}, "image 0: photo '../x/1.jpg' leaves"),
-        ({"filename": "/1.jpg", "filepath": None}, "image 0: photo '/1.jpg' leaves"),
-        ({"sentences": [{"tokens": []}]}, "image 0: captions .*; expected a text"),
+        ({"filepath": "../x"}, "photo '../x/1.jpg' leaves"),
+        ({"filename": "/1.jpg", "filepath": None}, "photo '/1.jpg' leaves"),
+        ({"sentences": [{"tokens": []}]}, "captions .*; expected a text"),
+        ({"cocoid": [7]}, r"cocoid \[7\]; expected a whole number"),
     ],
 )
-def test_a_bad_karpathy_file_names_the_entry(tmp_path: Path, fields: dict[str, Any], why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        read(write_json(tmp_path / "a.json", karpathy(**fields)))
+def test_a_bad_karpathy_entry_is_named(tmp_path: Path, fields: dict[str, Any], why: str) -> None:
+    (bad,) = read(write_json(tmp_path / "a.json", karpathy(**fields)))
+    assert bad.name == "a.json, image 0" and re.search(why, bad.why_bad)
 
 
 # All formats
@@ -309,7 +357,7 @@ def test_items_are_the_same_each_time_and_the_fingerprint_follows_the_files(tmp_
         before = source.fingerprint()
         assert before == open_source(path).fingerprint() and len(bytes.fromhex(before)) == 32
         os.utime(file, ns=(1, file.stat().st_mtime_ns + 1))
-        assert source.fingerprint() == before
+        assert (source.fingerprint() == before) == (file == jsonl)  # which is read, and large files are not
         write(file, file.read_bytes() + b"\n")
         assert source.fingerprint() != before
     one = open_source(tars).fingerprint()

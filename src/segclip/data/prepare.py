@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import threading
 from collections import deque
@@ -25,10 +26,10 @@ import numpy as np
 from PIL import Image
 
 from segclip.data.photos import Photo, PhotoError, decode_photo, photo_suffix
-from segclip.data.shard_writer import Packed, ShardWriter
+from segclip.data.shard_writer import Packed, ShardWriter, whole_progress
 from segclip.data.shards import INDEX, SUPERPIXELS, Index, pack_sample
 from segclip.data.sources.open import Source
-from segclip.data.sources.pairs import Pair
+from segclip.data.sources.pairs import Pair, PhotoFile, read_file
 from segclip.data.superpixels import Method, find_superpixels
 from segclip.utils.batches import batched
 from segclip.utils.files import no_space
@@ -38,6 +39,7 @@ from segclip.utils.ray import map_over_ray
 CHUNK = 8  # photos that a worker packs at once
 SEEN = 1000  # photos after which too large a share of bad ones stops the run
 SMALLEST = 64  # short side, in pixels, of a photo worth training on
+NAME = re.compile(r"[\w-]{1,100}")
 QUALITY = 90  # of JPEG, for photos that are scaled down
 CHUNKS_AHEAD = 2**14  # that a cluster gets at once
 MOST_SUPERPIXELS = 2**16  # which a 16-bit PNG can number
@@ -60,8 +62,8 @@ class Settings:
     superpixels: Method | None = "scikit-image"
 
     def __post_init__(self) -> None:
-        if not self.name or set(self.name) & set('/\\.{}:*?"<>|') or not self.name.isprintable():
-            raise ValueError(f"name {self.name!r} of the shards: give letters, digits, - or _")
+        if not NAME.fullmatch(self.name):  # an index from elsewhere may name no others
+            raise ValueError(f"name {self.name!r} of the shards: give letters, digits, - or _, at most 100")
         if self.side < SMALLEST:
             raise ValueError(f"side {self.side}: photos of a short side under {SMALLEST} px are of no use; give 256")
         if not self.shard_mb > 0:
@@ -104,7 +106,7 @@ def prepare(
 
     Raises:
         ValueError: too many bad photos; a folder with shards of another source or settings, or that another run is
-            writing to; a source that cannot be read; a full disk.
+            writing to; a source that cannot be read; a full disk; a damaged progress file.
     """
     settings = settings or Settings()
     if not 0 <= max_bad <= 1:
@@ -113,10 +115,18 @@ def prepare(
     if (out / INDEX).exists():
         index = Index.from_json((out / INDEX).read_bytes(), f"{out}: {INDEX}")
         if index.made_from != made_from:
-            raise ValueError(f"{out}: holds the shards of another source or other settings; give another folder")
+            raise ValueError(
+                f"{out}: holds the shards of another source or other settings, or its photos changed since; give "
+                "another folder, or delete this one"
+            )
         return index
     limit = round(settings.shard_mb * 1e6)
-    with only_one_run(out), no_space(out), ShardWriter(out, settings.name, limit, made_from) as writer:
+    with (
+        only_one_run(out),
+        no_space(out),
+        whole_progress(out),
+        ShardWriter(out, settings.name, limit, made_from) as writer,
+    ):
         chunks = islice(cut_chunks(source.pairs()), -(-writer.seen // CHUNK), None)
         for chunk, packed in (map_chunks or map_locally)(partial(pack_chunk, settings=settings), chunks):
             writer.add(packed)
@@ -193,20 +203,25 @@ def _pack(pair: Pair, key: str, settings: Settings) -> Packed:
     if not pair.captions:
         return Packed(pair.name, kind="captionless", why="no caption")
     try:
-        data = pair.photo.read_bytes()
-        photo = decode_photo(data, pair.name)
-        if min(photo.shape[:2]) < SMALLEST:
-            size = f"{photo.shape[1]}x{photo.shape[0]}"
-            return Packed(pair.name, kind="tiny", why=f"{size} px; the short side must have {SMALLEST}")
-        files = _files(data, photo, pair, settings)
+        return _pack_photo(pair, pair.photo, key, settings)
     except FileNotFoundError:
         return Packed(pair.name, kind="missing", why="no such file")
     except PhotoError as error:
         return Packed(pair.name, kind="corrupt", why=str(error).removeprefix(f"{pair.name}: "))
     except OSError as error:
         return Packed(pair.name, kind="corrupt", why=f"cannot be read ({error.strerror or error})")
-    digest = hashlib.blake2b(data, digest_size=16).digest()
-    return Packed(pair.name, pack_sample(key, files), len(pair.captions), digest)
+    except Exception as error:  # of a library, for data that it did not expect: this photo is bad, no other is
+        return Packed(pair.name, kind="corrupt", why=f"cannot be used ({type(error).__name__}: {error})")
+
+
+def _pack_photo(pair: Pair, file: PhotoFile, key: str, settings: Settings) -> Packed:
+    data = read_file(file) if isinstance(file, Path) else file.read_bytes()
+    photo = decode_photo(data, pair.name)
+    if min(photo.shape[:2]) < SMALLEST:
+        size = f"{photo.shape[1]}x{photo.shape[0]}"
+        return Packed(pair.name, kind="tiny", why=f"{size} px; the short side must have {SMALLEST}")
+    packed = pack_sample(key, _files(data, photo, pair, settings))
+    return Packed(pair.name, packed, len(pair.captions), hashlib.blake2b(data, digest_size=16).digest())
 
 
 def _files(data: bytes, photo: Photo, pair: Pair, settings: Settings) -> dict[str, bytes]:

@@ -214,7 +214,12 @@ class _Samples(Dataset):
         """Read and cut a sample; all that is random about it follows from these numbers and the seed."""
         sample = self.shards.read(*draw[:2])
         generator = np.random.default_rng((self.config.seed, self.epoch, *draw[:2], 1 + draw[2]))
-        pixels, superpixels = cut_sample(sample, self.config, generator)
+        try:
+            pixels, superpixels = cut_sample(sample, self.config, generator)
+        except SampleError:
+            raise
+        except Exception as error:  # of a library, for data that it did not expect: this sample is bad, no other is
+            raise SampleError(sample.key, f"cannot be used ({type(error).__name__}: {error})") from error
         return _Cut(sample.key, pixels, _caption(sample, draw[2], generator), superpixels)
 
 

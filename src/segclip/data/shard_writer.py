@@ -6,7 +6,8 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from segclip.data.shards import INDEX, Index, ShardInfo
+from segclip.data.shards import END, INDEX, Index, ShardInfo
 from segclip.data.superpixels import Method
 from segclip.utils.files import atomic
 
@@ -23,8 +24,8 @@ BadKind = Literal["missing", "corrupt", "tiny", "captionless"]
 DATABASE = "progress.sqlite"
 REPORT = "report.jsonl"
 DUPLICATE = "duplicate"  # in the report beside BadKind: kept
-END = bytes(1024)  # of a tar
 SAVE_EVERY = 1.0  # seconds between two saved states
+FULL = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_CANTOPEN")  # a full disk's
 TABLES = """
 CREATE TABLE IF NOT EXISTS run (made_from TEXT, seen INTEGER);
 CREATE TABLE IF NOT EXISTS shard (file TEXT, samples INTEGER, captions INTEGER, bytes INTEGER, sha256 TEXT);
@@ -54,6 +55,17 @@ class Packed:
     why: str = ""
 
 
+@contextmanager
+def whole_progress(out: Path) -> Iterator[None]:
+    """Say of a damaged file of progress what to do; a full disk is another matter."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "") in FULL:
+            raise
+        raise _damaged(out, str(error)) from error
+
+
 class ShardWriter:
     """Appends samples to shards; a shard gets its name when it is whole.
 
@@ -71,7 +83,8 @@ class ShardWriter:
             made_from: digest of the source and the settings.
 
         Raises:
-            ValueError: a run of another source or other settings was broken off in this folder.
+            ValueError: a run of another source or other settings was broken off in this folder, or the files are not
+                those that its progress tells of.
         """
         self.out, self.name, self.limit, self.made_from = out, name, limit, made_from
         self.database = sqlite3.connect(out / DATABASE)
@@ -84,9 +97,11 @@ class ShardWriter:
         if found[0] != made_from:
             self.database.close()
             raise ValueError(
-                f"{out}: a run of another source or with other settings was broken off here; give another folder, or "
-                "delete this one"
+                f"{out}: a run of another source or with other settings was broken off here, or its photos changed "
+                "since; give another folder, or delete this one"
             )
+        if type(found[1]) is not int or found[1] < 0:
+            raise _damaged(out, f"{found[1]!r:.40} photos were seen")
         self.seen: int = found[1]
         self.reported = Counter(dict(self.database.execute("SELECT kind, count(*) FROM report GROUP BY kind")))
         self._reopen_shard()
@@ -175,22 +190,28 @@ class ShardWriter:
         self.database.execute("INSERT INTO open_sample VALUES (?, ?)", (self.end, packed.captions))
 
     def _note_duplicate(self, packed: Packed) -> None:
-        self.database.execute("INSERT OR IGNORE INTO photo VALUES (?, ?)", (packed.digest, packed.name))
+        row = (packed.digest, _writable(packed.name))
+        self.database.execute("INSERT OR IGNORE INTO photo VALUES (?, ?)", row)
         if not self.database.execute("SELECT changes()").fetchone()[0]:
             query = "SELECT name FROM photo WHERE digest = ?"
             (first,) = self.database.execute(query, (packed.digest,)).fetchone()
             self._report(DUPLICATE, packed.name, f"the same file as {first}; kept")
 
     def _report(self, kind: str, name: str, why: str) -> None:
-        self.database.execute("INSERT INTO report VALUES (?, ?, ?, ?)", (self.seen, kind, name, why))
+        row = (self.seen, kind, _writable(name), _writable(why))
+        self.database.execute("INSERT INTO report VALUES (?, ?, ?, ?)", row)
         self.reported[kind] += 1
 
     def _reopen_shard(self) -> None:
         """Open the shard that was open when the state was saved, cut to what it had then."""
         (self.shard,) = self.database.execute("SELECT count(*) FROM shard").fetchone()
         (end,) = self.database.execute("SELECT max(end) FROM open_sample").fetchone()
+        for file, size in self.database.execute("SELECT file, bytes FROM shard"):
+            _check_size(self.out, f"{file}.tar", size)
         if self._path(".tar").exists():  # it was finished after the state was saved
             os.replace(self._path(".tar"), self._path(".tar.part"))
+        if end:  # or the missing bytes would become zeros
+            _check_size(self.out, self._path(".tar.part").name, end, at_least=True)
         self._open_shard(end or 0)
 
     def _open_shard(self, size: int) -> None:
@@ -217,6 +238,24 @@ class ShardWriter:
 
     def _path(self, suffix: str) -> Path:
         return self.out / f"{self.name}-{self.shard:06d}{suffix}"
+
+
+def _damaged(out: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{out / DATABASE}: damaged, or not of this folder's shards ({why}); delete the folder {out} and give the same "
+        "command again"
+    )
+
+
+def _check_size(out: Path, name: str, size: object, at_least: bool = False) -> None:
+    found = (out / name).stat().st_size if (out / name).is_file() else 0
+    if not isinstance(size, int) or found < size or (found > size and not at_least):
+        raise _damaged(out, f"{name} has {found} bytes, not {size!r:.40}")
+
+
+def _writable(text: str) -> str:
+    """Text for the report: half characters, which UTF-8 cannot hold, as Python escapes them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _write(file: FileIO, data: bytes) -> None:

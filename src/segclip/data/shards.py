@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from filelock import FileLock
@@ -24,7 +24,7 @@ from jaxtyping import Int32, Int64
 from PIL import Image
 
 from segclip.data.photos import Photo, PhotoError, decode_image
-from segclip.data.remote import is_remote, make_room, read_remote
+from segclip.data.remote import PLAIN_NAME, is_remote, make_room, read_remote
 from segclip.data.superpixels import Method
 from segclip.utils.files import atomic, cache_folder
 
@@ -32,7 +32,9 @@ INDEX = "index.json"
 SUPERPIXELS = "superpixels.png"
 VERSION = 1  # of the layout
 HEADER = tarfile.BLOCKSIZE  # of a member in a tar; its content is padded to multiples of it
-PLAIN_NAME = re.compile(r"[^./\\:\0][^/\\:\0]*")  # of a shard: an index from elsewhere must name no other folder
+END = bytes(1024)  # of a tar
+MOST_INDEX = 1 << 28  # bytes of an index from elsewhere: a million shards
+SHA256 = re.compile("[0-9a-f]{64}")
 Table = Int64[np.ndarray, "N 2"]
 
 
@@ -91,13 +93,39 @@ class Index:
         try:
             fields = json.loads(text)
             if fields.get("version") != VERSION:
-                raise ValueError(f"its version is {fields.get('version')!r}, not {VERSION}")
-            shards = tuple(ShardInfo(**shard) for shard in fields["shards"])
-            if odd := [shard.file for shard in shards if not PLAIN_NAME.fullmatch(shard.file)]:
-                raise ValueError(f"the shard {odd[0]!r} is not a plain file name")
-            return cls(**{**fields, "shards": shards})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise ValueError(f"its version is {_short(fields.get('version'))}, not {VERSION}")
+            _check_fields(fields)
+            return cls(**{**fields, "shards": tuple(ShardInfo(**shard) for shard in fields["shards"])})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{name}: no index of shards ({error}); make them anew by segclip prepare") from error
+
+
+def _check_fields(index: dict[str, Any]) -> None:
+    """Raise ValueError, TypeError or KeyError where a field of an index, as JSON has it, is not what it must be."""
+    for shard in index["shards"]:
+        if not (isinstance(shard["file"], str) and PLAIN_NAME.fullmatch(shard["file"])):
+            raise ValueError(f"the shard {_short(shard['file'])} is not a plain file name (letters, digits, `_-.`)")
+        _check_counts(shard, "samples", "captions", "bytes")
+        if not (isinstance(shard["sha256"], str) and SHA256.fullmatch(shard["sha256"])):
+            raise ValueError(f"the sha256 {_short(shard['sha256'])} of {shard['file']}; expected 64 hexadecimal digits")
+    _check_counts(index, "samples", "captions", "side", "seen", "duplicates")
+    _check_counts(index["left_out"], *index["left_out"])
+    if index["superpixels"] not in (None, *get_args(Method)):
+        raise ValueError(f"superpixels {_short(index['superpixels'])}; expected null, {' or '.join(get_args(Method))}")
+    if not isinstance(index["made_from"], str):
+        raise ValueError(f"made_from {_short(index['made_from'])}; expected a text")
+    if index["samples"] != sum(shard["samples"] for shard in index["shards"]):
+        raise ValueError(f"its shards do not have {index['samples']} samples together")
+
+
+def _check_counts(fields: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if type(fields[name]) is not int or not 0 <= fields[name] < 1 << 60:  # a bool is an int, too
+            raise ValueError(f"{name} {_short(fields[name])}; expected a count")
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.100}"
 
 
 @dataclass(frozen=True)
@@ -119,6 +147,8 @@ class Sample:
             return decode_image(self.photo_file, self.key)
         except PhotoError as error:
             raise SampleError(self.key, str(error).removeprefix(f"{self.key}: ")) from error
+        except Exception as error:  # of a library, for data that it did not expect
+            raise SampleError(self.key, f"cannot be used ({type(error).__name__}: {error})") from error
 
     def photo(self) -> Photo:
         """The photo, RGB uint8 (H,W,3). Raises SampleError."""
@@ -130,6 +160,8 @@ class Sample:
             return None
         try:
             with Image.open(io.BytesIO(self.superpixel_file), formats=("PNG",)) as image:
+                if len(image.getbands()) != 1:
+                    raise ValueError(f"a PNG of mode {image.mode}, not of one number a pixel")
                 return np.asarray(image).astype(np.int32)
         except Exception as error:  # damaged data makes Pillow raise nearly anything
             raise SampleError(self.key, f"damaged superpixels ({error})") from error
@@ -157,6 +189,8 @@ def unpack_sample(data: bytes, name: str) -> Sample:
     try:
         while start < len(data):  # by hand: opening a TarFile takes as long as a third of the decoding
             header = tarfile.TarInfo.frombuf(data[start : start + HEADER], "utf-8", "surrogateescape")
+            if header.size < 0:
+                raise ValueError(f"a member of {header.size} bytes")
             key, _, suffix = header.name.partition(".")
             start += HEADER
             content = data[start : start + header.size]
@@ -167,20 +201,25 @@ def unpack_sample(data: bytes, name: str) -> Sample:
                 superpixels = content
             else:
                 photo = content
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         raise SampleError(name, f"damaged ({error})") from error
-    if not (isinstance(record, dict) and isinstance(record.get("captions"), list)):
+    if not (isinstance(record, dict) and _are_texts(record.get("captions"))):
         record = None
     if photo is None or record is None:
         raise SampleError(name, f"no {'photo' if photo is None else 'captions'} in it")
     return Sample(key, photo, record, superpixels)
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 class Shards:
     """A folder of shards, here or elsewhere.
 
     What is elsewhere is fetched shard by shard, when it is first needed, checked against the index, and kept in a
-    folder here, from which the processes of a machine all read.
+    folder here, from which the processes of a machine all read. It is kept by its sha256: a shard that is made anew
+    under its old name is fetched anew.
     """
 
     def __init__(
@@ -189,21 +228,23 @@ class Shards:
         """Open the index.
 
         Args:
-            address: a folder; or an address that fsspec opens, to which `/FILE` is appended: https://, s3://, gs://,
-                hf:// ...
+            address: a folder; or an address to which `/FILE` is appended: https://, http://, s3://, gs://, hf:// or
+                file://.
             cache: where shards from elsewhere are kept; by default `shards` in `cache_folder()`.
             cache_gb: above this size the oldest ones there are deleted, to be fetched again when they are needed.
 
         Raises:
             ValueError: no index there, or shards that are not as it says.
         """
+        for known in (_open, _load_table):  # its files may have been replaced since, under the same names
+            known.cache_clear()
         self.address = str(address).rstrip("/") if is_remote(str(address)) else str(address)
         self.cache_bytes = round(cache_gb * 1e9)
         self.remote = is_remote(self.address)
         if self.remote:
             root = Path(cache) if cache else cache_folder() / "shards"
             self.folder = root / hashlib.sha256(self.address.encode()).hexdigest()[:16]
-            text = b"".join(read_remote(f"{self.address}/{INDEX}"))
+            text = b"".join(read_remote(f"{self.address}/{INDEX}", MOST_INDEX))
         else:
             self.folder = Path(self.address)
             text = self._read_index()
@@ -242,13 +283,18 @@ class Shards:
 
     def table(self, shard: int) -> Table:
         """Where each sample of a shard ends, and how many captions it has."""
-        return _load_table(self.local(shard, ".npy"), self.index.shards[shard].samples)
+        return _load_table(self.local(shard, ".npy"), self.index.shards[shard])
 
     def local(self, shard: int, suffix: str) -> Path:
         """The path of a shard's file on this machine, fetched if need be."""
         info = self.index.shards[shard]
-        path = self.folder / f"{info.file}{suffix}"
+        path = self.folder / f"{info.sha256 if self.remote else info.file}{suffix}"
         if self.remote and not path.exists():
+            if info.bytes > self.cache_bytes:
+                raise ValueError(
+                    f"{self.address}: the shard {info.file} has {info.bytes / 1e9:.1f} GB, more than the "
+                    f"{self.cache_bytes / 1e9:g} GB that are kept here; make smaller ones, or copy it to a folder"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not path.exists():
@@ -257,16 +303,18 @@ class Shards:
         return path
 
     def _fetch(self, shard: ShardInfo, path: Path) -> None:
+        name = f"{shard.file}{path.suffix}"
+        most = shard.bytes if path.suffix == ".tar" else _table_bytes(shard)
         digest = hashlib.sha256()
         with atomic(path) as temporary:
             with temporary.open("wb") as file:
-                for chunk in read_remote(f"{self.address}/{path.name}"):
+                for chunk in read_remote(f"{self.address}/{name}", most):
                     file.write(chunk)
                     digest.update(chunk)
-            if path.suffix == ".tar" and digest.hexdigest() != shard.sha256:
-                raise ValueError(
-                    f"{self.address}: {path.name} is not the file that {INDEX} names; copy the shards again"
-                )
+            if path.suffix == ".npy":
+                _read_table(temporary, shard, f"{self.address}/{name}")  # a damaged one must not be kept
+            elif digest.hexdigest() != shard.sha256:
+                raise ValueError(f"{self.address}: {name} is not the file that {INDEX} names; copy the shards again")
 
     def _read_index(self) -> str:
         path = self.folder / INDEX
@@ -286,14 +334,34 @@ class Shards:
 
 
 @lru_cache(maxsize=64)
-def _load_table(path: Path, samples: int) -> Table:
+def _load_table(path: Path, shard: ShardInfo) -> Table:
+    return _read_table(path, shard, str(path))
+
+
+def _read_table(path: Path, shard: ShardInfo, name: str) -> Table:
+    """The table of a shard, which must fit its tar; `name` is what errors call it."""
     try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: damaged ({error}); copy the shards again, or make them anew") from error
-    if table.shape != (samples, 2):
-        raise ValueError(f"{path}: a table of {table.shape}, not {(samples, 2)}; make the shards anew")
+        if path.stat().st_size > _table_bytes(shard):
+            raise ValueError(f"{path.stat().st_size} bytes for {shard.samples} samples")
+        table = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: its header must not say what memory it takes
+        if (table.shape, table.dtype) != ((shard.samples, 2), np.dtype(np.int64)):
+            raise ValueError(f"a table of {table.dtype}, {table.shape}, not of int64, {(shard.samples, 2)}")
+        table = np.array(table)
+        ends, captions = table.T
+        if (np.diff(ends, prepend=0) <= 0).any() or (captions < 0).any():
+            raise ValueError("samples that end before they begin")
+        if (ends[-1] + len(END), captions.sum()) != (shard.bytes, shard.captions):
+            raise ValueError(f"it is of another tar than the one that {INDEX} names")
+    except OSError:
+        raise
+    except Exception as error:  # damaged data makes numpy raise nearly anything
+        raise ValueError(f"{name}: damaged ({error}); copy the shards again, or make them anew") from error
     return table
+
+
+def _table_bytes(shard: ShardInfo) -> int:
+    """Bytes that a shard's table has at most."""
+    return 1024 + 16 * shard.samples  # numpy's header has 128
 
 
 _moving = threading.Lock()

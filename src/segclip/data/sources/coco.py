@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segclip.data.sources.pairs import Pair, decode_text, located, shorten, to_captions, to_path
+from segclip.data.sources.pairs import Pair, bad_pair, decode_text, shorten, to_captions, to_meta, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ def load_document(path: Path) -> Any:
         raise ValueError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); get the file again") from None
     except RecursionError:
         raise ValueError(f"{path}: broken JSON (nested too deep); get the file again") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{path}: broken JSON ({error}); get the file again") from None
 
 
 def is_coco(document: Any) -> bool:
@@ -98,12 +100,33 @@ def find_coco_photos(path: Path) -> Path:
 def read_coco(path: Path, photos: Path) -> Iterator[Pair]:
     """Pairs of COCO's captions, in the order of its images; `meta` has the image's `id`.
 
+    An image or annotation whose fields are of other kinds, or a photo's path that leaves `photos`, is a bad pair.
+
     Raises:
-        ValueError: another JSON document, or a photo's path that leaves `photos`; it names file and entry.
+        ValueError: another JSON document; it names the file.
     """
-    images, captions = _reduce_coco(path)
-    for index, (key, name) in enumerate(images):
-        yield Pair(name, photos / name, tuple(captions.pop(key, ())), {"id": key}, read=(index + 1) / len(images))
+    document = load_document(path)
+    if not is_coco(document):
+        raise ValueError(
+            f"{path}: not COCO's captions, which have images, and annotations with caption and image_id; "
+            "give captions_*.json, not instances_*.json"
+        )
+    captions: dict[int | str, list[str]] = {}
+    for index, entry in enumerate(document.pop("annotations")):
+        try:
+            captions.setdefault(_key(entry, "image_id"), []).extend(to_captions(entry.get("caption")))
+        except ValueError as error:
+            yield bad_pair(f"{path.name}, annotation {index}", error)
+    images = document["images"]
+    _check_ids(path, images)
+    for index, entry in enumerate(images):
+        read = (index + 1) / len(images)
+        try:
+            key, name = _key(entry, "id"), to_path(entry.get("file_name"))
+        except ValueError as error:
+            yield bad_pair(f"{path.name}, image {index}", error, read)
+            continue
+        yield Pair(name, photos / name, tuple(captions.pop(key, ())), {"id": key}, read=read)
     if captions:
         logger.warning("%s: %d image ids have captions but are not among its images", path, len(captions))
 
@@ -111,61 +134,50 @@ def read_coco(path: Path, photos: Path) -> Iterator[Pair]:
 def read_karpathy(path: Path, photos: Path, split: str) -> Iterator[Pair]:
     """Pairs of one split of Karpathy's file; `meta` has COCO's image id where the file has it.
 
+    An image whose fields are of other kinds, or a photo's path that leaves `photos`, is a bad pair.
+
     Raises:
-        ValueError: another JSON document, no such split, or a photo's path that leaves `photos`.
+        ValueError: another JSON document, or no such split.
     """
-    images = _reduce_karpathy(path, split)
-    for index, (key, name, captions) in enumerate(images):
-        meta = {} if key is None else {"id": key}
-        yield Pair(name, photos / name, captions, meta, read=(index + 1) / len(images))
-
-
-def _reduce_coco(path: Path) -> tuple[list[tuple[Any, str]], dict[Any, list[str]]]:
-    document = load_document(path)
-    if not is_coco(document):
-        raise ValueError(
-            f"{path}: not COCO's captions, which have images, and annotations with caption and image_id; "
-            "give captions_*.json, not instances_*.json"
-        )
-    captions: dict[Any, list[str]] = {}
-    for index, entry in enumerate(document["annotations"]):
-        with located(f"{path}, annotation {index}"):
-            captions.setdefault(_key(entry, "image_id"), []).extend(to_captions(entry.get("caption")))
-    images = []
-    for index, entry in enumerate(document["images"]):
-        with located(f"{path}, image {index}"):
-            images.append((_key(entry, "id"), to_path(entry.get("file_name"))))
-    if len({key for key, _ in images}) < len(images):
-        raise ValueError(f"{path}: an id stands for several images, so captions cannot be told apart; repair the file")
-    return images, captions
-
-
-def _reduce_karpathy(path: Path, split: str) -> list[tuple[Any, str, tuple[str, ...]]]:
     document = load_document(path)
     if not is_karpathy(document):
         raise ValueError(
             f"{path}: not Karpathy's split file (dataset_coco.json), which has images with filename, split, sentences"
         )
-    images, splits = [], set()
-    for index, entry in enumerate(document["images"]):
-        splits.add(str(entry.get("split")))
+    images = document["images"]
+    if images and not any(entry.get("split") == split for entry in images):
+        splits = sorted({str(entry.get("split"))[:40] for entry in images})
+        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(splits)}: name one by --split")
+    for index, entry in enumerate(images):
         if entry.get("split") != split:
             continue
-        with located(f"{path}, image {index}"):
-            name = to_path(entry.get("filename"))
-            if entry.get("filepath"):
-                name = to_path(f"{entry['filepath']}/{name}")
-            images.append((entry.get("cocoid", entry.get("imgid")), name, to_captions(entry.get("sentences"))))
-    if splits and not images:
-        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits))}: name one by --split")
-    return images
+        read = (index + 1) / len(images)
+        try:
+            yield _to_karpathy_pair(entry, photos, read)
+        except ValueError as error:
+            yield bad_pair(f"{path.name}, image {index}", error, read)
+
+
+def _to_karpathy_pair(entry: dict[str, Any], photos: Path, read: float) -> Pair:
+    name = to_path(entry.get("filename"))
+    if entry.get("filepath"):
+        name = to_path(f"{entry['filepath']}/{name}")
+    field = next((field for field in ("cocoid", "imgid") if field in entry), None)
+    meta = {} if field is None else {"id": _key(entry, field)}
+    return Pair(name, photos / name, to_captions(entry.get("sentences")), meta, read=read)
+
+
+def _check_ids(path: Path, images: list[dict[str, Any]]) -> None:
+    ids = [entry["id"] for entry in images if isinstance(entry.get("id"), int | str)]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{path}: an id stands for several images, so captions cannot be told apart; repair the file")
 
 
 def _key(entry: dict[str, Any], field: str) -> int | str:
     key = entry.get(field)
-    if not isinstance(key, int | str):
-        raise ValueError(f"{field} {shorten(key)}; expected a number or a text")
-    return key
+    if not isinstance(key, int | str) or isinstance(key, bool):
+        raise ValueError(f"{field} {shorten(key)}; expected a whole number or a text")
+    return to_meta(key)
 
 
 def _lists(document: Any, *fields: str) -> bool:

@@ -1,7 +1,6 @@
 """JSON lines and tables (CSV, TSV) of photo paths and captions, streamed. No torch: workers import this."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -11,10 +10,12 @@ from typing import Any
 from segclip.data.sources.pairs import (
     CAPTION_FIELDS,
     Pair,
-    decode_text,
+    bad_pair,
+    check_decoded,
     find_captions,
     find_photo,
     located,
+    parse_json,
     to_captions,
     to_meta,
     to_path,
@@ -28,10 +29,11 @@ EXAMPLE = '{"image": "a/1.jpg", "captions": ["a cat", "a pet"]}'
 def read_jsonl(path: Path, photos: Path) -> Iterator[Pair]:
     """Pairs of a JSON-lines file: a line an object with a photo's path and its captions.
 
-    Consecutive lines of one photo are one pair, with all their captions and the first one's further fields.
+    Consecutive lines of one photo are one pair, with all their captions and the first one's further fields. A line that
+    is no such object, or whose path leaves `photos`, is a bad pair.
 
     Raises:
-        ValueError: a line is not such an object, or its path leaves `photos`; it names file and line.
+        ValueError: the file's fields have other names; it names file and line.
     """
     return _join(_jsonl_pairs(path, photos))
 
@@ -39,8 +41,10 @@ def read_jsonl(path: Path, photos: Path) -> Iterator[Pair]:
 def read_table(path: Path, photos: Path) -> Iterator[Pair]:
     """Pairs of a table with a header row; consecutive rows of one photo are one pair, as in `read_jsonl`.
 
+    A row that does not fit the header, or whose path leaves `photos`, is a bad pair.
+
     Raises:
-        ValueError: the header names no photo or no captions, or a row does not fit it; it names file and line.
+        ValueError: the header names no photo or no captions, or quotes are broken; it names file and line.
     """
     return _join(_table_pairs(path, photos))
 
@@ -57,20 +61,25 @@ def _jsonl_pairs(path: Path, photos: Path) -> Iterator[Pair]:
     for number, end, text in _lines(path):
         if not text.strip():
             continue
-        with located(f"{path}, line {number}"):
+        name, read = f"{path.name}, line {number}", min(1.0, end / size)
+        try:
             record = _parse_object(text)
-            if first:  # a file of other names is told at once; later lines may lack captions
+        except ValueError as error:
+            yield bad_pair(name, error, read)
+            continue
+        if first:  # a file of other names is told at once; later lines may lack captions
+            with located(f"{path}, line {number}"):
                 _check_names(list(record))
-            pair = _to_pair(record, photos, min(1.0, end / size))
-        yield pair
-        first = False
+            first = False
+        yield _to_pair(record, photos, name, read)
 
 
 def _parse_object(text: str) -> dict[str, Any]:
+    check_decoded(text)
     try:
-        record = json.loads(text, parse_constant=lambda _: None)  # NaN is no JSON, but pandas' users write it
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"broken JSON ({error}); expected an object a line, as {EXAMPLE}") from None
+        record = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected an object a line, as {EXAMPLE}") from None
     if not isinstance(record, dict):
         raise ValueError(f"a {type(record).__name__}; expected an object a line, as {EXAMPLE}")
     return record
@@ -81,10 +90,14 @@ def _check_names(names: Sequence[str]) -> None:
     find_captions(names)
 
 
-def _to_pair(record: dict[str, Any], photos: Path, read: float) -> Pair:
-    name = to_path(record.pop(find_photo(list(record))))
-    captions = next((to_captions(record.pop(field)) for field in CAPTION_FIELDS if field in record), ())
-    return Pair(name, photos / name, captions, {key: to_meta(value) for key, value in record.items()}, read=read)
+def _to_pair(record: dict[str, Any], photos: Path, line: str, read: float) -> Pair:
+    """The pair of a line, or a bad one that `line` names."""
+    try:
+        name = to_path(record.pop(find_photo(list(record))))
+        captions = next((to_captions(record.pop(field)) for field in CAPTION_FIELDS if field in record), ())
+        return Pair(name, photos / name, captions, to_meta(record), read=read)
+    except ValueError as error:
+        return bad_pair(line, error, read)
 
 
 def _table_pairs(path: Path, photos: Path) -> Iterator[Pair]:
@@ -101,12 +114,17 @@ def _table_pairs(path: Path, photos: Path) -> Iterator[Pair]:
     while (cells := _next_row(rows, path)) is not None:
         if not any(map(str.strip, cells)):
             continue
-        with located(f"{path}, line {rows.line_num}"):
-            if header is None:
+        if header is None:
+            with located(f"{path}, line {rows.line_num}"):
                 header = _check_header(cells)
-                continue
-            pair = _to_pair(_fit(header, cells), photos, min(1.0, position / size))
-        yield pair
+            continue
+        name, read = f"{path.name}, line {rows.line_num}", min(1.0, position / size)
+        try:
+            record = _fit(header, cells)
+        except ValueError as error:
+            yield bad_pair(name, error, read)
+            continue
+        yield _to_pair(record, photos, name, read)
 
 
 def _next_row(rows: Any, path: Path) -> list[str] | None:
@@ -120,6 +138,7 @@ def _next_row(rows: Any, path: Path) -> list[str] | None:
 
 
 def _check_header(cells: Sequence[str]) -> list[str]:
+    check_decoded("".join(cells))
     header = [cell.strip() for cell in cells]
     try:
         _check_names(header)
@@ -132,6 +151,7 @@ def _check_header(cells: Sequence[str]) -> list[str]:
 
 
 def _fit(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+    check_decoded("".join(cells))
     if len(cells) != len(header):
         columns = ", ".join(header)
         raise ValueError(f"{len(cells)} cells for {len(header)} columns ({columns}); quote texts with delimiters")
@@ -139,13 +159,9 @@ def _fit(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Number, end in bytes, and text of each line."""
+    """Number, end in bytes, and text of each line; bytes that are not UTF-8 as `check_decoded` finds them."""
     end = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             end += len(raw)
-            try:
-                text = decode_text(raw, number)
-            except ValueError as error:
-                raise ValueError(f"{path}, {error}") from None
-            yield number, end, text
+            yield number, end, raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")

@@ -5,6 +5,7 @@ photo is read or looked for. No torch: worker processes import this module.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from segclip.data.sources.coco import (
 from segclip.data.sources.huggingface import is_dataset, list_files, read_dataset
 from segclip.data.sources.lines import DELIMITERS, JSONL_SUFFIXES, read_jsonl, read_table
 from segclip.data.sources.pairs import Pair
-from segclip.data.sources.tars import list_tars, read_tars
+from segclip.data.sources.tars import find_compressed, list_tars, read_tars
 
+logger = logging.getLogger(__name__)
 Format = Literal["auto", "jsonl", "table", "coco", "karpathy", "img2dataset", "huggingface"]
+PACKED = ("img2dataset", "huggingface")  # have their photos inside
 
 FORMATS = """the formats:
   jsonl        a *.jsonl or *.ndjson file (or a folder with one): a photo's path and its captions a line
@@ -66,17 +69,20 @@ class Source:
             raise ValueError(f"{self.path}: no samples in it; expected at least one photo with a caption")
 
     def fingerprint(self) -> str:
-        """Hex digest of the format, the split, and the source's files (not of the photos).
+        """Hex digest of the format, the split, the source's files and its photos: whether this is still the same input.
 
-        A file of captions counts with its content, large files with photos in them with name and size.
+        A file of captions counts with its content, photos and large files of photos with size and time.
         """
         digest = hashlib.sha256(f"{self.format} {self.split}".encode())
-        for file in self._files():
-            if self.format in ("img2dataset", "huggingface"):
-                digest.update(f" {file.name} {file.stat().st_size}".encode())
-            else:
-                with file.open("rb") as content:
-                    digest.update(hashlib.file_digest(content, "sha256").digest())
+        if self.format in PACKED:
+            for file in self._files():
+                digest.update(f" {file.name} {_stamp(file)}".encode("utf-8", "surrogateescape"))
+            return digest.hexdigest()
+        with self.path.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+        for pair in self._read():
+            if isinstance(pair.photo, Path):
+                digest.update(f" {_stamp(pair.photo)}".encode())
         return digest.hexdigest()
 
     def _read(self) -> Iterator[Pair]:
@@ -97,9 +103,7 @@ class Source:
                 raise ValueError('a Source has the format found, not "auto"; open_source makes it')
 
     def _files(self) -> list[Path]:
-        if self.format == "img2dataset":
-            return list_tars(self.path)
-        return list_files(self.path, self.split) if self.format == "huggingface" else [self.path]
+        return list_tars(self.path) if self.format == "img2dataset" else list_files(self.path, self.split)
 
 
 def open_source(path: Path, format: Format = "auto", photos: Path | None = None, split: str = "train") -> Source:
@@ -120,13 +124,21 @@ def open_source(path: Path, format: Format = "auto", photos: Path | None = None,
         raise ValueError(f"format {format!r}; expected one of {', '.join(get_args(Format))}")
     found = _detect(path) if format == "auto" else format
     file = _locate(path, found)
-    if found in ("img2dataset", "huggingface") and photos is not None:
+    if found in PACKED and photos is not None:
         raise ValueError(f"{path}: {found} has its photos inside; leave out --photos {photos}")
     if photos is None:
         photos = find_coco_photos(file) if found == "coco" else file if file.is_dir() else file.parent
     if not photos.is_dir():
         raise ValueError(f"{photos}: no such folder; --photos names the folder that photo paths start from")
     return Source(found, file, photos, split)
+
+
+def _stamp(file: Path) -> str:
+    try:
+        stat = file.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _detect(path: Path) -> Format:
@@ -140,7 +152,7 @@ def _detect(path: Path) -> Format:
 
 def _detect_folder(path: Path) -> list[Format]:
     found: list[Format] = []
-    if any(path.glob("*.tar")):
+    if any(file.suffix.lower() == ".tar" for file in path.iterdir()):
         found.append("img2dataset")  # which writes parquet files of its own beside its tars
     elif is_dataset(path):
         found.append("huggingface")
@@ -186,6 +198,10 @@ def _locate(path: Path, format: Format) -> Path:
         return path
     if format == "img2dataset":
         list_tars(path)
+        if path.is_dir() and (left := find_compressed(path)):
+            logger.warning(
+                "%s: %d compressed tars are not read, such as %s; unpack them", path, len(left), left[0].name
+            )
         if path.is_file() and path.suffix.lower() != ".tar":
             raise ValueError(f"{path}: no tar; img2dataset writes *.tar, give their folder or one of them")
         return path

@@ -1,16 +1,25 @@
-"""What every source of `segclip prepare` yields: pairs, and where their photos lie. No torch: workers import this."""
+"""What every source of `segclip prepare` yields: pairs, and where their photos lie. No torch: workers import this.
 
+What comes from a source is checked here and nowhere else: paths (`to_path`), captions (`to_captions`), further fields
+(`to_meta`), JSON (`parse_json`). What does not pass raises ValueError. A source makes a pair of it (`bad_pair`), which
+is reported and counted, and goes on; it stops only where the rest of a file cannot be told from what is broken.
+"""
+
+import json
 import math
+import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol, runtime_checkable
 
 # Names under which data sets write a photo's path and its captions; the first that is there counts.
 PHOTO_FIELDS = ("image", "photo", "path", "file_name", "filename", "filepath", "image_path", "file")
 CAPTION_FIELDS = ("captions", "caption", "title", "text", "sentences", "sentence")
+MAX_DEPTH = 64  # of values in values; where workers get them, and where shards are read, a few hundred are too many
+MOST_BYTES = 1 << 30  # of a photo's file
 FETCH = "it lists URLs, not files: fetch the photos with img2dataset first, and give the folder that it wrote"
 
 
@@ -51,6 +60,20 @@ def located(where: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def read_file(path: Path) -> bytes:
+    """A photo's file. Raises OSError where it is missing, no regular file (a FIFO never ends), or too large."""
+    if path.exists() and not path.is_file():
+        raise OSError("a folder, FIFO or device, and no file")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise OSError(f"{size} bytes; at most {MOST_BYTES} are read")
+    return path.read_bytes()
+
+
+def bad_pair(name: str, error: ValueError, read: float = 0.0) -> Pair:
+    """The pair that stands for what cannot be used of a source; `name` is where it is, as "pairs.jsonl, line 3"."""
+    return Pair(name, None, (), {}, why_bad=str(error), read=read)
 
 
 def find_photo(names: Sequence[str]) -> str:
@@ -118,9 +141,33 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://"))
 
 
-def to_meta(value: Any) -> Any:
-    """A value that JSON can hold: NaN and infinity, which it cannot, become None."""
+def to_meta(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """A value that JSON in UTF-8 can hold: NaN and infinity, which it cannot, become None.
+
+    Raises:
+        ValueError: text that UTF-8 cannot hold, or values in values, deeper than `depth`.
+    """
+    if isinstance(value, dict | list | tuple) and not depth:
+        raise ValueError(f"values in values, more than {MAX_DEPTH} deep; leave them out")
+    if isinstance(value, dict):
+        return {to_meta(key, depth - 1): to_meta(part, depth - 1) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_meta(part, depth - 1) for part in value]
+    if isinstance(value, str) and not _is_unicode(value):
+        raise ValueError(f"{shorten(value)} has half a character (a lone surrogate); write it anew")
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value; NaN, which is no JSON but which users of pandas write, becomes None.
+
+    Raises:
+        ValueError: broken, nested too deep, or with a number that is too large.
+    """
+    try:
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_parse_float)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested some thousands deep
+        raise ValueError(f"broken JSON ({error})") from None
 
 
 def decode_text(raw: bytes, line: int = 1) -> str:
@@ -135,6 +182,12 @@ def decode_text(raw: bytes, line: int = 1) -> str:
         line += raw.count(b"\n", 0, error.start)
         byte = error.object[error.start]
         raise ValueError(f"line {line}: not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8") from None
+
+
+def check_decoded(text: str) -> None:
+    """Raise ValueError where text that was decoded with `surrogateescape` was not UTF-8."""
+    if not text.isascii() and (found := _UNDECODED.search(text)):
+        raise ValueError(f"not UTF-8 text (byte 0x{ord(found[0]) - 0xDC00:02x}); save it as UTF-8")
 
 
 def shorten(value: Any) -> str:
@@ -158,5 +211,13 @@ def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text:.100} is too large")
+    return number
+
+
+_UNDECODED = re.compile("[\udc80-\udcff]")
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 120
