@@ -209,7 +209,10 @@ def test_vit_b16_is_downloaded_once_and_converted(
     assert first.config == second.config == tiny.config
     found = second.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())
-    assert {path.name for path in cache.iterdir()} <= {"vit-b16.safetensors", "vit-b16.lock"}
+    assert {path.name for path in cache.iterdir()} - {"vit-b16.lock"} == {
+        "vit-b16.safetensors",
+        "vit-b16.safetensors.sha256",
+    }
 
 
 def test_the_licence_is_told_before_the_download(server: Server, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
