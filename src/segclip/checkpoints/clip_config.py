@@ -101,12 +101,12 @@ def _open_clip(raw: Mapping[str, Any], file: Path) -> ClipConfig:
             if value and name not in OPEN_CLIP_FIELDS and value not in OPEN_CLIP_DEFAULTS.get(name, ()):
                 raise _unknown(file, f"{part}.{name}", value)
     activation = None if model.get("quick_gelu", False) else "gelu"
-    width = _whole(image.get("width", 768), "vision_cfg.width", file)
-    head = _whole(image.get("head_width", 64), "vision_cfg.head_width", file)
+    width, head = (_whole(image, name, default, file) for name, default in (("width", 768), ("head_width", 64)))
+    text_width, heads = (_whole(text, name, default, file) for name, default in (("width", 512), ("heads", 8)))
     mean, deviation = _statistics(_fields(raw, "preprocess_cfg", file), "mean", "std", file)
     return ClipConfig(
         Told(activation, width // head, width),
-        Told(activation, text.get("heads", 8), text.get("width", 512)),
+        Told(activation, heads, text_width),
         mean,
         deviation,
     )
@@ -121,8 +121,9 @@ def _transformers(raw: Mapping[str, Any], file: Path) -> ClipConfig:
             raise _unknown(file, f"{name}.hidden_act", activation)
         if eps != NORM_EPS:
             raise _unknown(file, f"{name}.layer_norm_eps", eps)
-        heads = fields.get("num_attention_heads", default)
-        towers[name] = Told(None if activation == "quick_gelu" else activation, heads, fields.get("hidden_size"))
+        heads = _whole(fields, "num_attention_heads", default, file)
+        width = _whole(fields, "hidden_size", 0, file) or None
+        towers[name] = Told(None if activation == "quick_gelu" else activation, heads, width)
     pixels = file.with_name(PIXELS_FILE)
     mean, deviation = _statistics(_read_json(pixels), "image_mean", "image_std", pixels)
     return ClipConfig(towers["vision_config"], towers["text_config"], mean, deviation)
@@ -135,8 +136,9 @@ def _fields(raw: Mapping[str, Any], name: str, file: Path) -> dict[str, Any]:
     return fields
 
 
-def _whole(value: Any, name: str, file: Path) -> int:
-    if type(value) is not int or value < 1:
+def _whole(fields: Mapping[str, Any], name: str, default: int, file: Path) -> int:
+    value = fields.get(name, default)
+    if type(value) is not int or value < min(default, 1):
         raise _unknown(file, name, value)
     return value
 
