@@ -57,10 +57,10 @@ def test_a_configuration_comes_back() -> None:
     ],
 )
 def test_wrong_types_and_ranges(name: str, value: Any, message: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ValueError, match=message) as caught:
         ModelConfig.from_dict(changed(name, value))
-    assert len(str(caught.value)) < 400 and time.monotonic() - start < 1
+    assert len(str(caught.value)) < 400 and time.process_time() - start < 1
 
 
 NO_CONFIGURATIONS = ["", "[]", "{}", "3", "null", "[" * 100_000, "1" * 10_000, '{"image": {}, "text": 1e999}']

@@ -177,22 +177,26 @@ def _check_fields(kind: type, values: Mapping[str, Any]) -> None:
     """
     prefix = {ImageConfig: "image.", TextConfig: "text."}.get(kind, "")
     for one in dataclasses.fields(kind):
-        value, types = values.get(one.name), get_args(one.type) or (one.type,)
-        if one.name not in values or (value is None and type(None) in types):
-            continue
-        if int in types:
-            low, high = _RANGES[one.name]
-            good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-            expected = f"a whole number from {low} to {high}"
-        elif float in types:
-            good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-            expected = "a number"
-            if one.name == "mlp_ratio":
-                good, expected = good and 0 < value <= _LARGEST_MLP, f"a number above 0, to {_LARGEST_MLP}"
-        else:
-            good, expected = isinstance(value, types), f"a {types[0].__name__}"
-        if not good:
+        if one.name in values and (expected := _unmet(one, value := values[one.name])):
             raise ValueError(f"{prefix}{one.name} {brief(value)}; expected {expected}")
+
+
+def _unmet(one: dataclasses.Field[Any], value: Any) -> str | None:
+    """What a field takes, where the value is something else."""
+    types: tuple[Any, ...] = get_args(one.type) or (one.type,)
+    if value is None and type(None) in types:
+        return None
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan  # in no range
+    if int in types:
+        low, high = _RANGES[one.name]
+        good, expected = isinstance(value, int) and low <= number <= high, f"a whole number from {low} to {high}"
+    elif one.name == "mlp_ratio":
+        good, expected = 0 < number <= _LARGEST_MLP, f"a number above 0, to {_LARGEST_MLP}"
+    elif float in types:
+        good, expected = abs(number) < math.inf, "a number"
+    else:
+        good, expected = isinstance(value, types), f"a {types[0].__name__}"
+    return None if good else expected
 
 
 _VERSION_1 = re.compile(r"(^|\.)image\.(patch_embed|class_token|positions|norm_pre|trunk|norm_trunk)(?=$|\.)")

@@ -38,6 +38,9 @@ class Server(http.server.ThreadingHTTPServer):
     status = 200
     seen: list[dict[str, str]]  # headers of the requests
 
+    def handle_error(self, *_: Any) -> None:
+        """A client that takes no more is no news."""
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server

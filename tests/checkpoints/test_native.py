@@ -251,12 +251,12 @@ def test_a_configuration_of_impossible_sizes(saved: Path, name: str, value: Any)
         config["image"][name] = value
         metadata["segclip_config"] = json.dumps(config)
 
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(
         CheckpointError, match=rf"tiny\.safetensors: image\.{name} .*{value}.*; expected a whole number"
     ):
         load_model(rewrite(saved, change))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_no_block_is_made_that_has_no_tensor(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
