@@ -2,13 +2,27 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from segclip.utils.messages import brief, shorten
 
 CLIP_VOCABULARY = 49408  # CLIP's byte-pair encoding, start and end tokens included
 BERT_VOCABULARY = 30522  # bert-base-uncased, which MiniLM sentence encoders use
+
+# Smallest and largest whole number of each field, by its name. The upper ends are far above any model there is; they
+# are there because a configuration comes with a file, which may be damaged or hostile, and what it asks for is built.
+_RANGES: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(("trunk_layers", "region_layers", "layers", "decoder_layers", "center_blocks"), (0, 1024)),
+    **dict.fromkeys(("width", "embed", "heads", "decoder_heads", "centers", "context", "patch", "side"), (1, 65536)),
+    "adapter": (0, 65536),
+    "position_grid": (1, 4096),
+    "vocabulary": (1, 1 << 24),
+}
+_LARGEST_MLP = 64  # mlp_ratio; CLIP's and DINOv2's are 4 to 5
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,9 @@ class ImageConfig:
     mlp_ratio: float = 4.0
     activation: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_fields(ImageConfig, vars(self))
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -68,6 +85,9 @@ class TextConfig:
     activation: str | None = None
     tokenizer: str | None = None
     adapter: int = 0
+
+    def __post_init__(self) -> None:
+        _check_fields(TextConfig, vars(self))
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,7 @@ class ModelConfig:
     decoder_heads: int = 8
 
     def __post_init__(self) -> None:
+        _check_fields(ModelConfig, vars(self))
         image, text = self.image, self.text
         units = (
             ("image.width", image.width, image.heads or 64),
@@ -123,19 +144,59 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
-        """Inverse of `to_json`. Raises ValueError for unknown or missing fields."""
+        """Inverse of `to_json`. Raises ValueError for unknown or missing fields, wrong types, and impossible sizes."""
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not a segclip model configuration: {error}") from error
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError too
+            raise _no_configuration(error) from error
+        return cls.from_dict(raw)
 
     @classmethod
     def from_dict(cls, raw: Any) -> "ModelConfig":
-        """Inverse of `dataclasses.asdict`. Raises ValueError for unknown or missing fields."""
+        """Inverse of `dataclasses.asdict`. Raises ValueError as `from_json` does."""
         try:
-            return cls(**{**raw, "image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a segclip model configuration: {error}") from error
+            for kind, values in ((ImageConfig, raw["image"]), (TextConfig, raw["text"])):
+                _check_fields(kind, values)
+            towers = {"image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])}
+            _check_fields(cls, raw | towers)
+            return cls(**raw | towers)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise _no_configuration(error) from error
+
+
+def _no_configuration(error: Exception) -> ValueError:
+    return ValueError(f"not a segclip model configuration: {shorten(str(error), 200)}")
+
+
+def _check_fields(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of another type than its field is declared with, or out of its range.
+
+    Args:
+        kind: the dataclass.
+        values: by the names of its fields; the names themselves are not looked at.
+    """
+    prefix = {ImageConfig: "image.", TextConfig: "text."}.get(kind, "")
+    for one in dataclasses.fields(kind):
+        if one.name in values and (expected := _unmet(one, value := values[one.name])):
+            raise ValueError(f"{prefix}{one.name} {brief(value)}; expected {expected}")
+
+
+def _unmet(one: dataclasses.Field[Any], value: Any) -> str | None:
+    """What a field takes, where the value is something else."""
+    types: tuple[Any, ...] = get_args(one.type) or (one.type,)
+    if value is None and type(None) in types:
+        return None
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan  # in no range
+    if int in types:
+        low, high = _RANGES[one.name]
+        good, expected = isinstance(value, int) and low <= number <= high, f"a whole number from {low} to {high}"
+    elif one.name == "mlp_ratio":
+        good, expected = 0 < number <= _LARGEST_MLP, f"a number above 0, to {_LARGEST_MLP}"
+    elif float in types:
+        good, expected = abs(number) < math.inf, "a number"
+    else:
+        good, expected = isinstance(value, types), f"a {types[0].__name__}"
+    return None if good else expected
 
 
 _VERSION_1 = re.compile(r"(^|\.)image\.(patch_embed|class_token|positions|norm_pre|trunk|norm_trunk)(?=$|\.)")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from helpers.formats import State, to_transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
+from segclip.checkpoints import clip_weights, native, tensors, torchscript
 from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import CheckpointError
+from segclip.model.segclip import SegCLIP
 
 
 @pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
@@ -174,6 +177,15 @@ def test_a_hostile_file_runs_nothing(archive: Path, tmp_path: Path, kind: str) -
     assert (tmp_path / "exploded").exists()  # the bomb was live
 
 
+def nested_modules(depth: int) -> bytes:
+    """A pickle of a module that names a part twice, which names a part twice, and so on: 2**depth paths."""
+    program = b"\x80\x02c__torch__\nA\n)Rq\x00"
+    for level in range(1, depth + 1):
+        part = b"h" + bytes([level - 1])
+        program += b"c__torch__\nA\n)R}(X\x01\0\0\0a" + part + b"X\x01\0\0\0b" + part + b"ubq" + bytes([level])
+    return program + b"."
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -182,6 +194,8 @@ def test_a_hostile_file_runs_nothing(archive: Path, tmp_path: Path, kind: str) -
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00K\x01K\x01tR.",
         b"\x80\x02c__torch__.x\nModel\nK\x05\x85R.",
         b"\x80\x02K\x01.",
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # object 2147483647: an unpickler makes room for as many
+        nested_modules(40),
     ],
 )
 def test_hostile_archives(archive: Path, tmp_path: Path, program: bytes) -> None:
@@ -191,3 +205,130 @@ def test_hostile_archives(archive: Path, tmp_path: Path, program: bytes) -> None
             target.writestr(name, program if name.endswith("/data.pkl") else source.read(name))
     with pytest.raises(CheckpointError, match="looks like a"):
         load(path)
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise AssertionError("its content must not be read")
+
+
+@pytest.mark.parametrize("kind", ["torch.save", "TorchScript"])
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("bomb/data.pkl", pickle.dumps({}, protocol=2))
+        file.writestr("bomb/constants.pkl" if kind == "TorchScript" else "bomb/version", b"3")
+        file.writestr("bomb/data/0", bytes(20 << 20))
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(tensors, "read_torchscript", fail)
+    with pytest.raises(CheckpointError, match=r"looks like a zip bomb: \d\d,\d+ bytes that unpack to 20,9"):
+        load(tmp_path / "bomb.pt")
+
+
+def test_an_archive_behind_other_data(archive: Path) -> None:
+    """Two readers of zip archives may find different files in it."""
+    archive.write_bytes(b"PK\x05\x06" + bytes(96) + archive.read_bytes())
+    with pytest.raises(CheckpointError, match="a zip archive with other data before it"):
+        load(archive)
+
+
+def test_one_number_that_poses_as_many(tmp_path: Path) -> None:
+    torch.save({"clip.visual.proj": torch.zeros(1).expand(8 << 20)}, tmp_path / "m.bin")
+    with pytest.raises(CheckpointError, match=r"m\.bin: [\d,]+ bytes with tensors of 33,554,432 bytes"):
+        load(tmp_path / "m.bin")
+
+
+def test_too_many_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (native, tensors):
+        monkeypatch.setattr(module, "MOST_TENSORS", 3)
+    state = {f"clip.{i}": torch.zeros(1) for i in range(4)}
+    torch.save(state, tmp_path / "m.bin", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "m.safetensors")
+    for name in ("m.bin", "m.safetensors"):
+        with pytest.raises(CheckpointError, match="4 tensors; expected at most 3"):
+            load(tmp_path / name)
+
+
+def test_a_header_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "LONGEST_HEADER", 100)
+    (tmp_path / "m").write_bytes(struct.pack("<Q", 101) + b"{" + b" " * 99 + b"}")
+    with pytest.raises(CheckpointError, match="a header of 101 bytes; expected at most 100"):
+        load(tmp_path / "m")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe: no regular file"):
+        load(tmp_path / "pipe")
+
+
+def test_nothing_is_made_of_tensors_that_do_not_fit(
+    openai: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few bytes can ask for a model of many: a patch embedding of one pixel and 65536 channels."""
+
+    def on_paper(config: Any) -> SegCLIP:
+        assert torch.empty(0).is_meta
+        return SegCLIP(config)
+
+    monkeypatch.setattr(clip_weights, "SegCLIP", on_paper)
+    torch.save(changed(openai, visual__conv1__weight=torch.zeros(65536, 3, 1, 1)), tmp_path / "clip.pt")
+    with pytest.raises(CheckpointError, match="wrong shapes"):
+        load(tmp_path / "clip.pt")
+
+
+PROJECTION = torch.ones(128, 64)
+
+
+@pytest.mark.parametrize(
+    ("projection", "message"),
+    [
+        (PROJECTION.int(), r"no floating-point numbers: 1 \(image\.projection int32\)"),
+        (PROJECTION.bool(), "image.projection bool"),
+        (PROJECTION.to(torch.complex64), "image.projection complex64"),
+        (PROJECTION * torch.nan, r"NaN or infinite weights in 1 \(image\.projection\)"),
+        (PROJECTION.half() * torch.inf, "NaN or infinite weights"),
+        (PROJECTION.double() * 1e300, "NaN or infinite weights"),  # as float32
+    ],
+)
+def test_weights_that_no_model_computes_with(
+    authors: State, openai: State, tmp_path: Path, projection: Tensor, message: str
+) -> None:
+    torch.save(changed(authors, clip__visual__proj=projection), tmp_path / "segclip.bin")
+    torch.save(changed(openai, visual__proj=projection), tmp_path / "clip.pt")
+    torch.save(to_transformers(changed(openai, visual__proj=projection)), tmp_path / "pytorch_model.bin")
+    for name in ("segclip.bin", "clip.pt", "pytorch_model.bin"):
+        with pytest.raises(CheckpointError, match=message):
+            load(tmp_path / name)
+
+
+def test_two_tensors_for_one_weight(authors: State, tmp_path: Path) -> None:
+    torch.save({**authors, "ln_final.bias": authors["clip.ln_final.bias"]}, tmp_path / "a.bin")
+    torch.save({**authors, "module.clip.ln_final.bias": authors["clip.ln_final.bias"]}, tmp_path / "b.bin")
+    with pytest.raises(CheckpointError, match="several tensors for one weight"):
+        load(tmp_path / "a.bin")
+    with pytest.raises(CheckpointError, match="two tensors for one weight"):
+        load(tmp_path / "b.bin")
+
+
+@pytest.mark.parametrize("name", ["clip.visual." + "x" * 100_000, "\x1b[2J\n" * 20_000])
+def test_messages_stay_short_and_printable(authors: State, tmp_path: Path, name: str) -> None:
+    torch.save({**authors, name: torch.zeros(1)}, tmp_path / "a.bin")
+    torch.save({name: 1}, tmp_path / "b.bin")
+    save_file({name: torch.zeros(1)}, tmp_path / "c.safetensors")
+    (tmp_path / "d.safetensors").write_bytes(struct.pack("<Q", len(name) + 2) + b'{"' + name.encode())
+    for file in tmp_path.iterdir():
+        with pytest.raises(CheckpointError) as caught:
+            load(file)
+        assert len(str(caught.value)) <= 1000 and str(caught.value).isprintable(), file.name
+
+
+def test_a_name_of_any_length() -> None:
+    with pytest.raises(CheckpointError, match=r"no such file|unknown model"):
+        load("x" * 5000)
+
+
+def test_archives_of_long_names_end() -> None:
+    """A module that is a part of itself."""
+    module = type("Attributes", (), {})()
+    vars(module)["part"] = module
+    with pytest.raises(ValueError, match="no tree of modules"):
+        list(torchscript._named_tensors(module))

@@ -1,10 +1,13 @@
 """The authors' file is downloaded once and resumed where it broke."""
 
+import hashlib
 import http.server
 import re
 import shutil
 import threading
+import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +32,14 @@ class Server(http.server.ThreadingHTTPServer):
     etag: str | None = '"one"'
     ranges = True  # answers Range requests
     announced = 0  # bytes promised beyond those there are
+    length: str | None = "right"  # Content-Length; None: there is none
+    moved: str | None = None  # to where the first request is led
     breaks: list[int]  # after how many bytes the next connections break
     status = 200
     seen: list[dict[str, str]]  # headers of the requests
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that takes no more is no news."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -42,6 +50,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.seen.append(dict(self.headers))
         if server.status != 200:
             self.send_error(server.status)
+            return
+        if server.moved is not None:
+            self.send_response(302)
+            self.send_header("Location", server.moved)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            server.moved = None
             return
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
@@ -57,7 +72,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         body = server.content[start:]
-        self.send_header("Content-Length", str(len(body) + server.announced))
+        if server.length is not None:
+            right = str(len(body) + server.announced)
+            self.send_header("Content-Length", right if server.length == "right" else server.length)
         if server.etag:
             self.send_header("ETag", server.etag)
         self.end_headers()
@@ -161,6 +178,63 @@ def test_a_server_that_promises_more_than_it_sends(server: Server, url: str, tar
     assert not target.exists()
 
 
+def test_a_file_that_is_announced_as_too_large(server: Server, url: str, target: Path) -> None:
+    with pytest.raises(DownloadError, match="1,048,576 bytes were announced; expected at most 1,000,000"):
+        download.download(url, target, largest=1_000_000)
+    assert not any(target.parent.iterdir()) and len(server.seen) == 1
+
+
+def test_a_body_without_an_end(server: Server, url: str, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.length = None
+    monkeypatch.setattr(download, "CHUNK", 1000)
+    with pytest.raises(DownloadError, match="the server sent more than 100,000 bytes"):
+        download.download(url, target, largest=100_000)
+    assert [path.name for path in target.parent.iterdir()] in ([], ["segclip.bin.part.validator"])
+    download.download(url, target)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("length", ["\xb2", "1_000", "-1", "1e3", "0x10", "", "9" * 5000])
+def test_a_length_that_is_no_number(server: Server, url: str, target: Path, length: str) -> None:
+    server.length = length
+    with pytest.raises(DownloadError, match=r"the server announced '.*' bytes") as caught:
+        download.download(url, target)
+    assert not target.exists() and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("moved", ["/elsewhere", "http://127.0.0.1:{port}/elsewhere"])
+def test_a_way_from_http_to_http(server: Server, url: str, target: Path, moved: str) -> None:
+    server.moved = moved.format(port=server.server_port)
+    download.download(url, target)
+    assert_whole(target)
+
+
+@pytest.mark.parametrize("moved", ["ftp://127.0.0.1/x", "file:///etc/hostname", "http://["])
+def test_a_way_that_is_not_gone(server: Server, url: str, target: Path, moved: str) -> None:
+    server.moved = moved
+    with pytest.raises(DownloadError, match="cannot download"):
+        download.download(url, target)
+    assert len(server.seen) == 1 and not target.exists()
+
+
+@pytest.mark.parametrize("moved", ["http://example.org/x", "ftp://example.org/x"])
+def test_https_stays_https(moved: str) -> None:
+    redirects, asked = download._Redirects(), urllib.request.Request("https://example.org/x")
+    with pytest.raises(download._Refused, match=f"it leads from https to {moved}"):
+        redirects.redirect_request(asked, None, 302, "Found", Message(), moved)
+    followed = redirects.redirect_request(asked, None, 302, "Found", Message(), "https://example.com/y")
+    assert followed is not None and followed.full_url == "https://example.com/y"
+
+
+def test_another_sha256(server: Server, url: str, target: Path) -> None:
+    right = hashlib.sha256(CONTENT).hexdigest()
+    with pytest.raises(DownloadError, match=rf"its sha256 is {right}, expected 0000"):
+        download.download(url, target, sha256="0" * 64)
+    assert not target.exists()
+    download.download(url, target, sha256=right)
+    assert_whole(target)
+
+
 def test_not_found(server: Server, url: str, target: Path) -> None:
     server.status = 404
     with pytest.raises(DownloadError, match=rf"{url} \(the server answered 404 .*put it at {target}"):
@@ -209,7 +283,10 @@ def test_vit_b16_is_downloaded_once_and_converted(
     assert first.config == second.config == tiny.config
     found = second.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())
-    assert {path.name for path in cache.iterdir()} <= {"vit-b16.safetensors", "vit-b16.lock"}
+    assert {path.name for path in cache.iterdir()} - {"vit-b16.lock"} == {
+        "vit-b16.safetensors",
+        "vit-b16.safetensors.sha256",
+    }
 
 
 def test_the_licence_is_told_before_the_download(server: Server, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -242,3 +319,27 @@ def test_two_at_a_time_download_once(server: Server, cache: Path) -> None:
         thread.join()
     assert len(server.seen) == 1
     assert (cache / "vit-b16.safetensors").exists()
+
+
+def test_cached_weights_are_what_they_were(server: Server, cache: Path, tiny: SegCLIP) -> None:
+    load("vit-b16")
+    ours, checksum = cache / "vit-b16.safetensors", cache / "vit-b16.safetensors.sha256"
+    assert checksum.read_text() == f"{hashlib.sha256(ours.read_bytes()).hexdigest()}  vit-b16.safetensors\n"
+    checksum.unlink()  # as earlier versions left it
+    load("vit-b16")
+    whole = bytearray(ours.read_bytes())
+    whole[-1] ^= 1
+    ours.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"vit-b16\.safetensors: changed since it was made: .* delete both"):
+        load("vit-b16")
+    ours.unlink()  # its checksum stays, of a file that is no more
+    assert load("vit-b16").config == tiny.config
+    assert load("vit-b16").config == tiny.config
+    assert len(server.seen) == 2
+
+
+def test_the_released_file_is_checked(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as its sha256 is known."""
+    monkeypatch.setattr(checkpoints, "AUTHORS_SHA256", "0" * 64)
+    with pytest.raises(DownloadError, match="expected 0000"):
+        load("vit-b16")

@@ -187,5 +187,5 @@ def test_hub_models(tiny: SegCLIP, tiny_bin: Path, tmp_path: Path) -> None:
     assert width == "128"
     assert commit.endswith(("/commit/1", "/org/pushed/tree/main/"))  # the latter before huggingface-hub 1.0
     assert sorted(os.listdir(hub / "pushed")) == ["README.md", "config.json", "model.safetensors"]
-    assert "org/empty: model.safetensors or pytorch_model.bin cannot be fetched" in empty
+    assert "org/empty: model.safetensors or pytorch_model.bin or " in empty and "cannot be fetched" in empty
     assert "org/missing: model.safetensors" in missing and "RepositoryNotFound" in missing

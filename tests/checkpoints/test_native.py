@@ -3,8 +3,10 @@
 import json
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from segclip.checkpoints import native
+from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import CheckpointError, load_model, save_model
 from segclip.config import ImageConfig, ModelConfig, TextConfig
 from segclip.model.segclip import SegCLIP
@@ -236,6 +240,68 @@ def test_a_configuration_of_other_sizes(saved: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"wrong shapes: 2 \(image\.projection"):
         load_model(rewrite(saved, change))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("trunk_layers", 10**9), ("trunk_layers", 2.5), ("patch", 0), ("heads", "many")]
+)
+def test_a_configuration_of_impossible_sizes(saved: Path, name: str, value: Any) -> None:
+    def change(state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        config = json.loads(metadata["segclip_config"])
+        config["image"][name] = value
+        metadata["segclip_config"] = json.dumps(config)
+
+    start = time.process_time()
+    with pytest.raises(
+        CheckpointError, match=rf"tiny\.safetensors: image\.{name} .*{value}.*; expected a whole number"
+    ):
+        load_model(rewrite(saved, change))
+    assert time.process_time() - start < 5
+
+
+def test_no_block_is_made_that_has_no_tensor(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        config = json.loads(metadata["segclip_config"])
+        config["image"]["trunk_layers"] = 1024
+        metadata["segclip_config"] = json.dumps(config)
+
+    monkeypatch.setattr(native, "SegCLIP", None)
+    with pytest.raises(CheckpointError, match=r"a configuration of 1033 blocks, but \d+ tensors"):
+        load_model(rewrite(saved, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t * torch.nan, r"NaN or infinite weights in 1 \(image\.norm_post\.bias\)"),
+        (lambda t: t.index_fill(0, torch.tensor(1), torch.inf), "NaN or infinite weights"),
+        (lambda t: t.long(), r"no floating-point numbers: 1 \(image\.norm_post\.bias int64\)"),
+    ],
+)
+def test_weights_that_no_model_computes_with(
+    saved: Path, tmp_path: Path, tiny: SegCLIP, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    def spoil(state: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        state["image.norm_post.bias"] = change(state["image.norm_post.bias"])
+
+    with pytest.raises(CheckpointError, match=message):
+        load_model(rewrite(saved, spoil))
+    state = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
+    spoil(state)
+    save_file(state, tmp_path / "model.safetensors")  # as save_pretrained does
+    (tmp_path / "config.json").write_text(tiny.config.to_json())
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path)
+
+
+def test_a_scale_that_is_not_finite(tiny: SegCLIP, tmp_path: Path) -> None:
+    save_model(tiny, tmp_path / "m", eight_bit=True)
+
+    def change(state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        state["image.grouping.mlp_out.fc1.weight.scale"][0] = torch.nan
+
+    with pytest.raises(CheckpointError, match=r"NaN or infinite weights in 1 \(image\.grouping\.mlp_out\.fc1\.weight"):
+        load_model(rewrite(tmp_path / "m", change))
 
 
 def test_eight_bits_without_their_scale(tiny: SegCLIP, tmp_path: Path) -> None:

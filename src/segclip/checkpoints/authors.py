@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from segclip.checkpoints import openai
+from segclip.checkpoints.clip_config import ClipConfig
 from segclip.checkpoints.clip_weights import Rules, count_blocks, read_sizes, rename
 from segclip.checkpoints.native import build_model
 from segclip.model.segclip import SegCLIP
@@ -51,11 +52,11 @@ def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
     """The authors' model.
 
     Raises:
-        CheckpointError: missing, extra or wrongly shaped tensors.
+        CheckpointError: missing, extra or wrongly shaped tensors, or such as are no finite floating-point numbers.
     """
-    ours = rename(state, RULES, IGNORED)
+    ours = rename(state, RULES, IGNORED, path)
     trunk, region = (count_blocks(ours, prefix) for prefix in ("image.tower.trunk.", "image.region_blocks."))
-    config = read_sizes(ours, trunk, region, path)
+    config = read_sizes(ours, trunk, region, ClipConfig(), path)
     for name in ("image.grouping.key.weight", "image.grouping.value.weight"):  # 1x1 convolutions
         if name in ours and ours[name].ndim == 3:
             ours[name] = ours[name].squeeze(-1)

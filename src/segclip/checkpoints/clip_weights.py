@@ -6,11 +6,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from segclip.checkpoints.native import EXPECTED, CheckpointError, check_state, listing
+from segclip.checkpoints.clip_config import ClipConfig
+from segclip.checkpoints.native import EXPECTED, CheckpointError, check_state, listing, to_float32
 from segclip.config import ImageConfig, ModelConfig, TextConfig
 from segclip.model.segclip import SegCLIP
+from segclip.model.towers.clip import DEVIATION, MEAN
+from segclip.model.towers.inputs import HEAD_WIDTH
+from segclip.utils.messages import brief
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +26,23 @@ REGION_LAYERS = 2  # CLIP's last two blocks run over the regions (arXiv 2211.148
 CENTERS = 8  # of the paper, for a model that starts from CLIP
 
 
-def rename(state: Mapping[str, Tensor], rules: Rules, ignored: str) -> State:
-    """The same tensors under our names, without those that are computed and not learned.
+def rename(state: Mapping[str, Tensor], rules: Rules, ignored: str, path: Path) -> State:
+    """The same weights under our names and in float32, without those that are computed and not learned.
 
     Args:
         state: tensors under their names in the file.
         rules: names that no rule knows stay as they are.
         ignored: a regular expression that finds the names to leave out.
+        path: of the file, for the errors.
+
+    Raises:
+        CheckpointError: two tensors that would have one name; weights that are no finite floating-point numbers.
     """
-    return {our_name(name, rules): tensor for name, tensor in state.items() if not re.search(ignored, name)}
+    learned = {name: tensor for name, tensor in state.items() if not re.search(ignored, name)}
+    renamed = {our_name(name, rules): tensor for name, tensor in learned.items()}
+    if len(renamed) < len(learned):
+        raise CheckpointError(f"{path}: several tensors for one weight, of {listing(learned)}; {EXPECTED}")
+    return to_float32(renamed, path)
 
 
 def our_name(name: str, rules: Rules) -> str:
@@ -39,25 +52,41 @@ def our_name(name: str, rules: Rules) -> str:
     return name
 
 
-def build_from_clip(state: State, path: Path) -> SegCLIP:
+def build_from_clip(state: State, told: ClipConfig | None, path: Path) -> SegCLIP:
     """A model that starts from CLIP: its last blocks run over the regions.
 
     The grouping and the masked branch, which CLIP lacks, start at random, and a warning says so.
 
     Args:
-        state: under our names, but all blocks of the image tower as `image.layers.N`.
+        state: as `rename` gives them, but all blocks of the image tower as `image.layers.N`.
+        told: what the tensors do not tell; None: nothing is known, so it is taken for OpenAI's, and a warning says so.
         path: of the file, for the errors.
+
+    Raises:
+        CheckpointError: missing, extra or wrongly shaped tensors; they do not fit what is told of them.
     """
+    if told is None:
+        log.warning(
+            "%s: its tensors do not tell the activation and the width of attention heads, and no open_clip_config.json "
+            "or config.json lies beside it: taken for a CLIP of OpenAI's, with QuickGELU and heads of 64 channels. "
+            "Others, such as OpenCLIP's of LAION and DataComp, give wrong results so: put its configuration there",
+            path,
+        )
+        told = ClipConfig()
     layers = count_blocks(state, "image.layers.")
     trunk = layers - REGION_LAYERS
     if trunk < 1:
         raise CheckpointError(f"{path}: an image tower of {layers} blocks; expected at least {REGION_LAYERS + 1}")
     state = {_split_blocks(name, trunk): tensor for name, tensor in state.items()}
-    model = SegCLIP(read_sizes(state, trunk, REGION_LAYERS, path))
-    expected = model.state_dict()
+    config = read_sizes(state, trunk, REGION_LAYERS, told, path)
+    with torch.device("meta"):  # nothing is made of a file whose tensors do not fit
+        expected = SegCLIP(config).state_dict()
     untrained = ("image.grouping.", "reconstruction.")
     check_state({n: t for n, t in expected.items() if not n.startswith(untrained)}, state, path)
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    if (told.mean, told.deviation) != (MEAN, DEVIATION):
+        _fold_statistics(state, told)
+    model = SegCLIP(config)
+    model.load_state_dict(state, strict=False)
     log.warning(
         "%s holds a CLIP: its grouping (learnable centers) and masked branch (image.grouping, reconstruction) are "
         "untrained and start at random; train them before you segment",
@@ -66,12 +95,26 @@ def build_from_clip(state: State, path: Path) -> SegCLIP:
     return model.eval()
 
 
-def read_sizes(state: State, trunk: int, region: int, path: Path) -> ModelConfig:
+def _fold_statistics(state: State, told: ClipConfig) -> None:
+    """Let the patch embedding take pixels that are normalised by CLIP's own statistics, in place.
+
+    They are (pixels - MEAN) / DEVIATION, and it has learned from (pixels - mean) / deviation. The difference is a
+    factor per colour, and a constant per channel, which the patches' positions take.
+    """
+    weight, positions = state["image.tower.patch_embed.weight"], state["image.tower.positions"].clone()
+    mean, deviation = torch.tensor(told.mean), torch.tensor(told.deviation)
+    positions[1:] += torch.einsum("dcij,c->d", weight, (torch.tensor(MEAN) - mean) / deviation)
+    state["image.tower.patch_embed.weight"] = weight * (torch.tensor(DEVIATION) / deviation)[:, None, None]
+    state["image.tower.positions"] = positions
+
+
+def read_sizes(state: State, trunk: int, region: int, told: ClipConfig, path: Path) -> ModelConfig:
     """The configuration that tensors under our names have.
 
     Args:
         state: the tensors.
         trunk, region: blocks over the patches, and over the regions.
+        told: what the tensors do not tell.
         path: of the file, for the errors.
 
     Raises:
@@ -90,16 +133,35 @@ def read_sizes(state: State, trunk: int, region: int, path: Path) -> ModelConfig
             f"{path}: {positions.shape[0]} image positions; expected one for the class token and those of a square grid"
         )
     text_width = text_positions.shape[1]
+    for name, tower, found in (("image", told.image, width), ("text", told.text, text_width)):
+        if tower.width not in (None, found):
+            raise CheckpointError(
+                f"{path}: the configuration beside it tells of another model: {name} width {brief(tower.width)}, and "
+                f"its tensors have {found}; put the configuration of these weights there"
+            )
     try:
         return ModelConfig(
-            ImageConfig("clip", width, trunk, region, patch, grid * patch, grid),
+            ImageConfig(
+                "clip",
+                width,
+                trunk,
+                region,
+                patch,
+                grid * patch,
+                grid,
+                heads=None if told.image.heads == width / HEAD_WIDTH else told.image.heads,
+                mlp_ratio=_mlp_ratio(state, "image.tower.trunk.", width),
+                activation=told.image.activation,
+            ),
             TextConfig(
                 "clip",
                 text_width,
                 count_blocks(state, "text.blocks."),
-                max(text_width // 64, 1),
+                max(text_width // HEAD_WIDTH, 1) if told.text.heads is None else told.text.heads,
                 text_positions.shape[0],
                 tokens.shape[0],
+                mlp_ratio=_mlp_ratio(state, "text.blocks.", text_width),
+                activation=told.text.activation,
             ),
             embed,
             CENTERS if centers is None else centers.shape[0],
@@ -112,12 +174,22 @@ def read_sizes(state: State, trunk: int, region: int, path: Path) -> ModelConfig
 
 def count_blocks(state: State, prefix: str) -> int:
     """Blocks under a prefix, by the numbers that follow it."""
-    return len({found[1] for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))})
+    return len({found[1] for name in state if (found := re.match(re.escape(prefix) + r"([0-9]+)\.", name))})
+
+
+def _mlp_ratio(state: State, blocks: str, width: int) -> float:
+    """Of the first block; one that gives exactly its hidden channels."""
+    weight = state.get(f"{blocks}0.mlp.fc1.weight")
+    if weight is None:
+        return ImageConfig.mlp_ratio
+    hidden = weight.shape[0] if weight.ndim else 0
+    ratio = hidden / width
+    return ratio if int(ratio * width) == hidden else (hidden + 0.5) / width
 
 
 def _split_blocks(name: str, trunk: int) -> str:
     """The name of a tensor of block N of the image tower: in the trunk, or past it among the blocks over regions."""
-    found = re.match(r"image\.layers\.(\d+)\.(.*)", name)
+    found = re.match(r"image\.layers\.([0-9]{1,4})\.(.*)", name)
     if not found:
         return name
     number = int(found[1])

@@ -6,13 +6,18 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-from segclip.checkpoints.native import CONFIG_FILE, CheckpointError
+from segclip.checkpoints.native import CheckpointError
 
 log = logging.getLogger(__name__)
 
 
-def fetch_weights(repo_id: str, names: tuple[str, ...]) -> Path:
-    """The first of these files that the repository "org/name" has; its config.json, if there is one, comes beside it.
+def fetch_weights(repo_id: str, names: tuple[str, ...], beside: tuple[str, ...]) -> Path:
+    """The first of these files that the repository "org/name" has.
+
+    Args:
+        repo_id: the repository.
+        names: of weights, the best first.
+        beside: further files that come beside it, as far as the repository has them.
 
     Raises:
         CheckpointError: no such repository or file, no network, no permission.
@@ -28,12 +33,13 @@ def fetch_weights(repo_id: str, names: tuple[str, ...]) -> Path:
             raise _not_fetched(repo_id, names, _first_line(error)) from error
     else:
         raise _not_fetched(repo_id, names, reason)
-    try:
-        hf_hub_download(repo_id, CONFIG_FILE)
-    except EntryNotFoundError:
-        log.debug("%s has no %s", repo_id, CONFIG_FILE)
-    except OSError as error:
-        raise _not_fetched(repo_id, (CONFIG_FILE,), _first_line(error)) from error
+    for name in beside:
+        try:
+            hf_hub_download(repo_id, name)
+        except EntryNotFoundError:
+            log.debug("%s has no %s", repo_id, name)
+        except OSError as error:
+            raise _not_fetched(repo_id, (name,), _first_line(error)) from error
     return path
 
 

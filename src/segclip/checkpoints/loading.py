@@ -13,7 +13,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from segclip.checkpoints import authors, native, openai, transformers
-from segclip.checkpoints.download import download
+from segclip.checkpoints.clip_config import CONFIG_FILES
+from segclip.checkpoints.download import check_sha256, download, forget_sha256, keep_sha256
 from segclip.checkpoints.hub import fetch_weights
 from segclip.checkpoints.native import EXPECTED, FORMAT, WEIGHTS_FILE, CheckpointError, listing, load_state, save_model
 from segclip.checkpoints.tensors import read_tensors
@@ -54,7 +55,9 @@ ADAPTERS: dict[str, Adapter] = {
 NAMES = ("mini", "vit-b16")
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"
 AUTHORS_URL = "https://github.com/ArrowLuo/SegCLIP/releases/download/checkpoint_v0/segclip.bin"
-FOLDER_FILES = (WEIGHTS_FILE, "pytorch_model.bin")  # of save_pretrained, ours and transformers'
+AUTHORS_SHA256: str | None = None  # not known here: nobody who wrote this has downloaded it
+# Of save_pretrained, ours and transformers', and OpenCLIP's.
+FOLDER_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 FILE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
 
@@ -65,8 +68,9 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "aut
     Args:
         name_or_path: "mini" (embedded in the package); "vit-b16" (the authors' published weights: downloaded once,
             converted and kept in the cache folder); a local file or folder of any format: ours, the authors'
-            segclip.bin, OpenAI's CLIP, transformers' CLIPModel; or a Hugging Face hub id "org/name".
-            Weights of a CLIP alone give untrained centers, with a warning.
+            segclip.bin, OpenAI's CLIP, OpenCLIP, transformers' CLIPModel; or a Hugging Face hub id "org/name".
+            Weights of a CLIP alone give untrained centers, with a warning. What their tensors do not tell, activation
+            and heads, is read of the open_clip_config.json or config.json beside them.
         device: where the model goes, as torch names it; "auto": to CUDA or else Apple's GPU where there is one, or
             else the processor.
 
@@ -86,10 +90,12 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     if name == "vit-b16":
         return _fetch_authors()
     path = Path(name).expanduser()
-    if name and path.exists():  # an empty name is not the current folder
+    if name and os.path.exists(
+        path
+    ):  # unlike Path.exists, takes names of any length; an empty name is not the current folder
         return _weights_in(path) if path.is_dir() else path
     if HUB_ID.fullmatch(name) and not name.endswith(FILE_SUFFIXES):
-        return fetch_weights(name, FOLDER_FILES)
+        return fetch_weights(name, FOLDER_FILES, CONFIG_FILES)
     raise CheckpointError(_unknown(name))
 
 
@@ -126,7 +132,10 @@ def find_adapter(state: Mapping[str, Tensor], path: Path) -> tuple[Adapter, dict
     Raises:
         CheckpointError: none does.
     """
+    count = len(state)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of torch's DataParallel
+    if len(state) < count:
+        raise CheckpointError(f"{path}: two tensors for one weight, with and without `module.`; {EXPECTED}")
     for adapter in ADAPTERS.values():
         if adapter.recognises(state):
             return adapter, state
@@ -138,6 +147,7 @@ def _fetch_authors() -> Path:
     folder = cache_folder()
     ours, theirs = folder / "vit-b16.safetensors", folder / "segclip.bin"
     if ours.exists():
+        check_sha256(ours)
         return ours
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +155,7 @@ def _fetch_authors() -> Path:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); set SEGCLIP_CACHE to another") from error
     with FileLock(folder / "vit-b16.lock"):
         if ours.exists():  # another process was faster
+            check_sha256(ours)
             return ours
         if not theirs.exists():
             log.warning(
@@ -153,13 +164,15 @@ def _fetch_authors() -> Path:
                 AUTHORS_URL,
                 folder,
             )
-            download(AUTHORS_URL, theirs)
+            download(AUTHORS_URL, theirs, sha256=AUTHORS_SHA256)
         try:
             model = read_file(theirs)
         except CheckpointError:
             theirs.unlink()  # or it would be found broken for ever
             raise
+        forget_sha256(ours)  # of an earlier file of this name
         save_model(model, ours)
+        keep_sha256(ours)
         theirs.unlink()
     return ours
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from segclip.config import ModelConfig, current_name
 from segclip.model.segclip import SegCLIP
 from segclip.utils.files import atomic
+from segclip.utils.messages import shorten
 
 FORMAT, FORMAT_VERSION = "segclip", "2"
 EARLIER_VERSION = "1"  # of 0.1, which had other names for the image tower
@@ -30,10 +31,23 @@ EXPECTED = (
 )
 COMPLETE: bool = True  # a whole SegCLIP
 LISTED = 5  # names that an error message lists before it only counts
+LONGEST_NAME, LONGEST_MESSAGE = 120, 1000  # letters
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
+
+# What no file of weights comes near, and what costs time and memory before anything is known of a hostile one.
+MOST_TENSORS = 100_000  # the largest CLIP has about 2,000
+LONGEST_HEADER = 16 << 20  # bytes, of safetensors
+LONGEST_CONFIG = 1 << 20  # bytes, of a configuration beside weights
 
 
 class CheckpointError(ValueError):
-    """A file of weights that cannot be used: says which file, what it looks like, and what is expected."""
+    """A file of weights that cannot be used: says which file, what it looks like, and what is expected.
+
+    A message has names from the file and what libraries say of it, so it is made printable and kept short.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shorten(message, LONGEST_MESSAGE))
 
 
 def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool = False) -> None:
@@ -103,17 +117,31 @@ def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
     """
     file = path.with_name(CONFIG_FILE)
     try:
-        config = ModelConfig.from_json(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: weights of a SegCLIP without their configuration; put the {CONFIG_FILE} that was written with "
-            "them beside them"
-        ) from None
+        text = read_config(file)
+        config = None if text is None else ModelConfig.from_json(text)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{file}: {error}; expected the {CONFIG_FILE} that SegCLIP.save_pretrained wrote"
         ) from error
-    return build_model(config, state, path)
+    if config is None:
+        raise CheckpointError(
+            f"{path}: weights of a SegCLIP without their configuration; put the {CONFIG_FILE} that was written with "
+            "them beside them"
+        )
+    return build_model(config, to_float32(state, path), path)
+
+
+def read_config(file: Path) -> str | None:
+    """The text of a configuration beside weights; None where there is no such file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is no text, or is too long for a configuration.
+    """
+    if not file.is_file():
+        return None
+    if (size := file.stat().st_size) > LONGEST_CONFIG:
+        raise ValueError(f"{size:,} bytes, more than a configuration has")
+    return file.read_text("utf-8")
 
 
 def load_state(state: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> SegCLIP:
@@ -129,7 +157,7 @@ def load_state(state: dict[str, Tensor], metadata: Mapping[str, str], path: Path
         config = ModelConfig.from_json(metadata.get("segclip_config", ""))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; the file is damaged or of another version of segclip") from error
-    return build_model(config, _dequantise(state, path), path)
+    return build_model(config, to_float32(_dequantise(state, path), path), path)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -139,17 +167,27 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: truncated, or no safetensors.
     """
     try:
+        with path.open("rb") as opened:
+            header = int.from_bytes(opened.read(8), "little")
+        size = path.stat().st_size
+        if LONGEST_HEADER < header <= size:
+            raise CheckpointError(f"{path}: a header of {header:,} bytes; expected at most {LONGEST_HEADER:,}")
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = list(file.keys())
+            if len(names) > MOST_TENSORS:
+                raise CheckpointError(f"{path}: {len(names):,} tensors; expected at most {MOST_TENSORS:,}")
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror or 'no such file'}); give a safetensors file"
         ) from error
-    except SafetensorError as error:
-        size = path.stat().st_size
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged or hostile header can raise anything
         raise CheckpointError(
-            f"{path}: {size:,} bytes that are no whole safetensors file ({error}); "
-            "expected one: it is truncated or of another format, so copy or download it again"
+            f"{path}: {path.stat().st_size:,} bytes that are no whole safetensors file "
+            f"({shorten(str(error), 200)}); expected one: it is truncated or of another format, so copy or download it "
+            "again"
         ) from error
 
 
@@ -159,14 +197,47 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], path: Path) ->
     Raises:
         CheckpointError: missing or extra names, wrong shapes; a part that is in no table here.
     """
+    blocks = (
+        config.image.trunk_layers
+        + config.image.region_layers
+        + config.text.layers
+        + config.decoder_layers
+        + config.center_blocks
+    )
+    if blocks > len(state):  # each has a tensor; none is made on the configuration's word alone
+        raise CheckpointError(
+            f"{path}: a configuration of {blocks} blocks, but {len(state)} tensors; the file is damaged or of another "
+            "model"
+        )
     try:
         with torch.device("meta"):  # no random weights are drawn, none are left: every name is assigned below
             model = SegCLIP(config)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     check_state(model.state_dict(), state, path)
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    model.load_state_dict(state, assign=True)
     return model.requires_grad_(True).eval()
+
+
+def to_float32(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The same weights in float32. Raises CheckpointError for whole numbers, NaN and infinite numbers among them."""
+    others = [f"{n} {str(t.dtype).removeprefix('torch.')}" for n, t in state.items() if t.dtype not in FLOATS]
+    if others:
+        raise CheckpointError(
+            f"{path}: weights that are no floating-point numbers: {listing(others)}; convert the original to float32"
+        )
+    state = {name: tensor.float() for name, tensor in state.items()}
+    if bad := [name for name, tensor in state.items() if not _is_finite(tensor)]:
+        raise CheckpointError(
+            f"{path}: NaN or infinite weights in {listing(bad)}; its training diverged or the file is damaged: take an "
+            "earlier checkpoint, or copy it again"
+        )
+    return state
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """In one pass, without a mask of the tensor's size."""
+    return not tensor.numel() or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
@@ -190,8 +261,8 @@ def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
 def listing(names: Iterable[str], separator: str = ", ") -> str:
     """The first few names, and how many there are."""
     ordered = sorted(names)
-    more = ["..."] if len(ordered) > LISTED else []
-    return f"{len(ordered)} ({separator.join(ordered[:LISTED] + more)})"
+    first = [shorten(name, LONGEST_NAME) for name in ordered[:LISTED]]
+    return f"{len(ordered)} ({separator.join(first + ['...'] * (len(ordered) > LISTED))})"
 
 
 def _quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -226,7 +297,7 @@ def _dequantise(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     scales = {name: state.pop(f"{name}.scale", None) for name, t in list(state.items()) if t.dtype == torch.int8}
     for name, scale in scales.items():
         tensor = state[name]
-        if tensor.ndim == 0 or scale is None or scale.shape != tensor.shape[:1]:
+        if tensor.ndim == 0 or scale is None or scale.shape != tensor.shape[:1] or scale.dtype not in FLOATS:
             raise CheckpointError(f"{path}: {name} is in 8 bits, but {name}.scale, one number per row, is not there")
         state[name] = tensor.float().mul_(scale.view(-1, *[1] * (tensor.ndim - 1)))
     return state

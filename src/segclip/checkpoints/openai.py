@@ -1,12 +1,13 @@
-"""OpenAI's CLIP: the names of its archives and state dicts, which other formats build on."""
+"""OpenAI's CLIP and OpenCLIP's: the names of their archives and state dicts, which other formats build on."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from segclip.checkpoints.clip_config import OPEN_CLIP_FILE, ClipConfig, read_clip_config
 from segclip.checkpoints.clip_weights import Rules, build_from_clip, rename
-from segclip.checkpoints.native import EXPECTED, CheckpointError
+from segclip.checkpoints.native import CONFIG_FILE, EXPECTED, CheckpointError
 from segclip.model.segclip import SegCLIP
 
 RULES: Rules = (
@@ -29,6 +30,7 @@ RULES: Rules = (
     (r"\.c_proj\.", ".fc2."),
 )
 IGNORED = r"^(input_resolution|context_length|vocab_size)$|(^|\.)attn_mask$"  # sizes, and the causal mask
+OPENAI_SIZE = "input_resolution"  # in OpenAI's archives alone; OpenCLIP's models have the same names, and compute else
 COMPLETE: bool = False  # CLIP's towers alone: grouping and masked branch are new
 
 
@@ -41,8 +43,10 @@ def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
     """A model that starts from this CLIP.
 
     Raises:
-        CheckpointError: a ResNet; missing, extra or wrongly shaped tensors.
+        CheckpointError: a ResNet; missing, extra or wrongly shaped tensors; a configuration beside the file that is
+            damaged, of another model, or asks for what no model here computes.
     """
     if any(name.startswith("visual.layer1.") for name in state):
         raise CheckpointError(f"{path}: looks like OpenAI's CLIP with a ResNet image tower; {EXPECTED}")
-    return build_from_clip(rename(state, RULES, IGNORED), path)
+    told = ClipConfig() if OPENAI_SIZE in state else read_clip_config(path, (OPEN_CLIP_FILE, CONFIG_FILE))
+    return build_from_clip(rename(state, RULES, IGNORED, path), told, path)

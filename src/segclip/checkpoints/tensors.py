@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segclip.checkpoints.native import EXPECTED, CheckpointError, listing, read_safetensors
+from segclip.checkpoints.native import EXPECTED, MOST_TENSORS, CheckpointError, listing, read_safetensors
 from segclip.checkpoints.torchscript import read_torchscript
+from segclip.utils.messages import shorten
+
+# A file may unpack to this many times its size, and so much more. Torch packs no weights, and weights hardly get
+# smaller; names that share a tensor count each.
+UNPACKED, UNPACKED_MORE = 4, 16 << 20
 
 # First bytes of what people take for weights by mistake.
 FOREIGN_BEGINNINGS = {
@@ -33,23 +38,40 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: unreadable, truncated, no file of weights, or one that would have to run code.
     """
     try:
+        if path.exists() and not path.is_file():  # a folder, a pipe that nobody writes to
+            raise CheckpointError(f"{path}: no regular file; {EXPECTED}")
         with path.open("rb") as file:
             beginning = file.read(64)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {EXPECTED}") from error
-    if beginning[8:9] == b"{" and int.from_bytes(beginning[:8], "little") < 1 << 27:
+    if beginning[8:9] == b"{" and int.from_bytes(beginning[:8], "little") < 1 << 32:
         return read_safetensors(path)
     kind = _kind(path, beginning)
     if kind not in ("TorchScript", "torch.save"):
         raise CheckpointError(f"{path}: looks like {kind}; {EXPECTED}")
     try:
         if kind == "TorchScript":
-            return read_torchscript(path), {}
+            return _checked(read_torchscript(path), path), {}
         with path.open("rb") as file:  # by its name, torch.load would judge it by its suffix
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return _checked(_state_dict(torch.load(file, map_location="cpu", weights_only=True), path), path), {}
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise CheckpointError(f"{path}: {_reason(error)}; {EXPECTED}") from error
-    return _state_dict(content, path), {}
+
+
+def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors, unless they are too many or, written out, too large: one number of a file can pose as billions."""
+    if len(state) > MOST_TENSORS:
+        raise CheckpointError(f"{path}: {len(state):,} tensors; expected at most {MOST_TENSORS:,}")
+    size, written = path.stat().st_size, sum(tensor.numel() * tensor.itemsize for tensor in state.values())
+    if _is_bomb(size, written):
+        raise CheckpointError(f"{path}: {size:,} bytes with tensors of {written:,} bytes; {EXPECTED}")
+    return state
+
+
+def _is_bomb(size: int, unpacked: int) -> bool:
+    return unpacked > UNPACKED * size + UNPACKED_MORE
 
 
 def _kind(path: Path, beginning: bytes) -> str:
@@ -72,9 +94,17 @@ def _kind(path: Path, beginning: bytes) -> str:
 def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
+            entries = archive.infolist()
+    except Exception:  # not BadZipFile alone
         return "a truncated torch file or zip archive (copy or download it again)"
+    names = [entry.filename for entry in entries]
+    if len(names) > MOST_TENSORS:
+        return f"a zip archive of {len(names):,} files"
+    size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
+    if _is_bomb(size, unpacked):
+        return f"a zip bomb: {size:,} bytes that unpack to {unpacked:,}"
+    if entries and min(entry.header_offset for entry in entries):  # torch would not read what was looked at here
+        return "a zip archive with other data before it"
     if not any(name.endswith("/data.pkl") for name in names):
         return f"a zip archive of other files: {listing(names)}"
     return "TorchScript" if any(name.endswith("/constants.pkl") for name in names) else "torch.save"
@@ -82,9 +112,9 @@ def _zip_kind(path: Path) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL (\S+)", str(error))):
-        return f"looks like a pickle that would run or build {found[1]} when loaded, which is refused"
+        return f"looks like a pickle that would run or build {shorten(found[1])} when loaded, which is refused"
     first_line = str(error).strip().partition("\n")[0]
-    return f"looks like a damaged or truncated torch file ({type(error).__name__}: {first_line[:200]})"
+    return f"looks like a damaged or truncated torch file ({type(error).__name__}: {shorten(first_line, 200)})"
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

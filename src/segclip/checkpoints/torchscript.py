@@ -7,9 +7,10 @@ build plain attribute holders, lists and tensors; whatever else it asks for is r
 
 import io
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ STORAGE_TYPES = {
     "LongStorage": torch.int64,
     "BoolStorage": torch.bool,
 }
+MOST_PARTS = 100_000  # modules and tensors, each time that one is named; a pickle can name one part in many others
+LONGEST_NAME = 1000  # letters
 
 
 class _Storage:
@@ -46,15 +49,17 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        unpickler = _TensorUnpickler(archive, name.removesuffix("data.pkl"))
-        state: dict[str, Tensor] = {}
-        _collect(unpickler.load(), "", state)
-    return state
+        return dict(_named_tensors(_TensorUnpickler(archive, name.removesuffix("data.pkl")).load()))
 
 
 class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
-        super().__init__(io.BytesIO(archive.read(prefix + "data.pkl")))
+        program = archive.read(prefix + "data.pkl")
+        for opcode, argument, _ in pickletools.genops(program):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(program):
+                # The unpickler would allocate memory for as many objects.
+                raise ValueError(f"object {argument} in a pickle of {len(program)} bytes")
+        super().__init__(io.BytesIO(program))
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, _Storage] = {}
 
@@ -90,9 +95,16 @@ def _tensor(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple
     return storage.elements.as_strided(size, stride, offset)  # refuses what lies outside the storage
 
 
-def _collect(node: Any, prefix: str, state: dict[str, Tensor]) -> None:
-    for name, value in vars(node).items():
-        if isinstance(value, Tensor):
-            state[prefix + name] = value
-        elif type(value).__name__ == "Attributes":
-            _collect(value, f"{prefix}{name}.", state)
+def _named_tensors(root: Any) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a module tree under their dotted names. Raises ValueError for more parts than a tree can have."""
+    left, parts = [("", root)], 0
+    while left:
+        prefix, node = left.pop()
+        parts += len(vars(node))
+        if parts > MOST_PARTS or len(prefix) > LONGEST_NAME:
+            raise ValueError("no tree of modules")
+        for name, value in vars(node).items():
+            if isinstance(value, Tensor):
+                yield prefix + name, value
+            elif type(value).__name__ == "Attributes":
+                left.append((f"{prefix}{name}.", value))

@@ -1,14 +1,14 @@
 """The library transformers' CLIPModel: queries, keys and values apart, the projections transposed."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from segclip.checkpoints.clip_config import OPEN_CLIP_FILE, read_clip_config
 from segclip.checkpoints.clip_weights import Rules, State, build_from_clip, rename
-from segclip.checkpoints.native import CONFIG_FILE, EXPECTED, CheckpointError
+from segclip.checkpoints.native import CONFIG_FILE
 from segclip.model.segclip import SegCLIP
 
 RULES: Rules = (
@@ -40,34 +40,16 @@ def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
     """A model that starts from this CLIP.
 
     Raises:
-        CheckpointError: missing, extra or wrongly shaped tensors; a config.json beside the file that tells of another
-            activation or other heads.
+        CheckpointError: missing, extra or wrongly shaped tensors; a configuration beside the file that is damaged, of
+            another model, or asks for what no model here computes.
     """
-    _check_config(path.with_name(CONFIG_FILE))
-    ours = rename(state, RULES, IGNORED)
+    told = read_clip_config(path, (CONFIG_FILE, OPEN_CLIP_FILE))
+    ours = rename(state, RULES, IGNORED, path)
     _join_attention(ours)
     for name in ("text.projection", "image.projection"):
         if name in ours and ours[name].ndim == 2:
             ours[name] = ours[name].T.contiguous()
-    return build_from_clip(ours, path)
-
-
-def _check_config(path: Path) -> None:
-    """What the tensors do not tell: transformers can run the same names with another activation or other heads."""
-    if not path.is_file():
-        return
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        towers = {name: config[name] for name in ("text_config", "vision_config") if name in config}
-        for name, tower in towers.items():
-            activation = tower.get("hidden_act", "quick_gelu")
-            if activation != "quick_gelu":
-                raise CheckpointError(f"{path}: {name} has the activation {activation}; expected CLIP's quick_gelu")
-            width, heads = tower.get("hidden_size"), tower.get("num_attention_heads")
-            if width and heads and width != 64 * heads:
-                raise CheckpointError(f"{path}: {name} has {heads} heads for a width of {width}; expected width / 64")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: no configuration of transformers ({error}); {EXPECTED}") from error
+    return build_from_clip(ours, told, path)
 
 
 def _join_attention(state: State) -> None:
