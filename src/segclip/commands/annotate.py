@@ -64,7 +64,7 @@ def annotate(
 
     Args:
         folder: Folder of photos.
-        labels: What to look for: --labels cat "potted plant".
+        labels: What to look for: --labels cat "potted plant", or --labels "cat, potted plant".
         out: Folder to write to; made if missing.
         drawing: Of the shapes.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.

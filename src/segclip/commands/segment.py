@@ -47,7 +47,7 @@ def segment(
 
     Args:
         photos: Photos, or folders of photos.
-        labels: What to look for: --labels cat "potted plant".
+        labels: What to look for: --labels cat "potted plant", or --labels "cat, potted plant".
         out: Folder to write to; made if missing.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
         device: auto, cpu, cuda, mps ...
