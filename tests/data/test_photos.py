@@ -4,6 +4,7 @@ import inspect
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -364,7 +365,7 @@ def test_a_photo_of_each_suffix_is_read(suffix: str, kind: str, cat: np.ndarray,
 
 
 def test_heic_without_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segclip.data.photos.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     photos._formats.cache_clear()
     try:
         with pytest.raises(PhotoError, match=r"a\.heic: HEIC photos .* pip install pillow-heif"):

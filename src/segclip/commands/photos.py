@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segclip.data.own_png import is_own_png
-from segclip.data.photos import list_photos
+from segclip.data.photos import PHOTO_SUFFIXES, list_photos
 from segclip.utils.failures import Failed
 
 NAME_BYTES = 255  # of a file's name, as most file systems have it
@@ -47,9 +47,9 @@ def unused_stems(files: Sequence[Path], out: Path, written: Sequence[str]) -> li
     inputs = {_real(file) for file in files}
     taken: set[str] = set()
     stems = []
+    ends = [Path(name).name.format("") for name in written] + list(PHOTO_SUFFIXES)  # a link to the photo has its own
     for file in files:
-        ends, number = (*(Path(name).name.format("") for name in written), file.suffix), 1
-        stem = _cut(file.stem, "", ends)
+        stem, number = _cut(file.stem, "", ends), 1
         if stem != file.stem:
             log.warning("%s: its name is too long to add to; its files are called %s", file, stem)
         while stem.casefold() in taken or any(_real(out / name.format(stem)) in inputs for name in written):

@@ -11,6 +11,7 @@ import stat
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -263,11 +264,10 @@ def _open_header(file: File, name: str) -> Image.Image:
 def _formats() -> tuple[str, ...]:
     """Pillow's names of the formats that can be read here."""
     known = FORMATS if find_spec("PIL.AvifImagePlugin") else FORMATS[:-1]  # Pillow has AVIF since 11.3
-    if find_spec("pillow_heif") is None:
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError:
         return known
-    import pillow_heif  # pyright: ignore[reportMissingImports]
-
-    pillow_heif.register_heif_opener()
     return (*known, "HEIF")
 
 

@@ -199,8 +199,9 @@ def test_annotate_never_writes_over_its_photos(run: Run, folder: Path, tmp_path:
 def test_stems_fit_into_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     long = "é" * 125
     files = [tmp_path / "a" / f"{long}.jpg", tmp_path / "b" / f"{long}.jpg", tmp_path / "{}.jpg", tmp_path / "{x}"]
+    files += [tmp_path / ("a." + "x" * 250), tmp_path / ("A." + "y" * 250)]
     stems = unused_stems(files, tmp_path, ("masks/{}.overlay.png",))
-    assert stems == ["é" * 121, "é" * 120 + "-2", "{}", "{x}"]
+    assert stems == ["é" * 121, "é" * 120 + "-2", "{}", "{x}", "a", "A-2"]
     assert caplog.text.count("too long to add to") == 2
     assert max(len(os.fsencode(f"{stem}.overlay.png")) for stem in stems) <= 255
 
