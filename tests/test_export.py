@@ -1,9 +1,12 @@
 """Exported files give what the model gives, for any number and size of photos; and what cannot be exported is named."""
 
 import json
+import runpy
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnxruntime
@@ -92,6 +95,41 @@ def test_the_example_needs_nothing_of_ours(folder: Path, tmp_path: Path) -> None
     assert mask.shape == (300, 451) and set(np.unique(mask)) <= {1, 2, 3} and any(label in shown for label in LABELS)
     about = onnxruntime.InferenceSession(str(folder / "clip-labels.onnx")).get_modelmeta().custom_metadata_map
     assert json.loads(about["labels"]) == LABELS and json.loads(about["patch"]) == 16
+
+
+@pytest.mark.slow
+def test_the_example_sees_photos_as_people_do(folder: Path, tmp_path: Path) -> None:
+    """Stored on its side, with EXIF that cannot be written anew; with a hole, which is white."""
+    cat = skimage.data.chelsea()
+    Image.fromarray(cat).save(tmp_path / "upright.png")
+    make = struct.pack(">HHIf", 0x10F, 11, 1, 1.5) + struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(cat)))
+    stored.save(tmp_path / "stored.png", exif=b"MM\0*\0\0\0\x08\0\x02" + make + bytes(4))
+    hole, white = np.dstack([cat, np.full(cat.shape[:2], 255, np.uint8)]), cat.copy()
+    hole[:150, :, 3], white[:150] = 0, 255
+    for name, pixels in (("hole.png", hole), ("white.png", white)):
+        Image.fromarray(pixels).save(tmp_path / name)
+    masks = {}
+    for name in ("upright", "stored", "hole", "white"):
+        command = [sys.executable, ROOT / "examples/run_onnx.py", folder / "clip-labels.onnx", tmp_path / f"{name}.png"]
+        subprocess.run([*map(str, command), str(tmp_path / f"{name}.mask.png")], check=True)
+        masks[name] = np.asarray(Image.open(tmp_path / f"{name}.mask.png"))
+    assert (masks["stored"] == masks["upright"]).all() and (masks["hole"] == masks["white"]).all()
+    assert masks["upright"].shape == (300, 451) and (masks["white"] != masks["upright"]).any()
+
+
+def test_the_examples_mask_has_room_for_all_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a byte holds; the model is a stand-in that finds one label of each number."""
+    names = [f"thing {i}" for i in range(300)]
+    about = {"labels": names, "side": 32, "patch": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+    found = np.arange(32 * 32, dtype=np.int32).reshape(1, 32, 32) % 301
+    session = Mock(run=Mock(return_value=[found]))
+    session.get_modelmeta.return_value.custom_metadata_map = {key: json.dumps(value) for key, value in about.items()}
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda model: session)
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(sys, "argv", ["run_onnx.py", "m.onnx", str(tmp_path / "photo.png"), str(tmp_path / "m.png")])
+    runpy.run_path(str(ROOT / "examples/run_onnx.py"))
+    assert (np.asarray(Image.open(tmp_path / "m.png")) == found[0]).all()
 
 
 def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

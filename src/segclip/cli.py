@@ -5,6 +5,7 @@ to stop (SIGTERM) and saved.
 A command's module is imported when the command is given: torch takes a second, and `--help` does not need it.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,10 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segclip.utils.failures import Stopped
+from segclip.utils.failures import DEBUG, Stopped, unexpected
 
 OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-DEBUG = "SEGCLIP_DEBUG"  # an environment variable; set, an unexpected error shows its traceback
 
 # A command's name, which is that of its module in segclip.commands and of the function in it, and what it is for.
 COMMANDS = {
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    _print_any_letter()
     try:
         if argv[:1] in (["-h"], ["--help"]):
             _show_help()
@@ -69,13 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a bug: still one line for the user, the traceback for who asks
         if DEBUG in os.environ:
             raise
-        return _fail(f"unexpected {type(error).__name__}: {error} (set {DEBUG}=1 to see where)")
+        return _fail(unexpected(type(error), str(error)))
 
 
 def find_command(name: str, arguments: Sequence[str]) -> Callable[..., int]:
     """The function of a command; that of `train` has the options of the recipe that the arguments name."""
     module = import_module(f"segclip.commands.{name}")
     return module.train_command(arguments) if name == "train" else getattr(module, name)
+
+
+def _print_any_letter() -> None:
+    """Let a terminal that cannot print a letter (cp1252, a file name that is not UTF-8) show its number instead."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _show_help() -> None:

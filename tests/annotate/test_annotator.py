@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 import pytest
 import skimage.data
+import supervision
 from helpers.small_model import small_model
 from PIL import Image
 from pycocotools.coco import COCO
@@ -24,6 +25,7 @@ from segclip.annotate.segments import Collection, PhotoSegments
 from segclip.annotate.store import PROGRESS, Store
 from segclip.checkpoints.native import save_model
 from segclip.cli import main
+from segclip.data.photos import list_photos
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.locks import only_one_run
@@ -239,6 +241,35 @@ def test_same_stems(run: Run, photos: Path, tmp_path: Path) -> None:
     assert sizes == [99, 50]
 
 
+def test_yolo_gets_a_png_of_photos_that_its_readers_do_not_take(run: Run, photos: Path, tmp_path: Path) -> None:
+    for path in sorted(photos.iterdir())[2:]:
+        path.unlink()
+    Image.fromarray(PHOTO).save(photos / "a.ppm")
+    Image.fromarray(PHOTO).quantize(16).save(photos / "b.GIF")
+    shutil.copy(photos / "a.ppm", photos / "0.pgm")  # the stem of 0.png
+    assert run()[0] == 0
+    images = tmp_path / "out/yolo/images"
+    assert {path.name: path.is_symlink() for path in images.iterdir()} == {
+        **{"0.png": False, "0-2.png": True, "1.png": True, "a.png": False, "b.png": False}
+    }
+    assert (np.asarray(Image.open(images / "a.png")) == PHOTO).all()
+    assert len(list_photos([images])) == 5, "they are photos, and no masks of ours"
+    data = supervision.DetectionDataset.from_yolo(
+        str(images), str(tmp_path / "out/yolo/labels"), str(tmp_path / "out/yolo/data.yaml"), force_masks=True
+    )
+    assert len(data) == 5
+    (photos / "b.GIF").unlink()
+    assert run()[0] == 0 and not (images / "b.png").exists()
+
+
+def test_labels_that_no_file_could_hold_are_cleaned_first(run: Run, tmp_path: Path) -> None:
+    assert run(labels=("\ufeffcup", "ta\u200bble"))[0] == 0
+    names = [one["name"] for one in json.loads((tmp_path / "out/coco.json").read_text())["categories"]]
+    assert names == ["cup", "table"]
+    code, err = run(labels=("cup", "cat\x92s"))
+    assert code == 2 and "control character U+0092" in err
+
+
 def test_another_job_in_the_same_folder(run: Run, photos: Path, tmp_path: Path) -> None:
     run()
     code, err = run("--clean", "0.01", labels=("cup", "spoon"))
@@ -314,6 +345,20 @@ def test_a_ray_cluster_gives_the_same_files(run: Run, photos: Path, tmp_path: Pa
         ray.shutdown()
     assert code == 1 and "bad.jpg" in err and "10 photos written" in err
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"photo": "0.png", "stem": "0", "stamp": [], "segments": 3}', "path"])
+def test_a_damaged_line_of_the_progress_file(run: Run, tmp_path: Path, damage: str) -> None:
+    """It is named, and no path in it is followed."""
+    run()
+    file, stranger = tmp_path / "out" / PROGRESS, tmp_path / "stranger.png"
+    stranger.touch()
+    line = file.read_text().splitlines()[-1]
+    odd = line.replace('"stem":"9"', '"stem":"../../stranger"') if damage == "path" else damage
+    assert odd != line
+    file.write_text(file.read_text() + odd + "\n")
+    code, err = run()
+    assert code == 2 and f"{PROGRESS}: a line is damaged" in err and err.count("\n") == 1 and stranger.exists()
 
 
 def test_two_runs_in_one_folder(run: Run, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlparse
 import numpy as np
 import pytest
 import supervision
+import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -16,6 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from segclip.annotate.annotator import Annotated, Drawing, annotate
 from segclip.annotate.formats import write_all
+from segclip.annotate.formats.review import write_review
+from segclip.annotate.formats.yolo import write_yaml
 from segclip.annotate.segments import Collection, PhotoSegments
 from segclip.segment.result import Segmentation
 
@@ -209,6 +212,41 @@ def test_review_lists_the_most_doubtful_first(exact: Path) -> None:
         where = np.argwhere(mask)
         box = [int(row[side]) for side in ("left", "top", "right", "bottom")]
         assert box == [*where.min(axis=0)[::-1], *(where.max(axis=0)[::-1] + 1)]
+
+
+def collection(names: tuple[str, ...], photo: str = "a.png") -> Collection:
+    """One photo of 2x2 pixels, one of each label, from the last on."""
+    labels = np.arange(len(names) - 3, len(names) + 1, dtype=np.int32).reshape(2, 2).clip(0)
+    ones = np.ones((2, 2), np.float32)
+    photo_pixels, presence = np.zeros((2, 2, 3), np.uint8), np.ones(len(names), np.float32)
+    result = Segmentation(labels, ones, names, photo_pixels, "open", None, presence)
+    segments = annotate(result, photo, Path(photo).stem, Drawing(clean=0.0)).segments
+    return Collection("photos", names, {}, lambda: iter([segments]))
+
+
+def test_no_cell_of_the_review_is_a_formula(tmp_path: Path) -> None:
+    names = ("=HYPERLINK(0)", "+1", "-1", "@sum", "＝1", "a=b")
+    file = tmp_path / "review.csv"
+    for some, photo in ((names[:3], "=cmd.png"), (names[3:], "a.png")):
+        with file.open("w", encoding="utf-8", newline="") as opened:
+            write_review(opened, collection(some, photo))
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        shown = {name if name == "a=b" else f"'{name}" for name in some}
+        assert {row["label"] for row in rows} - {"background"} == shown
+        assert {row["photo"] for row in rows} == {f"'{photo}" if photo.startswith("=") else photo}
+
+
+def test_yolos_yaml_is_read_with_every_label(tmp_path: Path) -> None:
+    """All letters there are, many at once, and what YAML takes for something else than a text."""
+    letters = [chr(i) for i in (*range(0xD800), *range(0xE000, 0x11000), 0x1F408, 0x10FFFF)]
+    names = ["".join(letters[i : i + 500]) for i in range(0, len(letters), 500)]
+    names += ["yes", "null", "1", "- a", "a: b", "{x}", "# no", "'", '"', "\\", "%", "!!python/object:x", " a "]
+    file = tmp_path / "data.yaml"
+    with file.open("w", encoding="utf-8", newline="\n") as opened:
+        write_yaml(opened, Collection("photos", tuple(names), {}, lambda: iter([])))
+    read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert read == {"train": "images", "val": "images", "names": dict(enumerate(names))}
 
 
 def test_labels_for_cvat_and_label_studio(exact: Path) -> None:

@@ -2,9 +2,12 @@
 
 import inspect
 import io
+import os
 import struct
+import sys
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,21 @@ import skimage.data
 import torch
 from helpers import GOLDEN
 from helpers.pixels import DEVIATION, MEAN, normalise
-from PIL import Image
+from PIL import Image, features
 from safetensors.numpy import load_file
 
-from segclip.data.photos import PhotoError, list_photos, open_photo, paper_size, resize_photo
+from segclip.data import photos
+from segclip.data.own_png import save_own_png
+from segclip.data.photos import (
+    PhotoError,
+    decode_image,
+    decode_photo,
+    list_photos,
+    open_photo,
+    paper_size,
+    photo_suffix,
+    resize_photo,
+)
 
 ORIENTATION = 0x0112
 
@@ -31,14 +45,14 @@ def _ramp() -> np.ndarray:
     return np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def _png_of_size(width: int, height: int) -> bytes:
     """A PNG whose header claims a size, with hardly any data."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    data = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"\0" * 100)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + data
 
 
@@ -78,6 +92,27 @@ def test_exif_rotation_is_applied(orientation: int, suffix: str, tmp_path: Path)
     assert np.abs(photo.astype(int) - upright).mean() < 12
 
 
+def _odd_exif(orientation: int) -> bytes:
+    """EXIF as some cameras write it: Make (0x10F) is a FLOAT, which Pillow reads, but cannot write anew."""
+    make = struct.pack(">HHIf", 0x010F, 11, 1, 1.5)
+    return b"MM\0*\0\0\0\x08\0\x02" + make + struct.pack(">HHIHH", ORIENTATION, 3, 1, orientation, 0) + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_is_never_written_anew(kind: str) -> None:
+    file = io.BytesIO()
+    exif = _odd_exif(6) if kind == "PNG" else b"Exif\0\0" + _odd_exif(6)
+    Image.new("RGB", (8, 4)).save(file, kind, exif=exif)
+    turned = decode_image(file.getvalue(), "photo")
+    assert turned.size == (4, 8) and open_photo(turned).shape == (8, 4, 3), "and never turned twice"
+
+
+def test_an_odd_orientation_is_none(tmp_path: Path) -> None:
+    for orientation in (0, 9, 65535):
+        Image.new("RGB", (8, 4)).save(tmp_path / "p.jpg", exif=b"Exif\0\0" + _odd_exif(orientation))
+        assert open_photo(tmp_path / "p.jpg").shape == (4, 8, 3)
+
+
 def test_16_bit_photos_are_rotated_too(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -90,6 +125,34 @@ def test_16_bit_photos_are_rotated_too(tmp_path: Path) -> None:
 def test_broken_exif_does_not_refuse_the_pixels(cat: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(cat).save(tmp_path / "p.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff rubbish")
     assert open_photo(tmp_path / "p.jpg").shape == cat.shape
+
+
+TWO_MB = zlib.compress(bytes(2_000_000))
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        _chunk(b"zTXt", b"Comment\0\0" + TWO_MB),
+        _chunk(b"iTXt", b"Comment\0\1\0\0\0" + TWO_MB),
+        _chunk(b"iCCP", b"profile\0\0" + TWO_MB),
+        _chunk(b"iCCP", b"profile\0\7no zlib"),
+        _chunk(b"iCCP", b""),
+        _chunk(b"sRGB", b""),
+        _chunk(b"tEXt", b"Comment\0cat")[:-4] + b"crc?",
+    ],
+    ids=["text", "international text", "profile", "profile's method", "empty profile", "no intent", "check sum"],
+)
+def test_a_png_is_read_whatever_lies_beside_its_pixels(extra: bytes, place: str, cat: np.ndarray) -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    Image.fromarray(cat).save(file, "PNG", exif=exif)
+    at = 33 if place == "before the pixels" else len(file.getvalue()) - 12
+    photo = file.getvalue()[:at] + extra + file.getvalue()[at:]
+    np.testing.assert_array_equal(decode_photo(photo, "photo"), cat[::-1, ::-1])
+    assert photo_suffix(photo, "photo") == "png"
 
 
 def test_cmyk_jpeg(cat: np.ndarray, tmp_path: Path) -> None:
@@ -220,6 +283,97 @@ def test_missing_file_folder_and_foreign_types(tmp_path: Path) -> None:
         inspect.unwrap(open_photo)(b"\xff\xd8")  # unwrapped: the tests' own type check would answer first
 
 
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (_pipe, "a pipe or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "a pipe or a device"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+        (lambda path: path.symlink_to("gone.jpg"), "a link to a file that is gone"),
+        (lambda path: None, "no such file"),
+    ],
+    ids=["pipe", "device", "links in a circle", "dead link", "gone"],
+)
+def test_what_is_no_file_neither_hangs_nor_stops(make: Callable[[Path], None], says: str, tmp_path: Path) -> None:
+    """In a folder it is tried as any photo, for its name says that it is one."""
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg")
+    make(tmp_path / "p.jpg")
+    with pytest.raises(PhotoError, match=rf"p\.jpg: .*{says}"):
+        open_photo(tmp_path / "p.jpg")
+    there = [tmp_path / "p.jpg"] if os.path.lexists(tmp_path / "p.jpg") else []
+    assert list_photos([tmp_path]) == [tmp_path / "a.jpg", *there]
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "x" * 251 + ".jpg"])
+def test_a_name_longer_than_names_can_be(name: str, tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match=r"cannot be read|no such file"):
+        open_photo(tmp_path / name)
+    assert list_photos([tmp_path / name]) == [tmp_path / name]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"f\xff")
+    folder.mkdir()
+    Image.new("RGB", (8, 4)).save(folder / os.fsdecode(b"p\xe9.png"))
+    (photo,) = list_photos([folder])
+    assert open_photo(photo).shape == (4, 8, 3)
+    photo.write_bytes(b"no photo")
+    with pytest.raises(PhotoError):
+        open_photo(photo)
+
+
+def test_no_format_that_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EPS under a PNG's name, for which Pillow would start Ghostscript."""
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: started.append(args))
+    (tmp_path / "p.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 4\n%%EndComments\n(x) run\n%%EOF\n"
+    )
+    assert Image.open(tmp_path / "p.png").format == "EPS"
+    with pytest.raises(PhotoError, match="not an image of a known format"):
+        open_photo(tmp_path / "p.png")
+    assert not started
+
+
+def test_whatever_pillow_raises_names_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (8, 4)).save(tmp_path / "p.png")
+    for method in ("load", "convert"):
+        with monkeypatch.context() as patch, pytest.raises(PhotoError, match=r"p\.png: .*surprise"):
+            patch.setattr(Image.Image, "convert", lambda *args, **options: {}["surprise"])
+            if method == "load":
+                patch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda *args: {}["surprise"])
+            open_photo(tmp_path / "p.png")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".jfif", "JPEG"), (".jpe", "JPEG"), (".mpo", "MPO"), (".avif", "AVIF"), (".heic", "HEIF"), (".heif", "HEIF")],
+)
+def test_a_photo_of_each_suffix_is_read(suffix: str, kind: str, cat: np.ndarray, tmp_path: Path) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    options = {"save_all": True, "append_images": [Image.fromarray(cat)]} if kind == "MPO" else {}
+    Image.fromarray(cat).save(tmp_path / f"p{suffix}", kind, **options)
+    (path,) = list_photos([tmp_path])
+    assert np.abs(open_photo(path).astype(int) - cat).mean() < 10
+
+
+def test_heic_without_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    photos._formats.cache_clear()
+    try:
+        with pytest.raises(PhotoError, match=r"a\.heic: HEIC photos .* pip install pillow-heif"):
+            decode_photo(b"\0\0\0\x18ftypheic" + bytes(100), "a.heic")
+    finally:
+        photos._formats.cache_clear()
+
+
 def test_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(_png_of_size(20_001, 10_000))
@@ -260,6 +414,25 @@ def test_list_photos(tmp_path: Path) -> None:
     assert list_photos([single, tmp_path]) == [single, tmp_path / "a.png", tmp_path / "b.JPG"]
     with pytest.raises(ValueError, match=r"sub\.jpg: no photos.*\.jpeg"):
         list_photos([str(tmp_path / "sub.jpg")])
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "._a.jpg", "b.cr2", *(f"{i}.txt" for i in range(9))):
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    save_own_png(Image.new("L", (8, 4)), tmp_path / "a.mask.png")
+    Image.new("L", (8, 4)).save(tmp_path / "b.mask.png")
+    assert list_photos([tmp_path]) == [tmp_path / "a.jpg", tmp_path / "b.mask.png"]
+    assert [line.split("left out, ")[1] for line in caplog.messages] == [
+        "notes of macOS: ._a.jpg",
+        "other kinds of files: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, 5.txt, 6.txt, 7.txt and 2 more",
+        "written by segclip: a.mask.png",
+        "subfolders: sub",
+    ]
+    for name in ("a.jpg", "b.mask.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=r"no photos in this folder.*notes of macOS: \._a\.jpg"):
+        list_photos([tmp_path])
 
 
 @pytest.mark.parametrize(

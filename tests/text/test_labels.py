@@ -4,12 +4,14 @@ import inspect
 
 import pytest
 
+from segclip.config import BERT_VOCABULARY, TextConfig
 from segclip.evaluate.datasets.coco_object import COCO81
 from segclip.evaluate.datasets.context import CONTEXT60
 from segclip.evaluate.datasets.voc2012 import VOC21
-from segclip.text.labels import check_labels
+from segclip.text.labels import check_labels, split_labels, warn_of_same
 from segclip.text.prompts import OPEN_TEMPLATES, PAPER_TEMPLATES
 from segclip.text.reference_words import REFERENCE_WORDS
+from segclip.text.tokenizers import tokenizer_for
 
 
 @pytest.mark.parametrize(
@@ -51,9 +53,71 @@ def test_labels_are_stripped_and_keep_their_case_and_order() -> None:
         (["straße", "STRASSE"], "label 2, 'STRASSE', repeats label 1"),
         (["cat", "Background"], "label 2 is 'Background'.*option `background`"),
         (["cat", 7], "label 2 is 7, a int"),
+        (["cat", "\u200b\ufeff"], "label 2 of 2 is empty"),
+        (["cat", "c\u00adat"], "label 2, 'cat', repeats label 1"),
+        (["\ufeffbackground"], "label 1 is '.*background'"),
+        (["a\x01b"], r"control character U\+0001"),
+        (["children\x92s"], r"control character U\+0092.*UTF-8"),
+        (["a\x85b"], r"control character U\+0085"),
+        (["a\u2028b"], r"control character U\+2028"),
+        (["\ud800"], r"control character U\+D800"),
     ],
-    ids=["none", "str", "empty", "repeated", "casefold", "background", "int"],
+    ids=[
+        *("none", "str", "empty", "repeated", "casefold", "background", "int", "invisible", "twin", "mark"),
+        *("C0", "cp1252", "C1", "line", "surrogate"),
+    ],
 )
 def test_labels_that_cannot_be(labels: list, says: str) -> None:
     with pytest.raises(ValueError, match=says):  # unwrapped: the tests' own type check would answer first
         inspect.unwrap(check_labels)(labels)
+
+
+@pytest.mark.parametrize(
+    ("label", "seen"),
+    [
+        ("\ufeffcat", "cat"),
+        ("c\u200ba\u2060t\u200d", "cat"),
+        ("\u202ecat\u202c ", "cat"),
+        ("c\u200cat", "cat"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("\U0001f469\U0001f3fd\u200d\U0001f680", "\U0001f469\U0001f3fd\u200d\U0001f680"),
+        ("\u2764\ufe0f\u200d\U0001f525\u200d", "\u2764\ufe0f\u200d\U0001f525"),
+        ("\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
+    ],
+    ids=["byte order mark", "zero width", "direction", "non-joiner", "Persian", "emoji", "emoji's end", "Devanagari"],
+)
+def test_letters_that_cannot_be_seen_are_dropped(label: str, seen: str) -> None:
+    """But for joiners where a script, or an emoji, is written with them."""
+    assert check_labels([label]) == (seen,)
+
+
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        (["cat,dog,grass"], ("cat", "dog", "grass")),
+        (["cat, potted plant,", "dog"], ("cat", " potted plant", "dog")),
+        (["cat", ""], ("cat", "")),
+        ([","], ()),
+        ([], ()),
+    ],
+)
+def test_commas_part_labels(given: list[str], labels: tuple[str, ...]) -> None:
+    assert split_labels(given) == labels
+
+
+def test_labels_that_are_one_text_to_the_model_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    sentence = TextConfig(kind="sentence", vocabulary=BERT_VOCABULARY, context=8)
+    long = "a b c d e f"
+    for kind, labels, said in (
+        (sentence, ("cat", "狗", "猫", "собака", "🐈"), ["the model knows no letter of '狗', '猫', '🐈'; "]),
+        (sentence, ("cat 狗", "cat 猫", "cat"), ["'cat 狗', 'cat 猫' are one text to the model"]),
+        (sentence, ("café", "cafe", "dog"), ["'café', 'cafe' are one text"]),
+        (sentence, (f"{long} g", f"{long} h"), [f"'{long} g', '{long} h' are one text"]),
+        (sentence, tuple(chr(0x1F400 + i) for i in range(30)), ["and 22 more; name it in other words"]),
+        (TextConfig(context=77), ("狗", "猫", "cat", "dog"), []),
+        (TextConfig(context=77), ("a  cat", "a cat"), ["are one text"]),
+    ):
+        caplog.clear()
+        warn_of_same(labels, tokenizer_for(kind).own_ids(labels))
+        assert len(caplog.messages) == len(said), caplog.messages
+        assert all(part in message for part, message in zip(said, caplog.messages, strict=True)), caplog.messages

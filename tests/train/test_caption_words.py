@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from helpers.small_runs import CACHED, PAIRS
 
-from segclip.text.labels import singular
 from segclip.train.caption_words import find_words, words_for_losses
 from segclip.train.word_kinds import kinds_of
 
@@ -78,9 +77,3 @@ def test_without_the_lexicon_it_says_how_to_install_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "lemminflect", None)
     with pytest.raises(ValueError, match=r'lemminflect is not installed; pip install "segclip\[train\]"'):
         find_words([["an okapi that no other test names"]])
-
-
-def test_singular() -> None:
-    words = {"Butterflies": "butterfly", "buses": "bus", "dishes": "dish", "boxes": "box", "glass": "glass"}
-    assert {word: singular(word) for word in words} == words
-    assert singular("dining  tables") == "dining table"

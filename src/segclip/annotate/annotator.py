@@ -3,11 +3,13 @@
 Axes: H W pixels.
 """
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from segclip.annotate.formats import FORMATS
 from segclip.annotate.formats.format import Format
@@ -98,11 +100,8 @@ class Annotator:
         request = self.request
         return segment_all(self.segmenter, named, request.labels, request.background, request.presence, self._finish)
 
-    def _finish(self, result: Segmentation, path: Path, stem: str) -> Annotated | Failed:
-        try:
-            return annotate(result, path.name, stem, self.request.drawing, self.formats)
-        except MemoryError:
-            return Failed(str(path), "out of memory; scale the photo down")
+    def _finish(self, result: Segmentation, path: Path, stem: str) -> Annotated:
+        return annotate(result, path.name, stem, self.request.drawing, self.formats)
 
 
 def annotate(
@@ -126,7 +125,18 @@ def annotate(
     segments = tuple(_segment(clean, found, drawing.tolerance) for found in clean.found())
     described = PhotoSegments(photo, stem, width, height, segments)
     makers = {name: make for one in formats.values() for name, make in one.photo_files.items()}
-    return Annotated(described, {name.format(stem): make(clean, described) for name, make in makers.items()})
+    files = {name.format(stem): make(clean, described) for name, make in makers.items()}
+    suffix = Path(photo).suffix
+    for one in formats.values():
+        if (name := one.photo_name(stem, suffix)) and not one.links(suffix):
+            files[name] = _encode_photo(result)
+    return Annotated(described, files)
+
+
+def _encode_photo(result: Segmentation) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(result.photo).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _segment(result: Segmentation, found: Found, tolerance: float) -> Segment:

@@ -24,9 +24,10 @@ def photo_files() -> list[str]:
     return [name for one in FORMATS.values() for name in one.photo_files]
 
 
-def photo_links() -> list[str]:
-    """The names of the links to each photo, {} standing for its stem and suffix."""
-    return [one.photo_link for one in FORMATS.values() if one.photo_link]
+def photo_folders(out: Path) -> list[Path]:
+    """The folders below `out` that get files of each photo."""
+    names = (*photo_files(), *(one.photo_link for one in FORMATS.values() if one.photo_link))
+    return [folder for name in names if (folder := (out / name).parent) != out]
 
 
 class Store:
@@ -53,29 +54,43 @@ class Store:
         stems = {path.name: stem for path, stem in named}
         taken = set(stems.values())
         for offset, line in read_lines(self.file, self.job, "annotation", "give another --out, or delete this file"):
-            photo, stem = line["photo"], line["stem"]
+            photo, stem = self._check_line(line)
             own = [self.out / name.format(stem) for name in photo_files()]
-            links = [self.out / name.format(stem + Path(photo).suffix) for name in photo_links()]
+            copies = (one.photo_name(stem, Path(photo).suffix) for one in FORMATS.values())
+            links = [self.out / name for name in copies if name]
             self.offsets.pop(photo, None)
             if stems.get(photo) != stem:
                 for path in [*(own if stem not in taken else []), *links]:
                     path.unlink(missing_ok=True)
             elif line["stamp"] == self.stamps[photo] and all(path.exists() for path in own):
                 self.offsets[photo] = offset
-        for name in (*photo_files(), *photo_links()):
-            (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+        for folder in photo_folders(self.out):
+            folder.mkdir(parents=True, exist_ok=True)
         start_lines(self.file, self.job)
         return [(path, stem) for path, stem in named if path.name not in self.offsets]
+
+    def _check_line(self, line: Any) -> tuple[str, str]:
+        """The photo and the stem of a line: names of files, and never paths to what lies elsewhere."""
+        try:
+            names = (line["photo"], line["stem"])
+            if all(Path(name).name == name != ".." for name in names) and line["stamp"] is not None:
+                PhotoSegments.from_record({key: value for key, value in line.items() if key != "stamp"})
+                return names
+        except (TypeError, KeyError, ValueError, AttributeError):
+            pass
+        raise ValueError(f"{self.file}: a line is damaged ({str(line)[:60]}); delete this file to annotate anew")
 
     def add(self, path: Path, annotated: Annotated) -> None:
         """Write a photo's own files, and then its line."""
         for name, data in annotated.files.items():
             with atomic(self.out / name) as temporary:
                 temporary.write_bytes(data)
-        for name in photo_links():
-            _link(path, self.out / name.format(annotated.segments.stem + path.suffix))
-        self.offsets[path.name] = self.file.stat().st_size
+        for one in FORMATS.values():
+            if (name := one.photo_name(annotated.segments.stem, path.suffix)) and one.links(path.suffix):
+                _link(path, self.out / name)
+        start = self.file.stat().st_size
         append_lines(self.file, [{**annotated.segments.record(), "stamp": self.stamps[path.name]}])
+        self.offsets[path.name] = start
 
     def photos(self, named: Named) -> Iterator[PhotoSegments]:
         """What is done, in the order of the photos."""

@@ -6,7 +6,6 @@ keeps of them, at the end.
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import file_digest
@@ -19,7 +18,7 @@ from rich.progress import Progress
 from segclip.annotate.annotator import Annotator, Drawing, Named, Request
 from segclip.annotate.formats import FORMATS, write_all
 from segclip.annotate.segments import Collection
-from segclip.annotate.store import Store, photo_files
+from segclip.annotate.store import Store, photo_files, photo_folders
 from segclip.checkpoints.loading import locate
 from segclip.commands.options import ProtocolName
 from segclip.commands.photos import check_writable, unused_stems
@@ -31,8 +30,8 @@ from segclip.segment.encoder import DType
 from segclip.segment.many_photos import BATCH
 from segclip.segment.presence import check_presence
 from segclip.segment.protocols import find_protocol
-from segclip.text.labels import check_labels
-from segclip.utils.failures import Failed
+from segclip.text.labels import check_labels, split_labels
+from segclip.utils.failures import Failed, attempt
 from segclip.utils.files import no_space
 from segclip.utils.locks import only_one_run
 from segclip.utils.ray import map_over_ray
@@ -65,7 +64,7 @@ def annotate(
 
     Args:
         folder: Folder of photos.
-        labels: What to look for: --labels cat "potted plant".
+        labels: What to look for: --labels cat "potted plant", or --labels "cat, potted plant".
         out: Folder to write to; made if missing.
         drawing: Of the shapes.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
@@ -77,7 +76,7 @@ def annotate(
         ray: Do the work on a Ray cluster (pip install "segclip[scale]").
     """
     request = Request(
-        labels=check_labels(labels),
+        labels=check_labels(split_labels(labels)),
         model=model,
         device=device,
         protocol=protocol,
@@ -86,11 +85,11 @@ def annotate(
         dtype=dtype,
         drawing=drawing,
     )
-    _check_writable_labels(request.labels)
     find_protocol(protocol)
     pycocotools_mask()
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of photos")
+    _check_folder(folder, out)
     files = list_photos([folder])
     check_writable(out)
     with locate(model).open("rb") as weights:
@@ -101,15 +100,20 @@ def annotate(
         store = Store(out, job)
         failures = _annotate(request, store, store.start(named), len(files), ray)
         if store.offsets:
-            info = {"description": _tell(drawing), **job}
+            info = {"description": _tell(drawing), **job, "folder": _readable(job["folder"])}
             write_all(out, Collection(folder.resolve().name, request.labels, info, partial(store.photos, named)))
     return report(len(store.offsets), failures, out)
 
 
-def _check_writable_labels(labels: Sequence[str]) -> None:
-    for label in labels:
-        if UNWRITABLE.search(label):
-            raise ValueError(f"label {label!r} has characters that no annotation file can hold; leave them out")
+def _check_folder(folder: Path, out: Path) -> None:
+    """Refuse to write over the photos: a link in the place of its own photo would lead nowhere."""
+    if any(folder.samefile(written) for written in photo_folders(out) if written.exists()):
+        raise ValueError(f"{folder}: --out {out} writes into this folder of photos itself; give another --out")
+
+
+def _readable(path: str) -> str:
+    """The path in UTF-8, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
 
 
 def _annotate(request: Request, store: Store, named: Named, total: int, ray: bool) -> list[Failed]:
@@ -129,8 +133,8 @@ def _annotate(request: Request, store: Store, named: Named, total: int, ray: boo
         for path, result in results:
             if isinstance(result, Failed):
                 failures.append(result)
-            else:
-                store.add(path, result)
+            elif failed := attempt(path, partial(store.add, path, result), "its files cannot be written"):
+                failures.append(failed)
             progress.advance(task)
     return failures
 

@@ -8,6 +8,7 @@ import tyro
 from segclip import export as exporting
 from segclip.checkpoints.loading import load
 from segclip.commands.terminal import say
+from segclip.text.labels import split_labels
 
 
 def export(
@@ -30,6 +31,6 @@ def export(
         background: With labels, the paper's threshold in 0..1 below which a pixel is background, 0. Without, every
             pixel gets a label.
     """
-    exporting.export(load(model, "cpu"), file, labels, background=background)
+    exporting.export(load(model, "cpu"), file, labels and split_labels(labels), background=background)
     say(f"wrote {file}")
     return 0

@@ -1,5 +1,7 @@
 """`segclip regions`: a sheet for each photo; a bad photo stops no other."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +11,12 @@ from rich.progress import Progress
 from segclip.checkpoints.loading import load
 from segclip.commands.photos import check_writable, find_photos, unused_stems
 from segclip.commands.terminal import console, report
+from segclip.data.own_png import save_own_png
 from segclip.data.photos import open_photo
-from segclip.segment.many_photos import attempt
+from segclip.model.segclip import SegCLIP
 from segclip.segment.regions import draw_sheet, gather
-from segclip.text.labels import check_labels
-from segclip.utils.failures import Failed
+from segclip.text.labels import check_labels, split_labels
+from segclip.utils.failures import attempt
 from segclip.utils.files import atomic
 
 SHEET = "{}.regions.png"  # of a photo, with its stem
@@ -42,7 +45,7 @@ def regions(
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --out")
     if labels:
-        check_labels(labels)
+        labels = check_labels(split_labels(labels))
     files, failures = find_photos(photos)
     check_writable(out)
     done = 0
@@ -51,11 +54,15 @@ def regions(
         named = list(zip(files, unused_stems(files, out, (SHEET,)), strict=True))
         with Progress(console=console, disable=len(files) == 1, transient=True) as progress:
             for path, stem in progress.track(named):
-                sheet = attempt(path, lambda path=path: draw_sheet(gather(loaded, open_photo(path), labels)))
-                if isinstance(sheet, Failed):
-                    failures.append(sheet)
-                    continue
-                with atomic(out / SHEET.format(stem)) as temporary:
-                    sheet.save(temporary, "PNG")
-                done += 1
+                failed = attempt(path, partial(_write_sheet, loaded, path, labels, out / SHEET.format(stem)))
+                if failed:
+                    failures.append(failed)
+                else:
+                    done += 1
     return report(done, failures, out)
+
+
+def _write_sheet(model: SegCLIP, photo: Path, labels: Sequence[str], sheet: Path) -> None:
+    drawn = draw_sheet(gather(model, open_photo(photo), labels))
+    with atomic(sheet) as temporary:
+        save_own_png(drawn, temporary)

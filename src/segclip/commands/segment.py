@@ -20,7 +20,7 @@ from segclip.segment.presence import check_presence
 from segclip.segment.protocols import find_protocol
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
-from segclip.text.labels import check_labels
+from segclip.text.labels import check_labels, split_labels
 from segclip.utils.failures import Failed
 from segclip.visualize import LISTED
 
@@ -47,7 +47,7 @@ def segment(
 
     Args:
         photos: Photos, or folders of photos.
-        labels: What to look for: --labels cat "potted plant".
+        labels: What to look for: --labels cat "potted plant", or --labels "cat, potted plant".
         out: Folder to write to; made if missing.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
         device: auto, cpu, cuda, mps ...
@@ -62,7 +62,7 @@ def segment(
     """
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --labels")
-    check_labels(labels)
+    labels = check_labels(split_labels(labels))
     wanted = check_background(background), check_presence(presence)
     find_protocol(protocol)
     files, failures = find_photos(photos)

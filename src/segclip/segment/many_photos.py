@@ -1,6 +1,5 @@
 """Segments many photos: reading and writing overlap with the model's work, and a bad photo does not stop the others."""
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,14 +13,12 @@ from segclip.segment.presence import Presence
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.batches import batched
-from segclip.utils.failures import Failed
+from segclip.utils.failures import Failed, attempt
 from segclip.utils.prefetch import prefetched
 
 BATCH, GPU_BATCH = 4, 16  # photos at once: few enough pixels for a laptop, windows enough for a GPU
 READERS, FINISHERS = 4, 16  # most threads while a GPU encodes, so that it rarely waits; on a CPU there is one of each
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -42,8 +39,8 @@ def segment_all(
         named: photos, each with the stem of its files.
         labels: as for `Segmenter.segment`.
         background, presence: as for `Segmenter.segment`.
-        finish: turns a photo's segmentation, path and stem into its result, or says why it cannot; called by several
-            threads at once.
+        finish: turns a photo's segmentation, path and stem into its result, or says or raises why it cannot; called
+            by several threads at once.
     """
 
     def read(one: tuple[Path, str]) -> tuple[Path, str, AnyPhoto | Failed]:
@@ -54,8 +51,12 @@ def segment_all(
         path, stem, photo = one
         if isinstance(photo, Failed):
             return path, photo
-        result = attempt(path, partial(segmenter.label, photo, labels, background=background, presence=presence))
-        return path, result if isinstance(result, Failed) else finish(result, path, stem)
+
+        def work() -> R | Failed:
+            result = segmenter.label(photo, labels, background=background, presence=presence)
+            return finish(result, path, stem)
+
+        return path, attempt(path, work)
 
     on_cpu = segmenter.encoder.device.type == "cpu"
     size, cores = (BATCH, 1) if on_cpu else (GPU_BATCH, os.cpu_count() or 1)
@@ -75,15 +76,3 @@ def _encode(
         found = [attempt(path, lambda photo=photo: segmenter.encode([photo])[0]) for path, photo in photos.items()]
     encoded = dict(zip(photos, found, strict=True))
     return [(path, stem, photo if isinstance(photo, Failed) else encoded[path]) for path, stem, photo in batch]
-
-
-def attempt(item: Path | str, work: Callable[[], T]) -> T | Failed:
-    """The result of `work`, or why `item` cannot be segmented."""
-    try:
-        return work()
-    except ValueError as error:
-        return Failed(str(item), str(error))
-    except (MemoryError, RuntimeError) as error:
-        log.debug("%s failed", item, exc_info=True)
-        why = "out of memory; scale the photo down" if isinstance(error, MemoryError) else f"{error}"
-        return Failed(str(item), f"cannot be segmented: {why}")

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from segclip.data.own_png import save_own_png
 from segclip.segment import coco
 from segclip.segment.background import Background
 from segclip.text.labels import BACKGROUND
@@ -216,9 +217,9 @@ class Segmentation:
         text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
         paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
         with atomic(paths[0]) as file:
-            self.overlay().save(file, "PNG", compress_level=3)
+            save_own_png(self.overlay(), file, compress_level=3)
         with atomic(paths[1]) as file:
-            mask.save(file, "PNG")
+            save_own_png(mask, file)
         with atomic(paths[2]) as file:
             file.write_bytes(text.encode())
         return paths

@@ -28,7 +28,8 @@ from segclip.segment.protocols.paper import PaperProtocol, paper_scores
 from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
 from segclip.segment.result import Found, Segmentation
 from segclip.segment.windows import encode_windows
-from segclip.text.labels import check_labels
+from segclip.text.labels import check_labels, warn_of_same
+from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.devices import pick_device
 
 __all__ = [
@@ -222,6 +223,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def _embed_labels(self, names: tuple[str, ...]) -> EmbeddedLabels:
+        warn_of_same(names, tokenizer_for(self.model.config.text).own_ids(names))
         return self.protocol.embed_labels(names, self._embed)
 
 

@@ -44,6 +44,18 @@ class TextTokenizer:
         """Whether each text is longer than the context, and so truncated. Raises as `__call__` does."""
         return [bool(encoding.overflowing) for encoding in self._encode(texts)]
 
+    def own_ids(self, texts: Sequence[str]) -> list[tuple[int | None, ...]]:
+        """Each text's token ids without start, end and padding; None for what is not known. Raises as `__call__`."""
+        unknown = self._tokenizer.token_to_id("[UNK]")
+        return [
+            tuple(
+                None if i == unknown else i
+                for i, added in zip(one.ids, one.special_tokens_mask, strict=True)
+                if not added
+            )
+            for one in self._encode(texts)
+        ]
+
     def _encode(self, texts: Sequence[Any]) -> list[Encoding]:
         return self._tokenizer.encode_batch([self._clean(text) for text in _checked(texts)])
 

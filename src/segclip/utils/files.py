@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def cache_folder() -> Path:
     """$SEGCLIP_CACHE, or segclip in $XDG_CACHE_HOME, or ~/.cache/segclip."""
@@ -61,8 +63,7 @@ def no_space(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        full = isinstance(error, sqlite3.OperationalError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full:
+        if not isinstance(error, sqlite3.OperationalError) and error.errno not in DISK_FULL:
             raise
         raise ValueError(
             f"{out}: the disk is full ({error}); what is done is kept: free some space, and give the same command again"

@@ -9,6 +9,7 @@ from typing import IO, Any
 from PIL import Image
 
 from segclip.annotate.segments import Collection, PhotoSegments
+from segclip.data.own_png import save_own_png
 from segclip.segment import coco
 from segclip.segment.result import Segmentation
 from segclip.visualize import palette
@@ -24,11 +25,22 @@ class Format:
         photo_files: those of each photo, {} standing for its stem: what makes the bytes of each, from the photo's
             cleaned segmentation and what is said of it. They are written as soon as the photo is segmented.
         photo_link: where the format wants the photo itself, {} standing for its stem and suffix: a link to it.
+        link_suffixes: those of the photos that the format's readers take, in small letters; of others a PNG is made.
+            None: of all.
     """
 
     files: Mapping[str, Callable[[IO[str], Collection], None]] = field(default_factory=dict)
     photo_files: Mapping[str, Callable[[Segmentation, PhotoSegments], bytes]] = field(default_factory=dict)
     photo_link: str | None = None
+    link_suffixes: tuple[str, ...] | None = None
+
+    def links(self, suffix: str) -> bool:
+        """Whether a photo with this suffix is linked as it is."""
+        return self.photo_link is not None and (self.link_suffixes is None or suffix.lower() in self.link_suffixes)
+
+    def photo_name(self, stem: str, suffix: str) -> str | None:
+        """Where the photo itself is, a link to it or a PNG of it; None for a format that does not want it."""
+        return self.photo_link and self.photo_link.format(stem + (suffix if self.links(suffix) else ".png"))
 
 
 def write_object(file: IO[str], first: dict[str, Any], lists: dict[str, Iterable[Any]]) -> None:
@@ -65,7 +77,7 @@ def label_colours(names: Sequence[str]) -> list[str]:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """A PNG file."""
+    """A PNG file that is known as this package's own."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    save_own_png(image, buffer)
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Label Studio: tasks whose predictions are polygons, one per connected component, and the labelling interface."""
 
+import os
 from typing import IO, Any
 from urllib.parse import quote
 from xml.sax.saxutils import XMLGenerator
@@ -42,7 +43,8 @@ def _task(photo: PhotoSegments, folder: str) -> dict[str, Any]:
     ]
     score = min(segment.score for segment in photo.foreground() or photo.segments)  # Label Studio sorts photos by it
     prediction = {"model_version": "segclip", "score": score, "result": result}
-    address = f"/data/local-files/?d={quote(f'{folder}/{photo.photo}')}"
+    # A folder's name of any bytes, as the file system has it.
+    address = f"/data/local-files/?d={quote(os.fsencode(f'{folder}/{photo.photo}'))}"
     return {"data": {"image": address}, "predictions": [prediction]}
 
 

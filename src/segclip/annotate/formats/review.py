@@ -10,6 +10,9 @@ import numpy as np
 from segclip.annotate.formats.format import Format
 from segclip.annotate.segments import Collection
 
+# Where a spreadsheet takes a text for a formula; the letters of full width too.
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
 
 def write_review(file: IO[str], found: Collection) -> None:
     """A photo where nothing was found has a line for its background."""
@@ -20,11 +23,16 @@ def write_review(file: IO[str], found: Collection) -> None:
             for one in photo.foreground() or photo.segments:
                 doubts.append(one.doubt)
                 offsets.append(rows.tell())
-                lines.writerow([photo.photo, one.label, one.doubt, one.score, one.share, *one.box])
+                lines.writerow([_guard(photo.photo), _guard(one.label), one.doubt, one.score, one.share, *one.box])
         file.write("photo,label,doubt,score,share,left,top,right,bottom\n")
         for row in np.argsort(-np.array(doubts), kind="stable"):
             rows.seek(offsets[row])
             file.write(rows.readline())
+
+
+def _guard(text: str) -> str:
+    """The text, after an apostrophe where a spreadsheet would take it for a formula, which could run anything."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 REVIEW = Format(files={"review.csv": write_review})

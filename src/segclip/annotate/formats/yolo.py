@@ -1,6 +1,7 @@
 """YOLO: a text for each photo, with a line per connected component; data.yaml; links to the photos."""
 
 import json
+import re
 from typing import IO
 
 import numpy as np
@@ -8,6 +9,11 @@ import numpy as np
 from segclip.annotate.formats.format import Format
 from segclip.annotate.segments import Collection, PhotoSegments
 from segclip.segment.result import Segmentation
+
+# Of the photos that Ultralytics (IMG_FORMATS) and supervision read, both in all versions.
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# What YAML does not have as it is, or takes for a line's end, unlike JSON.
+UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def make_lines(result: Segmentation, photo: PhotoSegments) -> bytes:
@@ -22,15 +28,17 @@ def make_lines(result: Segmentation, photo: PhotoSegments) -> bytes:
 
 
 def write_yaml(file: IO[str], found: Collection) -> None:
-    """data.yaml; a JSON text is YAML as well."""
+    """data.yaml; a JSON text is YAML as well, but for some letters, which either has by their number."""
     file.write("# Pre-annotations by segclip. val is the same as train: split the photos yourself.\n")
     file.write("train: images\nval: images\nnames:\n")
     for number, name in enumerate(found.names):
-        file.write(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n")
+        text = UNREADABLE.sub(lambda letter: f"\\u{ord(letter[0]):04x}", json.dumps(name, ensure_ascii=False))
+        file.write(f"  {number}: {text}\n")
 
 
 YOLO = Format(
     files={"yolo/data.yaml": write_yaml},
     photo_files={"yolo/labels/{}.txt": make_lines},
     photo_link="yolo/images/{}",
+    link_suffixes=SUFFIXES,
 )
