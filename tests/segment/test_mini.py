@@ -51,4 +51,4 @@ def test_the_file_is_small_and_in_eight_bits() -> None:
     asset = files("segclip") / "assets" / "mini.safetensors"
     assert len(asset.read_bytes()) <= 60_000_000
     with safe_open(str(asset), "np") as file:
-        assert file.get_slice("image.trunk.0.mlp.fc1.weight").get_dtype() == "I8"
+        assert file.get_slice("image.tower.trunk.0.mlp.fc1.weight").get_dtype() == "I8"

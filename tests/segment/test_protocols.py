@@ -138,9 +138,9 @@ def test_settings_change(change: str, field: str, value: object) -> None:
     assert getattr(change_settings(OpenProtocol(), (change,)), field) == value
 
 
-@pytest.mark.parametrize(("text", "value"), [("null", None), ("0.4", 0.4)])
-def test_a_setting_that_may_be_nothing(text: str, value: float | None) -> None:
-    assert change_settings(PaperProtocol(), (f"threshold={text}",)).threshold == value
+@pytest.mark.parametrize(("text", "value"), [("null", None), ("448", 448)])
+def test_a_setting_that_may_be_nothing(text: str, value: int | None) -> None:
+    assert change_settings(PaperProtocol(), (f"short={text}",)).short == value
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_settings_that_cannot_be(change: str, why: str) -> None:
 
 
 def test_a_setting_that_is_no_number_nor_nothing() -> None:
-    with pytest.raises(ValueError, match="threshold=none; expected a number or null"):
-        change_settings(PaperProtocol(), ("threshold=none",))
+    with pytest.raises(ValueError, match="short=none; expected a whole number or null"):
+        change_settings(PaperProtocol(), ("short=none",))
 
 
 @pytest.mark.parametrize("settings", [{"threshold": 1.5}, {"kept": 0}, {"templates": ()}, {"stride": -1}])

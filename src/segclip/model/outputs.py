@@ -25,7 +25,7 @@ class ImageOutput:
         soft: (B,C,P), softmax over the centers; draws the masks.
         patches: (B,P,E), an embedding per patch, as if it were a region of its own; None where nobody asked for it, or
             where the grouping has no such thing.
-        features: (B,P,D), what the trunk gave for each patch; None where nobody asked for it.
+        features: (B,P,D), what the trunk gave for each patch, around the mean of the centers; None where nobody asked.
     """
 
     embedding: Float[Tensor, "B E"]

@@ -69,7 +69,7 @@ class OpenProtocol:
     longest: float = 8.0
     window: float = 4.0
     whole: float = 0.3
-    absent: float = 0.75
+    absent: float = 0.7
     behind: float = 3.5
     spread: float = 0.98
     power: float = 4.0
