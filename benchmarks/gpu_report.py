@@ -21,10 +21,11 @@ Figures = dict[str, Any]
 
 # The configuration of `mini`, for machines that do not have its weights.
 MINI = ModelConfig(
-    ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=2, patch=14, side=224, position_grid=37),
-    TextConfig("sentence", width=384, layers=6, heads=12, context=128, vocabulary=BERT_VOCABULARY),
+    ImageConfig("dinov2", width=384, trunk_layers=12, region_layers=0, patch=14, side=224, position_grid=37),
+    TextConfig("sentence", width=384, layers=6, heads=12, context=128, vocabulary=BERT_VOCABULARY, adapter=768),
     embed=384,
-    centers=16,
+    centers=48,
+    center_in_region=False,
 )
 
 

@@ -316,7 +316,7 @@ def test_a_command_is_what_its_line_in_the_table_says(name: str, capsys: pytest.
         (["evaluate"], ["One of voc2012, context60"]),
         (["train"], ["paper", "mini", "debug", "on generated scenes", "--resume"]),
         (["train", "debug"], ["--model.embed", "(default: 64)", "--init-from", "--max-grad-norm"]),
-        (["train", "mini"], ["number C of learnable centers, so of regions. (default: 16)", "(default: mini)"]),
+        (["train", "mini"], ["number C of learnable centers, so of regions. (default: 48)", "(default: mini)"]),
     ],
 )
 def test_help_has_what_there_is(

@@ -166,7 +166,7 @@ def test_what_is_known_is_not_encoded_again(
     whole = evaluate(scenes, weights, tmp_path / "result.json")
     monkeypatch.setattr(Segmenter, "encode", None)
     assert figures(evaluate(scenes, weights, tmp_path / "result.json")) == figures(whole)
-    other = ["evaluate", "folder", "--root", str(scenes), "--model", str(weights), "--set", "stride=0.25"]
+    other = ["evaluate", "folder", "--root", str(scenes), "--model", str(weights), "--set", "level=0.25"]
     assert main([*other, "--json", str(tmp_path / "result.json")]) == 2
     error = capsys.readouterr().err
     assert "result.photos.jsonl: holds photos of another evaluation (other changed, settings)" in error
