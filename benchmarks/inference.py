@@ -132,7 +132,7 @@ def report_photo() -> None:
     segmenter = Segmenter("mini")
     photo = np.array(Image.fromarray(skimage.data.chelsea()).resize((640, 480)))
     sizes = [fit_size(480, 640, short, 8 * SIDE) for short in (SIDE, 2 * SIDE)]
-    resized = [np.array(Image.fromarray(photo).resize(size[::-1])) for size in sizes]
+    resized = [np.array(Image.fromarray(photo).resize((size[1], size[0]))) for size in sizes]
     former = [Windows.cut(one, (SIDE, SIDE), (SIDE // 2, SIDE // 2)) for one in resized]
     ours = partial(segmenter.segment, photo, ["cat", "dog", "car", "boat"])
     whole, windows = medians([ours, partial(encode_windows, segmenter.encoder, former)])

@@ -1,5 +1,6 @@
 """The open protocol's promises: edges, extent, the background, and which labels are found at all."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_the_order_of_a_thousand_labels_changes_nothing() -> None:
 def test_reference_words_are_embedded_beside_the_labels() -> None:
     asked: list[tuple[str, ...]] = []
 
-    def embed(texts: tuple[str, ...], templates: tuple[str, ...]) -> torch.Tensor:
+    def embed(texts: Sequence[str], templates: tuple[str, ...]) -> torch.Tensor:
         asked.append(tuple(texts))
         return torch.eye(300)[: len(texts)]
 

@@ -96,7 +96,7 @@ def stamp_pair(photo: UInt8[ndarray, "H W 3"], mask: Mask) -> str:
     digest = blake2b(digest_size=16)
     for array in (photo, mask):
         digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
