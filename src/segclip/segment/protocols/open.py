@@ -38,7 +38,7 @@ FEW = 10  # labels; among more, each must stand out further
 STEEPNESS = 2.0  # of presence around its bar, per deviation of the reference words
 TINY = 1e-6
 OUTSIDE = 1e4  # more than any two logits differ
-STEPS = 24  # of spreading; more of them change nothing that is seen
+STEPS = 24  # of spreading: chosen with `spread`, and ended before all patches say the same
 
 
 @dataclass(frozen=True)
