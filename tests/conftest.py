@@ -8,10 +8,12 @@ import pytest
 import torch
 from helpers import GOLDEN
 from helpers.formats import State, Tree, to_openai
+from helpers.small_model import small_model
 from safetensors.torch import load_file
 from torch import Tensor
 
 from segclip.checkpoints.loading import load
+from segclip.checkpoints.native import save_model
 from segclip.model.segclip import SegCLIP
 
 
@@ -56,4 +58,12 @@ def archive(openai: State, tmp_path: Path) -> Path:
     module = torch.jit.trace(Tree(openai), torch.zeros(1))
     assert isinstance(module, torch.jit.ScriptModule)
     module.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CLIP-like model with random weights, in a file that no test changes."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_model(small_model(), path)
     return path

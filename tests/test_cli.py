@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-from helpers.small_model import small_model
 from PIL import Image
 
-from segclip.checkpoints.native import save_model
 from segclip.cli import COMMANDS, find_command, main
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
@@ -24,13 +22,6 @@ from segclip.visualize import LISTED
 
 Run = Callable[..., tuple[int, str, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_model(small_model(), path)
-    return path
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import skimage.data
 import supervision
-from helpers.small_model import small_model
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -23,7 +22,6 @@ from segclip.annotate.formats import FORMATS
 from segclip.annotate.formats.format import Format
 from segclip.annotate.segments import Collection, PhotoSegments
 from segclip.annotate.store import PROGRESS, Store
-from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.data.photos import list_photos
 from segclip.segment.result import Segmentation
@@ -33,13 +31,6 @@ from segclip.utils.locks import only_one_run
 Run = Callable[..., tuple[int, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
 LABELS = ("cup", "table")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_model(small_model(), path)
-    return path
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-from helpers.small_model import small_model
 from PIL import Image
 
-from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.commands.photos import find_photos, unused_stems
 from segclip.utils.failures import LONGEST, Failed, Stopped, attempt
@@ -23,13 +21,6 @@ from segclip.utils.failures import LONGEST, Failed, Stopped, attempt
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
 COMMANDS = ("segment", "annotate", "regions")
 Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_model(small_model(), path)
-    return path
 
 
 @pytest.fixture

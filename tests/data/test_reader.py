@@ -367,7 +367,7 @@ def test_every_count_of_an_index_is_checked(shards: Shards, wrong: Any) -> None:
         ({"superpixels": []}, r"superpixels \[\]; expected"),
         ({"made_from": 1}, "made_from 1"),
         ({"samples": 1}, "its shards do not have 1 samples"),
-        ({"version": "1" * 5000}, "its version is '1{90,100}"),
+        ({"version": "1" * 5000}, r"its version is '1{40,60}\.\.\."),
     ],
 )
 def test_every_field_of_an_index_is_checked(shards: Shards, change: dict, why: str) -> None:

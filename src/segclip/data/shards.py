@@ -27,6 +27,7 @@ from segclip.data.photos import Photo, PhotoError, decode_image
 from segclip.data.remote import PLAIN_NAME, is_remote, make_room, read_remote
 from segclip.data.superpixels import Method
 from segclip.utils.files import atomic, cache_folder
+from segclip.utils.messages import brief
 
 INDEX = "index.json"
 SUPERPIXELS = "superpixels.png"
@@ -93,7 +94,7 @@ class Index:
         try:
             fields = json.loads(text)
             if fields.get("version") != VERSION:
-                raise ValueError(f"its version is {_short(fields.get('version'))}, not {VERSION}")
+                raise ValueError(f"its version is {brief(fields.get('version'))}, not {VERSION}")
             _check_fields(fields)
             return cls(**{**fields, "shards": tuple(ShardInfo(**shard) for shard in fields["shards"])})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -104,16 +105,16 @@ def _check_fields(index: dict[str, Any]) -> None:
     """Raise ValueError, TypeError or KeyError where a field of an index, as JSON has it, is not what it must be."""
     for shard in index["shards"]:
         if not (isinstance(shard["file"], str) and PLAIN_NAME.fullmatch(shard["file"])):
-            raise ValueError(f"the shard {_short(shard['file'])} is not a plain file name (letters, digits, `_-.`)")
+            raise ValueError(f"the shard {brief(shard['file'])} is not a plain file name (letters, digits, `_-.`)")
         _check_counts(shard, "samples", "captions", "bytes")
         if not (isinstance(shard["sha256"], str) and SHA256.fullmatch(shard["sha256"])):
-            raise ValueError(f"the sha256 {_short(shard['sha256'])} of {shard['file']}; expected 64 hexadecimal digits")
+            raise ValueError(f"the sha256 {brief(shard['sha256'])} of {shard['file']}; expected 64 hexadecimal digits")
     _check_counts(index, "samples", "captions", "side", "seen", "duplicates")
     _check_counts(index["left_out"], *index["left_out"])
     if index["superpixels"] not in (None, *get_args(Method)):
-        raise ValueError(f"superpixels {_short(index['superpixels'])}; expected null, {' or '.join(get_args(Method))}")
+        raise ValueError(f"superpixels {brief(index['superpixels'])}; expected null, {' or '.join(get_args(Method))}")
     if not isinstance(index["made_from"], str):
-        raise ValueError(f"made_from {_short(index['made_from'])}; expected a text")
+        raise ValueError(f"made_from {brief(index['made_from'])}; expected a text")
     if index["samples"] != sum(shard["samples"] for shard in index["shards"]):
         raise ValueError(f"its shards do not have {index['samples']} samples together")
 
@@ -121,11 +122,7 @@ def _check_fields(index: dict[str, Any]) -> None:
 def _check_counts(fields: dict[str, Any], *names: str) -> None:
     for name in names:
         if type(fields[name]) is not int or not 0 <= fields[name] < 1 << 60:  # a bool is an int, too
-            raise ValueError(f"{name} {_short(fields[name])}; expected a count")
-
-
-def _short(value: Any) -> str:
-    return f"{value!r:.100}"
+            raise ValueError(f"{name} {brief(fields[name])}; expected a count")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segclip.data.sources.pairs import Pair, bad_pair, decode_text, shorten, to_captions, to_meta, to_path
+from segclip.data.sources.pairs import Pair, bad_pair, decode_text, to_captions, to_meta, to_path
+from segclip.utils.messages import brief
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ def _check_ids(path: Path, images: list[dict[str, Any]]) -> None:
 def _key(entry: dict[str, Any], field: str) -> int | str:
     key = entry.get(field)
     if not isinstance(key, int | str) or isinstance(key, bool):
-        raise ValueError(f"{field} {shorten(key)}; expected a whole number or a text")
+        raise ValueError(f"{field} {brief(key)}; expected a whole number or a text")
     return to_meta(key)
 
 

@@ -20,11 +20,11 @@ from segclip.data.sources.pairs import (
     find_captions,
     located,
     read_file,
-    shorten,
     to_captions,
     to_meta,
     to_path,
 )
+from segclip.utils.messages import brief
 from segclip.utils.optional import require
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _check_saved(folder: Path) -> None:
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"{state}: cannot be opened as a Hugging Face dataset ({error!r}); get it again") from None
     if odd := [name for name in names if not (isinstance(name, str) and PLAIN_NAME.fullmatch(name))]:
-        raise ValueError(f"{state}: the data file {shorten(odd[0])} is not a plain name; only files beside it are read")
+        raise ValueError(f"{state}: the data file {brief(odd[0])} is not a plain name; only files beside it are read")
 
 
 def _split_of(parquet: Path, folder: Path) -> str:

@@ -8,12 +8,13 @@ is reported and counted, and goes on; it stops only where the rest of a file can
 import json
 import math
 import re
-import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol, runtime_checkable
+
+from segclip.utils.messages import brief
 
 # Names under which data sets write a photo's path and its captions; the first that is there counts.
 PHOTO_FIELDS = ("image", "photo", "path", "file_name", "filename", "filepath", "image_path", "file")
@@ -106,9 +107,9 @@ def to_captions(value: Any) -> tuple[str, ...]:
     captions = []
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError(f"captions {shorten(value)}; expected a text or a list of texts")
+            raise ValueError(f"captions {brief(value)}; expected a text or a list of texts")
         if not _is_unicode(text):
-            raise ValueError(f"captions {shorten(value)} have half a character (a lone surrogate); write them anew")
+            raise ValueError(f"captions {brief(value)} have half a character (a lone surrogate); write them anew")
         captions.append(text.strip())
     return tuple(filter(None, captions))
 
@@ -120,12 +121,12 @@ def to_path(value: Any) -> str:
         ValueError: no text, empty, a URL, absolute (also as Windows writes it), or with a `..` component.
     """
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"photo {shorten(value)}; expected its path, as text")
+        raise ValueError(f"photo {brief(value)}; expected its path, as text")
     if is_url(value):
-        raise ValueError(f"photo {shorten(value)}; {FETCH}")
+        raise ValueError(f"photo {brief(value)}; {FETCH}")
     if is_unsafe(value):
         raise ValueError(
-            f"photo {shorten(value)} leaves the photos' folder (absolute, or with `..`); "
+            f"photo {brief(value)} leaves the photos' folder (absolute, or with `..`); "
             "give paths relative to the photos' folder; --photos names it"
         )
     return value
@@ -154,7 +155,7 @@ def to_meta(value: Any, depth: int = MAX_DEPTH) -> Any:
     if isinstance(value, list | tuple):
         return [to_meta(part, depth - 1) for part in value]
     if isinstance(value, str) and not _is_unicode(value):
-        raise ValueError(f"{shorten(value)} has half a character (a lone surrogate); write it anew")
+        raise ValueError(f"{brief(value)} has half a character (a lone surrogate); write it anew")
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -190,17 +191,12 @@ def check_decoded(text: str) -> None:
         raise ValueError(f"not UTF-8 text (byte 0x{ord(found[0]) - 0xDC00:02x}); save it as UTF-8")
 
 
-def shorten(value: Any) -> str:
-    """A value for a message: its repr, long ones cut in their middle."""
-    return _repr.repr(value)
-
-
 def _first(fields: Sequence[str], names: Sequence[str]) -> str | None:
     return next((field for field in fields if field in names), None)
 
 
 def _join(names: Sequence[str]) -> str:
-    return ", ".join(map(shorten, names)) or "nothing"
+    return ", ".join(map(brief, names)) or "nothing"
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -219,5 +215,3 @@ def _parse_float(text: str) -> float:
 
 
 _UNDECODED = re.compile("[\udc80-\udcff]")
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 120

@@ -24,15 +24,15 @@ from segclip.data.sources.pairs import (
     decode_text,
     is_unsafe,
     parse_json,
-    shorten,
     to_captions,
     to_meta,
 )
+from segclip.utils.messages import brief
 
 MAX_TEXT = 1 << 20  # bytes; a caption or its record that is larger is none
 MAX_PADDING = 1 << 20  # bytes of zeros at a tar's end: tar pads to 10 KiB, a cut download may be all zeros
 # What photos are called; whether one can be read, its content tells.
-IMAGES = frozenset([*PHOTO_SUFFIXES, ".jfif", ".jpe", ".mpo", ".avif", ".heic", ".heif"])
+IMAGES = frozenset(PHOTO_SUFFIXES)
 TEXTS = frozenset([".txt", ".json"])
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -242,12 +242,12 @@ def _next_header(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
 def _check_member(tar: Path, member: tarfile.TarInfo) -> None:
     if is_unsafe(member.name):
         raise ValueError(
-            f"{tar}, member {shorten(member.name)}: leaves the folder (absolute, or with `..`); "
+            f"{tar}, member {brief(member.name)}: leaves the folder (absolute, or with `..`); "
             "such a tar is not read: make it again"
         )
     if not member.isreg() or member.issparse():
         raise ValueError(
-            f"{tar}, member {shorten(member.name)}: a link, device or sparse file; such a tar is not read: "
+            f"{tar}, member {brief(member.name)}: a link, device or sparse file; such a tar is not read: "
             "make it again of regular files"
         )
 
