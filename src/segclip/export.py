@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
+from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_scores
 from segclip.text.labels import check_labels
@@ -43,7 +43,7 @@ class Regions(nn.Module):
 
     def encode(self, pixels: Tensor) -> ImageOutput:
         """All that the model makes of the pixels."""
-        return gather_regions(self.image, self.image.encode_patches(pixels))
+        return self.image.gather(self.image.encode_patches(pixels), pixels)
 
 
 class Labels(Regions):

@@ -73,7 +73,7 @@ def test_a_recipes_model_is_that_of_its_weights_or_the_papers(tmp_path: Path) ->
 def test_a_lone_clip_leaves_the_decoder_free(tmp_path: Path) -> None:
     path = tmp_path / "clip.pt"
     torch.save(to_openai(torch.load(TINY, weights_only=True)), path)
-    known = load(path).config
+    known = config_with_centers(load(path).config)
     deep = replace(known, centers=5, decoder_layers=1)
     assert resolve(TrainConfig(init_from=str(path), model=deep)).model == deep
     with pytest.raises(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segclip.model.image import ImageEncoder
 from segclip.model.layers import DTYPES, DType, Projection, is_light, overwriting, torch_operator
-from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
+from segclip.model.segclip import ImageOutput, SegCLIP
 
 INT8_MAX, TINY = 127, 1e-12
 
@@ -61,7 +61,7 @@ class Encoder:
         """
         pixels = self._image.normalise(windows.to(self.device, non_blocking=True))
         self._image.check_size(*pixels.shape[-2:])
-        return gather_regions(self._image, self._encode_patches(pixels), each=each)
+        return self._image.gather(self._encode_patches(pixels), pixels, each=each)
 
 
 class InferenceLinear(nn.Module):
