@@ -12,6 +12,7 @@ from helpers.small_model import ADAPTED, SENTENCE, small_model
 from helpers.small_runs import CACHED, PAIRS
 
 from segclip import load
+from segclip.checkpoints.clip_weights import config_with_centers
 from segclip.checkpoints.native import save_model
 from segclip.config import ModelConfig
 from segclip.train.config import CacheConfig, TrainConfig
