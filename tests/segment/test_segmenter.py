@@ -23,6 +23,7 @@ from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.segment.windows import encode_windows
+from segclip.text.labels import check_labels
 from segclip.text.reference_words import REFERENCE_WORDS
 from segclip.utils.devices import pick_device
 
@@ -300,3 +301,21 @@ def test_many_threads_label_at_once(model: SegCLIP, monkeypatch: pytest.MonkeyPa
         for found in pool.map(lambda photo: segmenter.label(photo, ["cat", "dog"]), photos):
             np.testing.assert_array_equal(found.labels, expected.labels)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_label_of_several_words(protocol: str) -> None:
+    """Its best word says where it is: as if each word were a label, and these were then one."""
+    segmenter = Segmenter(small_model(), protocol)
+    (encoded,) = segmenter.encode([np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)])
+    settings = {"background": None, "presence": None}
+    words = ["dog", "kitten", "cat", "sky", "wall"]
+    apart = segmenter.label(encoded, words, **settings)
+    best = words[apart.labels[0, 0] - 1]
+    a, b, c, d = (word for word in words if word != best)
+    for labels in ([f"{a}|{best}", (b,), f"background|{c}|{d}"], [f"{a}|{b}", (c,), f"background|{d}|{best}"]):
+        joined = segmenter.label(encoded, labels, **settings)
+        assert len(joined.names) == len(joined.presence) == 2 and joined.names[0] == a
+        meaning = {word: i for i, own in enumerate(check_labels(labels).words, 1) for word in own}
+        expected = np.array([0, *(meaning.get(word, 0) for word in words)])[apart.labels]
+        np.testing.assert_array_equal(joined.labels, expected)

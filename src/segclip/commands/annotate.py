@@ -101,7 +101,7 @@ def annotate(
         failures = _annotate(request, store, store.start(named), len(files), ray)
         if store.offsets:
             info = {"description": _tell(drawing), **job, "folder": _readable(job["folder"])}
-            write_all(out, Collection(folder.resolve().name, request.labels, info, partial(store.photos, named)))
+            write_all(out, Collection(folder.resolve().name, request.labels.names, info, partial(store.photos, named)))
     return report(len(store.offsets), failures, out)
 
 
@@ -143,7 +143,7 @@ def _describe(request: Request, digest: str, folder: str) -> dict[str, Any]:
     """What all photos have in common, as JSON has it; the folder's path starts from the output's."""
     return {
         "folder": folder,
-        "labels": list(request.labels),
+        "labels": request.labels.texts(),
         "weights_sha256": digest,
         "protocol": request.protocol,
         "background": request.background,

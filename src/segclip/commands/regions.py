@@ -15,7 +15,7 @@ from segclip.data.own_png import save_own_png
 from segclip.data.photos import open_photo
 from segclip.model.segclip import SegCLIP
 from segclip.segment.regions import draw_sheet, gather
-from segclip.text.labels import check_labels, split_labels
+from segclip.text.labels import Label, Labels, check_labels, split_labels
 from segclip.utils.failures import attempt
 from segclip.utils.files import atomic
 
@@ -44,8 +44,7 @@ def regions(
     """
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --out")
-    if labels:
-        labels = check_labels(split_labels(labels))
+    asked = check_labels(split_labels(labels)) if labels else ()
     files, failures = find_photos(photos)
     check_writable(out)
     done = 0
@@ -54,7 +53,7 @@ def regions(
         named = list(zip(files, unused_stems(files, out, (SHEET,)), strict=True))
         with Progress(console=console, disable=len(files) == 1, transient=True) as progress:
             for path, stem in progress.track(named):
-                failed = attempt(path, partial(_write_sheet, loaded, path, labels, out / SHEET.format(stem)))
+                failed = attempt(path, partial(_write_sheet, loaded, path, asked, out / SHEET.format(stem)))
                 if failed:
                     failures.append(failed)
                 else:
@@ -62,7 +61,7 @@ def regions(
     return report(done, failures, out)
 
 
-def _write_sheet(model: SegCLIP, photo: Path, labels: Sequence[str], sheet: Path) -> None:
+def _write_sheet(model: SegCLIP, photo: Path, labels: Labels | Sequence[Label], sheet: Path) -> None:
     drawn = draw_sheet(gather(model, open_photo(photo), labels))
     with atomic(sheet) as temporary:
         save_own_png(drawn, temporary)

@@ -62,7 +62,7 @@ def segment(
     """
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --labels")
-    labels = check_labels(split_labels(labels))
+    asked = check_labels(split_labels(labels))
     wanted = check_background(background), check_presence(presence)
     find_protocol(protocol)
     files, failures = find_photos(photos)
@@ -71,7 +71,7 @@ def segment(
     if files:
         segmenter = Segmenter(model, protocol, device=device, dtype=dtype)
         named = list(zip(files, unused_stems(files, out, WRITTEN), strict=True))
-        results = segment_all(segmenter, named, labels, *wanted, partial(_save, out))
+        results = segment_all(segmenter, named, asked, *wanted, partial(_save, out))
         with Progress(console=console, disable=len(files) == 1, transient=True) as progress:
             for path, result in progress.track(results, len(files)):
                 if isinstance(result, Failed):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from segclip.model.layers import Block
 
@@ -125,7 +125,7 @@ def run_head(head: Head, block: Block, tokens: Float[Tensor, "B N D"], around: A
 
 
 def run_blocks(
-    head: Head, blocks: Sequence[nn.Module], tokens: Float[Tensor, "B N D"], around: Around
+    head: Head, blocks: Sequence[Block], tokens: Float[Tensor, "B N D"], around: Around
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B P D"]]:
     """The class token after CLIP's last blocks as they are, and the patches after the head's."""
     dense = tokens

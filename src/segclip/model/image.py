@@ -3,6 +3,8 @@
 Axes: B batch, H W pixels, P patches, N P or 1+P tokens, V visible patches, C centers, D width, E embedding.
 """
 
+from typing import cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
 from segclip.model.dense import HEADS, Around, Head, run_blocks
 from segclip.model.grouping import Grouping, center_features, make_grouping
+from segclip.model.layers import Block
 from segclip.model.outputs import ImageOutput
 from segclip.model.towers import IMAGE_TOWERS
 from segclip.utils.tables import choose
@@ -34,7 +37,7 @@ class ImageEncoder(nn.Module):
         self.region_blocks = nn.ModuleList(self.tower.region_block() for _ in range(image.region_layers))
         self.norm_post = nn.LayerNorm(image.width)
         self.projection = nn.Parameter(torch.empty(image.width, config.embed))
-        self.head: Head | None = config.head and choose(HEADS, config.head, "head")
+        self.head: Head | None = None if config.head is None else choose(HEADS, config.head, "head")
         self.head_sigma = config.head_sigma
         self.affinity = None
         if self.head and self.head.affinity:
@@ -90,7 +93,7 @@ class ImageEncoder(nn.Module):
         assert self.head is not None
         rows, columns = (side // self.config.patch for side in pixels.shape[-2:])
         around = Around((rows, columns), self.head_sigma, self._find_affinity(pixels, rows, columns))
-        first, dense = run_blocks(self.head, list(self.region_blocks), tokens, around)
+        first, dense = run_blocks(self.head, cast(list[Block], list(self.region_blocks)), tokens, around)
         own, patches = self._project(dense), tokens[:, 1:]
         grouping = self.grouping(patches)
         regions = grouping.hard @ own / grouping.hard.sum(dim=-1, keepdim=True).clamp(min=1)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from segclip.model.segclip import SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.windows import fit_size, resize_map
-from segclip.text.labels import check_labels
+from segclip.text.labels import BACKGROUND, Label, Labels, check_labels
 from segclip.text.prompts import OPEN_TEMPLATES
 from segclip.visualize import palette, readable
 
@@ -44,7 +44,7 @@ class Gathered:
 
 
 @torch.inference_mode()
-def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str] = ()) -> Gathered:
+def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Labels | Sequence[Label] = ()) -> Gathered:
     """Encode a whole photo at once, with its short side at the model's, and return what each center gathered.
 
     Args:
@@ -63,12 +63,13 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Sequence[str]
     output = model.encode_image(model.image.normalise(small[None]).to(device))
     names: tuple[tuple[str, float], ...] = ()
     if labels:
-        labels = check_labels(labels)
-        text = LabelEmbedder(model)(labels, OPEN_TEMPLATES)
+        checked = check_labels(labels)
+        text = LabelEmbedder(model)(checked.all_words, OPEN_TEMPLATES)
+        name_of = [(*checked.names, BACKGROUND)[owner] for owner in checked.owners]
         probabilities, best = (
             (model.scale * F.normalize(output.regions[0], dim=-1) @ text.T).softmax(dim=-1).max(dim=-1)
         )
-        names = tuple((labels[i], p) for i, p in zip(best.tolist(), probabilities.tolist(), strict=True))
+        names = tuple((name_of[i], p) for i, p in zip(best.tolist(), probabilities.tolist(), strict=True))
     hard, soft = (maps[0].unflatten(-1, (rows, columns)).float().cpu() for maps in (output.hard, output.soft))
     return Gathered(small, hard.argmax(dim=0).numpy(), soft.numpy(), names)
 

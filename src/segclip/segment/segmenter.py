@@ -7,6 +7,7 @@ import copy
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,7 @@ from segclip.segment.protocols.paper import PaperProtocol, paper_scores
 from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
 from segclip.segment.result import Found, Segmentation
 from segclip.segment.windows import encode_windows
-from segclip.text.labels import check_labels, warn_of_same
+from segclip.text.labels import Label, Labels, check_labels, warn_of_same
 from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.devices import pick_device
 
@@ -110,7 +111,7 @@ class Segmenter:
     def segment(
         self,
         photo: PhotoSource,
-        labels: Sequence[str],
+        labels: Labels | Sequence[Label],
         *,
         background: Background = "auto",
         presence: Presence = "auto",
@@ -119,7 +120,9 @@ class Segmenter:
 
         Args:
             photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255; of any size and shape.
-            labels: what to look for; label i of the result is the i-th of them, counted from 1.
+            labels: what to look for; label i of the result is the i-th of them, counted from 1. Each is a text, or
+                several that mean one thing, `"cat|kitten"` or `("cat", "kitten")`: its name is the first, and its best
+                word says where it is. Those of `"background|sky|wall"` are label 0.
             background: "auto": the protocol's own way ("open": beyond the extent of the best label; "paper": its
                 threshold); a number in 0..1: where the best label's score is below it; None: every pixel gets a label.
             presence: "auto": a label that the protocol finds absent from the photo gets no pixel ("paper" and
@@ -134,15 +137,15 @@ class Segmenter:
     def segment_batch(
         self,
         photos: Sequence[PhotoSource],
-        labels: Sequence[str],
+        labels: Labels | Sequence[Label],
         *,
         background: Background = "auto",
         presence: Presence = "auto",
     ) -> list[Segmentation]:
         """Segment photos together, with their windows in shared batches. Arguments and errors: see `segment`."""
         # Checked before any work of the model.
-        names, background, presence = check_labels(labels), check_background(background), check_presence(presence)
-        return [self._label_names(encoded, names, background, presence) for encoded in self.encode(photos)]
+        checked, background, presence = check_labels(labels), check_background(background), check_presence(presence)
+        return [self._label_checked(encoded, checked, background, presence) for encoded in self.encode(photos)]
 
     def encode(self, photos: Sequence[PhotoSource]) -> list[EncodedPhoto]:
         """Encode photos, which takes most of the time and needs no labels; their windows share batches.
@@ -155,13 +158,14 @@ class Segmenter:
     def label(
         self,
         encoded: EncodedPhoto,
-        labels: Sequence[str],
+        labels: Labels | Sequence[Label],
         *,
         background: Background = "auto",
         presence: Presence = "auto",
     ) -> Segmentation:
         """Segment a photo that this Segmenter encoded. Arguments and errors: see `segment`."""
-        return self._label_names(encoded, check_labels(labels), check_background(background), check_presence(presence))
+        checked = check_labels(labels)
+        return self._label_checked(encoded, checked, check_background(background), check_presence(presence))
 
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
@@ -196,18 +200,19 @@ class Segmenter:
             for photo, scales in zip(photos, cut, strict=True)
         ]
 
-    def _label_names(
-        self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background, presence: Presence
+    def _label_checked(
+        self, encoded: EncodedPhoto, labels: Labels, background: Background, presence: Presence
     ) -> Segmentation:
-        found = self._label(encoded, self._embedded(names), background, presence, self.protocol)
+        found = self._label(encoded, self._embedded(labels), background, presence, self.protocol)
+        count = len(labels.names)  # what is beyond them is the background by its words
         return Segmentation(
-            labels=found.labels.int().cpu().numpy(),
+            labels=found.labels.masked_fill(found.labels > count, 0).int().cpu().numpy(),
             scores=found.scores.float().cpu().numpy(),
-            names=names,
+            names=labels.names,
             photo=encoded.photo,
             protocol=self.protocol_name,
             background=background,
-            presence=found.presence.float().cpu().numpy(),
+            presence=found.presence[:count].float().cpu().numpy(),
         )
 
     @torch.inference_mode()
@@ -222,9 +227,13 @@ class Segmenter:
         return protocol.label_photo(encoded, labels, background, presence, self.model.scale)
 
     @torch.inference_mode()
-    def _embed_labels(self, names: tuple[str, ...]) -> EmbeddedLabels:
-        warn_of_same(names, tokenizer_for(self.model.config.text).own_ids(names))
-        return self.protocol.embed_labels(names, self._embed)
+    def _embed_labels(self, labels: Labels) -> EmbeddedLabels:
+        words = labels.all_words
+        warn_of_same(words, tokenizer_for(self.model.config.text).own_ids(words))
+        embedded = self.protocol.embed_labels(words, self._embed)
+        if len(words) == len(labels.names):
+            return embedded
+        return replace(embedded, owners=labels.owners, background=bool(labels.background))
 
 
 def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device) -> SegCLIP:
@@ -236,13 +245,13 @@ def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device
 
 
 def _remember(
-    embed: Callable[[tuple[str, ...]], EmbeddedLabels],
-) -> Callable[[tuple[str, ...]], EmbeddedLabels]:
+    embed: Callable[[Labels], EmbeddedLabels],
+) -> Callable[[Labels], EmbeddedLabels]:
     """`embed` with a cache; while one thread embeds, the others wait, so that no labels are embedded twice."""
     known, lock = lru_cache(LABEL_SETS)(embed), threading.Lock()
 
-    def ask(names: tuple[str, ...]) -> EmbeddedLabels:
+    def ask(labels: Labels) -> EmbeddedLabels:
         with lock:
-            return known(names)
+            return known(labels)
 
     return ask
