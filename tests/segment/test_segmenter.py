@@ -81,7 +81,7 @@ def test_each_window_is_encoded_once_and_in_batches_of_one_shape(
     seen: list[tuple[int, ...]] = []
     encode = model.image.encode_patches
     monkeypatch.setattr(
-        model.image, "encode_patches", lambda pixels: seen.append(tuple(pixels.shape)) or encode(pixels)
+        model.image, "encode_patches", lambda pixels, **_: seen.append(tuple(pixels.shape)) or encode(pixels)
     )
     views = [view for photo in (PHOTO, PHOTO[:80], PHOTO) for view in OpenProtocol().cut_photo(photo, 64, 16)]
     outputs = encode_windows(Encoder(model), views, each=True)

@@ -87,7 +87,10 @@ class Evaluator:
         self.labels = check_labels([*asked.values(), *([(BACKGROUND, *words[0])] if named else [])])
         # The class of each label of the result, whose label 0 is the background.
         self._classes = np.array([0, *asked], np.uint8)
-        self.threshold = benchmark.background and not named
+        self.threshold = benchmark.background and not (named and not self._thresholds_words())
+
+    def _thresholds_words(self) -> bool:
+        return getattr(self.segmenter.protocol, "thresholds_words", False)
 
     def label(self, encoded: EncodedPhoto, threshold: float | None = None) -> Mask:
         """The class of each pixel; `threshold` in place of the protocol's own, where it has the background by one."""

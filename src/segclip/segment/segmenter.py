@@ -194,7 +194,8 @@ class Segmenter:
         image = self.model.config.image
         cut = [protocol.cut_photo(photo, image.side, image.patch) for photo in photos]
         every = [windows for scales in cut for windows in scales]
-        outputs = iter(encode_windows(self.encoder, every, each=protocol.needs_patches))
+        offset = getattr(protocol, "position_offset", 0.0)
+        outputs = iter(encode_windows(self.encoder, every, each=protocol.needs_patches, offset=offset))
         return [
             EncodedPhoto(photo, scales, [next(outputs) for _ in scales])
             for photo, scales in zip(photos, cut, strict=True)

@@ -84,6 +84,9 @@ class Protocol(typing.Protocol):
 
     Attributes:
         needs_patches: whether it needs an embedding and features of each patch (see `ImageOutput`).
+
+    It may have, too, `position_offset` (see `segclip.model.towers.inputs.resize_positions`), and `thresholds_words`:
+    whether its threshold counts where words say what the background is.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
