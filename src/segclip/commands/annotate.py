@@ -20,7 +20,7 @@ from segclip.annotate.formats import FORMATS, write_all
 from segclip.annotate.segments import Collection
 from segclip.annotate.store import Store, photo_files, photo_folders
 from segclip.checkpoints.loading import locate
-from segclip.commands.options import ProtocolName
+from segclip.commands.options import HeadName, ProtocolName
 from segclip.commands.photos import check_writable, unused_stems
 from segclip.commands.terminal import console, report
 from segclip.data.photos import list_photos
@@ -49,6 +49,7 @@ def annotate(
     out: Path,
     drawing: Annotated[Drawing, tyro.conf.arg(name="")],
     model: str = "mini",
+    head: HeadName = None,
     device: str = "auto",
     protocol: ProtocolName = "open",
     background: str = "auto",
@@ -68,6 +69,7 @@ def annotate(
         out: Folder to write to; made if missing.
         drawing: Of the shapes.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        head: Of a plain CLIP: see segclip segment.
         device: auto, cpu, cuda, mps ...
         protocol: How to look: see segclip segment.
         background: auto, none, or a number in 0..1: see segclip segment.
@@ -78,6 +80,7 @@ def annotate(
     request = Request(
         labels=check_labels(split_labels(labels)),
         model=model,
+        head=head,
         device=device,
         protocol=protocol,
         background=check_background(background),
@@ -149,6 +152,7 @@ def _describe(request: Request, digest: str, folder: str) -> dict[str, Any]:
         "background": request.background,
         "presence": request.presence,
         "dtype": request.dtype,
+        **({} if request.head is None else {"head": request.head}),  # what was begun before has none
         **asdict(request.drawing),
     }
 

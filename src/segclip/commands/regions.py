@@ -9,6 +9,7 @@ import tyro
 from rich.progress import Progress
 
 from segclip.checkpoints.loading import load
+from segclip.checkpoints.variants import vary
 from segclip.commands.photos import check_writable, find_photos, unused_stems
 from segclip.commands.terminal import console, report
 from segclip.data.own_png import save_own_png
@@ -28,9 +29,11 @@ def regions(
     out: Path,
     labels: tuple[str, ...] = (),
     model: str = "mini",
+    grouping: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    centers: int | None = None,
     device: str = "auto",
 ) -> int:
-    """Draw what the learnable centers gathered in photos, each seen whole, not in windows.
+    """Draw what learnable centers or k-means gathered in photos, each seen whole, not in windows.
 
     Writes STEM.regions.png: two pictures for each center, the patches that went to it (hard), and the share it took of
     each patch (soft), bright where it took much.
@@ -40,6 +43,9 @@ def regions(
         out: Folder to write to; made if missing.
         labels: Name each region with the nearest of these, and its probability among them.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        grouping: k-means: clusters of a plain CLIP's patches, in each photo. refined: learned centers, then k-means of
+            the photo. By default as the model has it, and k-means for a plain CLIP, whose regions are single patches.
+        centers: How many clusters k-means makes; by default 8.
         device: auto, cpu, cuda, mps ...
     """
     if not photos:
@@ -50,6 +56,9 @@ def regions(
     done = 0
     if files:
         loaded = load(model, device)
+        if grouping is None and loaded.config.head is not None and loaded.config.grouping == "patches":
+            grouping = "k-means"  # two pictures a patch would be no sheet
+        loaded = vary(loaded, grouping=grouping, centers=centers)
         named = list(zip(files, unused_stems(files, out, (SHEET,)), strict=True))
         with Progress(console=console, disable=len(files) == 1, transient=True) as progress:
             for path, stem in progress.track(named):
