@@ -72,8 +72,8 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "aut
             converted and kept in the cache folder); a local file or folder of any format: ours, the authors'
             segclip.bin, OpenAI's CLIP, OpenCLIP, transformers' CLIPModel; or a Hugging Face hub id "org/name".
             Weights of a CLIP alone give a model without centers, of which each patch is a region, by the dense head
-            "naclip" (others: `Segmenter(head=...)`). What their tensors do not tell, activation and heads, is read of the
-            open_clip_config.json or config.json beside them.
+            "naclip" (others: `Segmenter(head=...)`). What their tensors do not tell, activation and heads, is read of
+            the open_clip_config.json or config.json beside them.
         device: where the model goes, as torch names it; "auto": to CUDA or else Apple's GPU where there is one, or
             else the processor.
 
