@@ -1,6 +1,5 @@
 """`segclip regions`: a sheet for each photo; a bad photo stops no other."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated

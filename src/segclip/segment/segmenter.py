@@ -7,7 +7,8 @@ import copy
 import os
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from segclip.segment.protocols import PROTOCOLS, find_protocol, name_of
 from segclip.segment.protocols.paper import PaperProtocol, paper_scores
 from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
 from segclip.segment.result import Found, Segmentation
+from segclip.segment.soft_maps import draw_soft
 from segclip.segment.windows import encode_windows
 from segclip.text.labels import check_labels, warn_of_same
 from segclip.text.tokenizers import tokenizer_for
@@ -85,6 +87,11 @@ class Segmenter:
         self.encoder = Encoder(self.model, dtype, compile=compile, share=True)
         self._embed = LabelEmbedder(self.model)
 
+    def __repr__(self) -> str:
+        """In one line: the model, the protocol, precision and device."""
+        dtype = self.encoder.dtype
+        return f"<Segmenter of {self.model!r}: protocol {self.protocol_name}, {dtype}, {self.encoder.device}>"
+
     def with_protocol(self, protocol: Protocol | str) -> "Segmenter":
         """A Segmenter with another protocol, which shares this one's weights and remembered embeddings.
 
@@ -118,7 +125,8 @@ class Segmenter:
         """Segment one photo.
 
         Args:
-            photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255; of any size and shape.
+            photo: a path, the bytes of an image file, a PIL image, or a uint8 array, 0-255: grey (H,W), RGB (H,W,3) or
+                RGBA (H,W,4); of any size and shape.
             labels: what to look for; label i of the result is the i-th of them, counted from 1.
             background: "auto": the protocol's own way ("open": beyond the extent of the best label; "paper": its
                 threshold); a number in 0..1: where the best label's score is below it; None: every pixel gets a label.
@@ -163,6 +171,16 @@ class Segmenter:
         """Segment a photo that this Segmenter encoded. Arguments and errors: see `segment`."""
         return self._label_names(encoded, check_labels(labels), check_background(background), check_presence(presence))
 
+    def embed_labels(self, labels: Sequence[str]) -> Float[Tensor, "K E"]:
+        """(K,E): the embedding of each label, averaged over the protocol's templates, of length 1.
+
+        `segment_embeddings` takes them, or means of them, with any protocol.
+
+        Raises:
+            ValueError: invalid labels.
+        """
+        return self._embedded(check_labels(labels)).labels.clone()
+
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
     ) -> Int[ndarray, "H W"]:
@@ -200,6 +218,7 @@ class Segmenter:
         self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background, presence: Presence
     ) -> Segmentation:
         found = self._label(encoded, self._embedded(names), background, presence, self.protocol)
+        kept = replace(encoded)  # without what is quickly computed anew, and large
         return Segmentation(
             labels=found.labels.int().cpu().numpy(),
             scores=found.scores.float().cpu().numpy(),
@@ -208,7 +227,17 @@ class Segmenter:
             protocol=self.protocol_name,
             background=background,
             presence=found.presence.float().cpu().numpy(),
+            draw=partial(self._draw, kept, names, background, found),
         )
+
+    @torch.inference_mode()
+    def _draw(
+        self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background, found: LabelMap, index: int
+    ) -> Float[ndarray, "H W"]:
+        labels = self._embedded(names)
+        alone = self.protocol.embed_labels(names[index - 1 : index], self._embed) if index else labels
+        soft = draw_soft(self.protocol, encoded, labels, alone, index, background, found, self.model.scale)
+        return soft.float().cpu().numpy()
 
     @torch.inference_mode()
     def _label(
