@@ -32,7 +32,7 @@ from segclip.evaluate.datasets.folder import open_folder
 from segclip.evaluate.diagnosis import Diagnosis
 from segclip.evaluate.evaluator import Evaluator, words_of
 from segclip.losses import contrastive_loss
-from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP, gather_regions
+from segclip.model.segclip import INITIAL_SCALE, MAX_SCALE, ImageOutput, SegCLIP
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.windows import Windows
 from segclip.train.config import TrainConfig
@@ -160,7 +160,7 @@ def measure(evaluator: Evaluator, photos: list[Encoded], head: PatchHead | None)
     if head:
         model.logit_scale.copy_(head.logit_scale)
     for one in photos:
-        output = per_patch(head, one.patches) if head else gather_regions(model.image, one.patches)
+        output = per_patch(head, one.patches) if head else model.image.gather(one.patches)
         diagnosis.add(EncodedPhoto(one.photo, [one.view], [output]), one.truth)
     told = diagnosis.told
     figures = {"told": told.miou(), "accuracy": told.pixel_accuracy(), "named": diagnosis.named.miou()}

@@ -120,7 +120,7 @@ def test_an_example_runs_by_itself(shards: Path, tmp_path: Path) -> None:
             "loss 'blance'; known are contrastive, superpixel, reconstruction, words, multiple_instance, presence, "
             "balance",
         ),
-        (("--model.grouping", "slot"), "grouping 'slot'; known are centers, slots"),
+        (("--model.grouping", "slot"), "grouping 'slot'; known are centers, refined, k-means, patches, slots"),
         (("--model.image.kind", "vit"), "image tower 'vit'; known are clip, dinov2, mixer"),
         (("--model.image.activation", "relu"), "image.activation 'relu'; known are quick_gelu, gelu"),
         (("--model.mask-ratio", "0.99"), "mask_ratio 0.99 leaves none of 64 patches visible"),

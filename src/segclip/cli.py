@@ -112,7 +112,12 @@ def _show_help() -> None:
     output.print(
         "usage: segclip COMMAND ...\n\nSegment photos by words, with SegCLIP (arXiv 2211.14813).\n", markup=False
     )
-    output.print(table, "\nsegclip COMMAND --help tells more of each; segclip --version, segclip --print-completion bash.", sep="\n", markup=False)
+    output.print(
+        table,
+        "\nsegclip COMMAND --help tells more of each; segclip --version, segclip --print-completion bash.",
+        sep="\n",
+        markup=False,
+    )
 
 
 def _fail(why: str, code: int = NOTHING_DONE) -> int:

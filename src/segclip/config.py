@@ -42,6 +42,7 @@ class ImageConfig:
         heads: of attention; None: one for each 64 channels.
         mlp_ratio: hidden channels of a block's MLP, in units of the width.
         activation: of a block's MLP, "quick_gelu" or "gelu"; None: the kind's own.
+        class_token: whether CLIP's class token stays and comes out first, as a dense head needs it; the paper drops it.
     """
 
     kind: str = "clip"
@@ -54,6 +55,7 @@ class ImageConfig:
     heads: int | None = None
     mlp_ratio: float = 4.0
     activation: str | None = None
+    class_token: bool = False
 
     def __post_init__(self) -> None:
         _check_fields(ImageConfig, vars(self))
@@ -107,6 +109,10 @@ class ModelConfig:
         center_blocks: blocks in which the centers see the patches.
         mask_ratio: share of the patches that the masked branch does not see.
         decoder_heads: attention heads of the reconstruction's decoder.
+        head: a dense head in place of the last `image.region_layers` blocks, of a CLIP without learned centers: a name
+            in `segclip.model.dense.HEADS`; None: the blocks themselves.
+        head_sigma: of the head "naclip": width of its Gaussian, in patches.
+        affinity: the tower whose features say which patches belong together, for a head that asks; None: there is none.
     """
 
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -120,6 +126,9 @@ class ModelConfig:
     center_blocks: int = 2
     mask_ratio: float = 0.75
     decoder_heads: int = 8
+    head: str | None = None
+    head_sigma: float = 5.0
+    affinity: ImageConfig | None = None
 
     def __post_init__(self) -> None:
         _check_fields(ModelConfig, vars(self))
@@ -136,6 +145,13 @@ class ModelConfig:
             raise ValueError(f"image side {image.side} is not a multiple of the patch {image.patch}; change one")
         if self.tau <= 0:
             raise ValueError(f"tau {self.tau}; give a temperature above 0")
+        if self.head_sigma <= 0:
+            raise ValueError(f"head_sigma {self.head_sigma}; give a number of patches above 0")
+        if self.head is not None and not (image.class_token and image.region_layers):
+            raise ValueError(
+                f"head {self.head!r} over an image tower without its class token or its last block; a dense head needs "
+                "both: give image.class_token and at least one of image.region_layers"
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio {self.mask_ratio}; give a share between 0 and 1, without the ends")
 
@@ -157,7 +173,9 @@ class ModelConfig:
         try:
             for kind, values in ((ImageConfig, raw["image"]), (TextConfig, raw["text"])):
                 _check_fields(kind, values)
-            towers = {"image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])}
+            towers: dict[str, Any] = {"image": ImageConfig(**raw["image"]), "text": TextConfig(**raw["text"])}
+            if raw.get("affinity") is not None:
+                towers["affinity"] = ImageConfig(**raw["affinity"])
             _check_fields(cls, raw | towers)
             return cls(**raw | towers)
         except (TypeError, KeyError, AttributeError) as error:

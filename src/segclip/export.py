@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
+from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_scores
-from segclip.text.labels import check_labels
+from segclip.text.labels import Label, check_labels
+from segclip.text.labels import Labels as LabelSet
 from segclip.text.prompts import PAPER_TEMPLATES
 from segclip.utils.files import atomic
 from segclip.utils.optional import require
@@ -43,7 +44,7 @@ class Regions(nn.Module):
 
     def encode(self, pixels: Tensor) -> ImageOutput:
         """All that the model makes of the pixels."""
-        return gather_regions(self.image, self.image.encode_patches(pixels))
+        return self.image.gather(self.image.encode_patches(pixels), pixels)
 
 
 class Labels(Regions):
@@ -51,9 +52,12 @@ class Labels(Regions):
 
     outputs = ("labels",)
 
-    def __init__(self, model: SegCLIP, embeds: Float[Tensor, "K E"], background: float | None) -> None:
+    def __init__(self, model: SegCLIP, labels: LabelSet, background: float | None) -> None:
         super().__init__(model)
-        self.register_buffer("embeds", embeds)
+        self.register_buffer("embeds", LabelEmbedder(model)(labels.all_words, PAPER_TEMPLATES))
+        count = len(labels.names)
+        own = [0 if label == count else label + 1 for label in labels.owners]  # words of the background are label 0
+        self.register_buffer("label", torch.tensor(own if background is None else [0, *own]))
         self.scale = model.scale
         self.background, self.patch = background, model.config.image.patch
 
@@ -61,7 +65,7 @@ class Labels(Regions):
         """Label: 0 the background, i the i-th label."""
         output = self.encode(pixels)
         scores = region_scores(output, self.get_buffer("embeds"), self.scale, self.background)
-        own = scores.argmax(dim=-1) + (self.background is None)
+        own = self.get_buffer("label")[scores.argmax(dim=-1)]
         height, width = pixels.shape[-2:]
         maps = output.soft.unflatten(-1, (height // self.patch, width // self.patch))
         owner = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False).argmax(dim=1)
@@ -83,7 +87,9 @@ class Exported:
     about: dict[str, Any]
 
 
-def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, background: float | None = None) -> None:
+def export(
+    model: SegCLIP, file: Path, labels: LabelSet | Sequence[Label] | None = None, *, background: float | None = None
+) -> None:
     """Write a model for any number of photos of any size, sides being multiples of the patch.
 
     Args:
@@ -104,8 +110,8 @@ def export(model: SegCLIP, file: Path, labels: Sequence[str] | None = None, *, b
     if labels is None:
         module = Regions(model)
     else:
-        labels = check_labels(labels)
-        module = Labels(model, LabelEmbedder(model)(labels, PAPER_TEMPLATES), background)
+        checked = check_labels(labels)
+        module, labels = Labels(model, checked, background), checked.names
     patch, side = model.config.image.patch, model.config.image.side
     batch, rows, columns = (torch.export.Dim(name, min=1, max=MAX_PATCHES) for name in ("batch", "rows", "columns"))
     shapes = {"pixels": {0: batch, 2: patch * rows, 3: patch * columns}}

@@ -336,7 +336,7 @@ def test_files_of_annotations_that_cannot_be_used(tmp_path: Path) -> None:
 def test_names_are_what_a_model_can_be_asked_for() -> None:
     assert [len(names) for names in (COCO_THINGS, COCO_STUFF, ADE150, CITYSCAPES19)] == [80, 91, 150, 19]
     for names in (COCO_THINGS + COCO_STUFF, ADE150, CITYSCAPES19):
-        assert check_labels(names) == names
+        assert check_labels(names).names == names
 
 
 @pytest.mark.parametrize("name", ["voc2012", "coco-object"])

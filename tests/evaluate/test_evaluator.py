@@ -26,6 +26,7 @@ from segclip.cli import main
 from segclip.data.scenes import write_scenes
 from segclip.evaluate.datasets import open_benchmark
 from segclip.evaluate.datasets.folder import open_folder
+from segclip.evaluate.datasets.voc2012 import SCLIP_BACKGROUND
 from segclip.evaluate.diagnosis import Diagnosis
 from segclip.evaluate.evaluator import Evaluator, PhotoCounts, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion, count_pairs
@@ -74,7 +75,7 @@ def test_a_label_map_computed_by_hand(
     def label(
         self: Segmenter, encoded: Any, labels: tuple[str, ...], *, background: object, presence: object
     ) -> Segmentation:
-        assert labels == ["cat", "dog"] and background == presence == "auto"
+        assert labels.names == ("cat", "dog") and background == presence == "auto"
         found = np.arange(60)[None].repeat(40, 0) // 20  # 0, 1, 2
         scores, there = np.ones(found.shape), np.ones(2)
         return Segmentation(
@@ -133,10 +134,11 @@ def test_labels_become_the_classes_they_stand_for(tmp_path: Path) -> None:
     assert not evaluator.threshold
     (batch,) = evaluator.encode(cut_batches(benchmark.pairs))
     ((_, encoded, truth),) = batch
-    labels = evaluator.segmenter.label(encoded, evaluator.labels, background=None).labels
+    result = evaluator.segmenter.label(encoded, evaluator.labels, background=None)
     classes = evaluator.label(encoded)
-    for label, found in {(int(a), int(b)) for a, b in zip(labels.flat, classes.flat, strict=True)}:
-        assert evaluator.labels[label - 1] in words_of(benchmark, "sclip")[found]
+    assert evaluator.labels.background == SCLIP_BACKGROUND
+    for label, found in {(int(a), int(b)) for a, b in zip(result.labels.flat, classes.flat, strict=True)}:
+        assert label == found == 0 or result.names[label - 1] == words_of(benchmark, "sclip")[found][0]
     assert classes.shape == truth.shape
 
 

@@ -22,6 +22,8 @@ SENTENCE = ModelConfig(
     decoder_layers=1,
 )
 ADAPTED = replace(SENTENCE, text=replace(SENTENCE.text, adapter=96))
+# A CLIP as it is.
+PLAIN = replace(CLIP, image=replace(CLIP.image, class_token=True), grouping="patches", head="naclip", decoder_layers=0)
 
 
 def small_model(config: ModelConfig = CLIP) -> SegCLIP:

@@ -11,7 +11,6 @@ from segclip.config import ModelConfig
 from segclip.model.grouping import CenterBlock, CenterGrouping, sample_gumbel
 from segclip.model.layers import Block
 from segclip.model.reconstruction import visible_count
-from segclip.model.segclip import gather_regions
 
 
 def test_a_configuration_of_0_1_has_the_papers_values() -> None:
@@ -66,7 +65,7 @@ def test_without_its_center_a_region_knows_of_its_own_patches_alone(center_in_re
     patches = torch.randn(1, 16, 64)
     other_photo = patches.clone()
     other_photo[0, 0] += 0.3 * torch.randn(64)
-    before, after = gather_regions(image, patches), gather_regions(image, other_photo)
+    before, after = image.gather(patches), image.gather(other_photo)
     held = before.hard[0].any(dim=1) & (before.hard[0] == after.hard[0]).all(dim=1)
     apart = held & (before.hard[0, :, 0] == 0)  # regions of the same patches, without the one that changed
     assert apart.sum() >= 2 and not torch.equal(before.embedding, after.embedding)
@@ -86,7 +85,7 @@ def test_a_patch_alone_is_what_a_region_of_it_is(config: ModelConfig) -> None:
     """A photo of one patch: the region that takes it, and the patch by itself."""
     image = small_model(replace(config, image=replace(config.image, region_layers=0))).image
     patch = torch.randn(3, 1, 64)
-    found = gather_regions(image, patch, each=True)
+    found = image.gather(patch, each=True)
     assert found.patches is not None and found.patches.shape == (3, 1, 64)
     assert found.features is not None
     torch.testing.assert_close(found.features, patch - image.grouping.centers.mean(dim=0))
@@ -97,10 +96,10 @@ def test_a_patch_alone_is_what_a_region_of_it_is(config: ModelConfig) -> None:
 def test_each_patch_of_a_photo_is_what_it_would_be_alone() -> None:
     image = small_model(ALONE).image
     patches = torch.randn(2, 16, 64)
-    found, plain = gather_regions(image, patches, each=True), gather_regions(image, patches)
+    found, plain = image.gather(patches, each=True), image.gather(patches)
     assert plain.patches is None and plain.features is None
     assert torch.equal(found.regions, plain.regions) and torch.equal(found.embedding, plain.embedding)
-    alone = gather_regions(image, patches.flatten(0, 1)[:, None], each=True)
+    alone = image.gather(patches.flatten(0, 1)[:, None], each=True)
     assert found.patches is not None and alone.patches is not None
     torch.testing.assert_close(found.patches.flatten(0, 1), alone.patches[:, 0])
 
@@ -108,7 +107,7 @@ def test_each_patch_of_a_photo_is_what_it_would_be_alone() -> None:
 def test_a_grouping_that_does_not_say_what_a_patch_alone_is_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     monkeypatch.delattr(CenterGrouping, "gather_each")
-    found = gather_regions(model.image, torch.randn(1, 16, 64), each=True)
+    found = model.image.gather(torch.randn(1, 16, 64), each=True)
     assert found.patches is None and found.features is not None
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segclip.checkpoints import authors
-from segclip.checkpoints.clip_weights import our_name
+from segclip.checkpoints.clip_weights import add_centers, our_name
+from segclip.checkpoints.heads import change_head
 from segclip.checkpoints.loading import load
 from segclip.model.segclip import Noise, SegCLIP
 
@@ -151,6 +152,7 @@ def test_text_tower_equals_transformers(clip: "CLIPModel", from_clip: SegCLIP) -
 
 def test_image_tower_equals_transformers(clip: "CLIPModel", from_clip: SegCLIP) -> None:
     """transformers' embeddings without the class token, then its own first blocks; its last two over our regions."""
+    from_clip = add_centers(from_clip)
     vision, layers = clip.vision_model, clip.vision_model.encoder.layers
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -168,20 +170,18 @@ def test_image_tower_equals_transformers(clip: "CLIPModel", from_clip: SegCLIP) 
         assert_close(image, clip.visual_projection(vision.post_layernorm(regions.amax(dim=1))))
 
 
-def test_all_patches_of_the_trunk_with_the_class_token_equal_transformers(
-    clip: "CLIPModel", from_clip: SegCLIP
-) -> None:
-    """The blocks over all of transformers' own tokens, class token among them, give its own hidden states."""
+def test_a_clip_as_it_is_equals_transformers(clip: "CLIPModel", from_clip: SegCLIP) -> None:
+    """The class token runs through all blocks; a dense head changes no embedding of the whole image."""
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         output = clip.vision_model(pixels, output_hidden_states=True)
-        tokens = output.hidden_states[0]
-        blocks = [*from_clip.image.tower.trunk, *from_clip.image.region_blocks]
-        for block, expected in zip(blocks, output.hidden_states[1:], strict=True):
-            tokens = block(tokens)
-            assert_close(tokens, expected, atol=2e-5)
-        embedding = from_clip.image.norm_post(tokens[:, 0]) @ from_clip.image.projection
-        assert_close(embedding, clip.visual_projection(output.pooler_output))
+        assert_close(from_clip.image.encode_patches(pixels), output.hidden_states[-2], atol=2e-5)
+        for head in ("naclip", "qk"):
+            found = change_head(from_clip, head).encode_image(pixels)
+            assert_close(found.embedding, clip.visual_projection(output.pooler_output), atol=2e-5)
+        # With its own attention, a patch says what transformers' last hidden state says of it.
+        last = clip.visual_projection(clip.vision_model.post_layernorm(output.last_hidden_state[:, 1:]))
+        assert_close(found.regions, last, atol=2e-5)
 
 
 def run(layer: nn.Module, tokens: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.segment.windows import encode_windows
+from segclip.text.labels import check_labels
 from segclip.text.reference_words import REFERENCE_WORDS
 from segclip.utils.devices import pick_device
 
@@ -82,7 +83,7 @@ def test_each_window_is_encoded_once_and_in_batches_of_one_shape(
     seen: list[tuple[int, ...]] = []
     encode = model.image.encode_patches
     monkeypatch.setattr(
-        model.image, "encode_patches", lambda pixels: seen.append(tuple(pixels.shape)) or encode(pixels)
+        model.image, "encode_patches", lambda pixels, **_: seen.append(tuple(pixels.shape)) or encode(pixels)
     )
     views = [view for photo in (PHOTO, PHOTO[:80], PHOTO) for view in OpenProtocol().cut_photo(photo, 64, 16)]
     outputs = encode_windows(Encoder(model), views, each=True)
@@ -269,13 +270,25 @@ def test_soft_maps_agree_with_the_label_map(model: SegCLIP, protocol: str, backg
     stack = np.stack([*soft.values()])
     assert stack.dtype == np.float32 and stack.min() >= 0 and stack.max() <= 1
     own = np.take_along_axis(stack, result.labels[None].astype(np.int64), axis=0)[0]
-    np.testing.assert_allclose(own, result.scores, atol=1e-4)
+    expected = result.scores if protocol != "dense" else np.where(result.labels, result.scores, 1 - result.scores)
+    np.testing.assert_allclose(own, expected, atol=1e-4)
     np.testing.assert_array_equal(result.probability("cup"), soft["cup"])
     assert soft["background"].any() == (background is not None)
     assert len(np.unique(soft["cup"])) > 1, "it is a map, not a number"
-    if protocol != "open":
+    if protocol in ("paper", "groupvit"):
         first = stack.argmax(axis=0)
         assert (stack.max(axis=0) - own).max() < 1e-4 and (first == result.labels).mean() > 0.99
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_soft_maps_of_labels_of_several_words(model: SegCLIP, protocol: str) -> None:
+    """A label is as likely as its best word, and what words say is the background is named so."""
+    labels = ["cat|kitten", "cup", "background|wall|sky"]
+    result = Segmenter(model, protocol).segment(PHOTO, labels, background=None, presence=None)
+    soft = dict(result.probabilities())
+    assert list(soft) == ["background", "cat", "cup"]
+    own = np.take_along_axis(np.stack([*soft.values()]), result.labels[None].astype(np.int64), axis=0)[0]
+    np.testing.assert_allclose(own, result.scores, atol=1e-4)
 
 
 def test_the_soft_map_of_a_label_that_is_absent(model: SegCLIP) -> None:
@@ -323,6 +336,8 @@ def test_embeddings_of_labels(model: SegCLIP) -> None:
     assert segmenter.embed_labels(["cup", "table"]).norm() > 1, "they are the caller's own"
     with pytest.raises(ValueError, match="repeats"):
         segmenter.embed_labels(["cup", "cup"])
+    with pytest.raises(ValueError, match=r"several words, \['cup\|mug'\]; give each word"):
+        segmenter.embed_labels(["cup|mug"])
 
 
 def test_texts_in_place_of_token_ids(model: SegCLIP) -> None:
@@ -387,3 +402,21 @@ def test_many_threads_label_at_once(model: SegCLIP, monkeypatch: pytest.MonkeyPa
         for found in pool.map(lambda photo: segmenter.label(photo, ["cat", "dog"]), photos):
             np.testing.assert_array_equal(found.labels, expected.labels)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_label_of_several_words(protocol: str) -> None:
+    """Its best word says where it is: as if each word were a label, and these were then one."""
+    segmenter = Segmenter(small_model(), protocol)
+    (encoded,) = segmenter.encode([np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)])
+    settings = {"background": None, "presence": None}
+    words = ["dog", "kitten", "cat", "sky", "wall"]
+    apart = segmenter.label(encoded, words, **settings)
+    best = words[apart.labels[0, 0] - 1]
+    a, b, c, d = (word for word in words if word != best)
+    for labels in ([f"{a}|{best}", (b,), f"background|{c}|{d}"], [f"{a}|{b}", (c,), f"background|{d}|{best}"]):
+        joined = segmenter.label(encoded, labels, **settings)
+        assert len(joined.names) == len(joined.presence) == 2 and joined.names[0] == a
+        meaning = {word: i for i, own in enumerate(check_labels(labels).words, 1) for word in own}
+        expected = np.array([0, *(meaning.get(word, 0) for word in words)])[apart.labels]
+        np.testing.assert_array_equal(joined.labels, expected)

@@ -8,7 +8,7 @@ from segclip.config import BERT_VOCABULARY, TextConfig
 from segclip.evaluate.datasets.coco_object import COCO81
 from segclip.evaluate.datasets.context import CONTEXT60
 from segclip.evaluate.datasets.voc2012 import VOC21
-from segclip.text.labels import check_labels, split_labels, warn_of_same
+from segclip.text.labels import Labels, check_labels, split_labels, warn_of_same
 from segclip.text.prompts import OPEN_TEMPLATES, PAPER_TEMPLATES
 from segclip.text.reference_words import REFERENCE_WORDS
 from segclip.text.tokenizers import tokenizer_for
@@ -26,21 +26,21 @@ from segclip.text.tokenizers import tokenizer_for
 def test_benchmarks(names: tuple[str, ...], count: int, some: dict[int, str]) -> None:
     assert len(names) == count and names[0] == "background"
     assert {index: names[index] for index in some} == some
-    assert check_labels(names[1:]) == names[1:]
+    assert check_labels(names[1:]).names == names[1:]
 
 
 def test_templates_and_reference_words() -> None:
     assert PAPER_TEMPLATES == ("a photo of a {}.",)
     assert all(template.count("{}") == 1 for template in OPEN_TEMPLATES)
-    assert check_labels(REFERENCE_WORDS) == REFERENCE_WORDS
+    assert check_labels(REFERENCE_WORDS).names == REFERENCE_WORDS
     assert 150 <= len(REFERENCE_WORDS) <= 250
     assert {"sky", "wall", "person", "table"} <= set(REFERENCE_WORDS)
 
 
 def test_labels_are_stripped_and_keep_their_case_and_order() -> None:
-    assert check_labels([" Potted plant\n", "cat", "猫"]) == ("Potted plant", "cat", "猫")
+    assert check_labels([" Potted plant\n", "cat", "猫"]).names == ("Potted plant", "cat", "猫")
     many = [f"label {i}" for i in range(5000)]
-    assert check_labels(many) == tuple(many)
+    assert check_labels(many).names == tuple(many)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_labels_that_cannot_be(labels: list, says: str) -> None:
 )
 def test_letters_that_cannot_be_seen_are_dropped(label: str, seen: str) -> None:
     """But for joiners where a script, or an emoji, is written with them."""
-    assert check_labels([label]) == (seen,)
+    assert check_labels([label]).names == (seen,)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,35 @@ def test_labels_that_are_one_text_to_the_model_are_said(caplog: pytest.LogCaptur
         warn_of_same(labels, tokenizer_for(kind).own_ids(labels))
         assert len(caplog.messages) == len(said), caplog.messages
         assert all(part in message for part, message in zip(said, caplog.messages, strict=True)), caplog.messages
+
+
+def test_labels_of_several_words() -> None:
+    labels = check_labels(["cat | kitten", ("sofa", "couch"), "background|sky|tree", "dog"])
+    assert labels == Labels((("cat", "kitten"), ("sofa", "couch"), ("dog",)), ("sky", "tree"))
+    assert labels.names == ("cat", "sofa", "dog")
+    assert labels.all_words == ("cat", "kitten", "sofa", "couch", "dog", "sky", "tree")
+    assert labels.owners == (0, 0, 1, 1, 2, 3, 3)
+    assert check_labels(labels) is labels
+    assert labels.texts() == ["cat|kitten", "sofa|couch", "dog", "background|sky|tree"]
+    assert check_labels(labels.texts()) == labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat|"], r"label 1 has an empty word beside a \|; remove it"),
+        (["dog", "cat||kitten"], r"label 2 has an empty word beside a \|"),
+        ([()], "label 1 of 1 is empty"),
+        (["cat|Cat"], "label 1, 'Cat', repeats another of its words"),
+        (["cat|kitten", "dog|Kitten"], "label 2, 'Kitten', repeats label 1"),
+        ([("cat", "a|b")], r"label 1 has the word 'a\|b'; \| parts words"),
+        (["background", "cat"], "label 1 is 'background', which is always label 0; .* name once what it is"),
+        (["cat|background"], "label 1 has the word 'background', which is always label 0"),
+        (["background|sky"], "no labels but the background; give at least one"),
+        (["background|sky", "cat", "background|sea"], "label 3 is 'background', which is always label 0"),
+        (["background|sky", "sky"], "label 2, 'sky', repeats label 1"),
+    ],
+)
+def test_words_that_cannot_be(labels: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_labels(labels)

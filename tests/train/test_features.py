@@ -16,7 +16,7 @@ from segclip.config import LossSettings
 from segclip.data.shards import Shards
 from segclip.losses import Words, multiple_instance_loss, presence_loss, words_loss
 from segclip.model.layers import Adapter
-from segclip.model.segclip import Noise, combine_parts, gather_regions
+from segclip.model.segclip import Noise, combine_parts
 from segclip.train.caption_words import CaptionWords
 from segclip.train.config import TrainConfig
 from segclip.train.feature_batches import CachedStream, as_text, embed_texts, read_captions
@@ -62,7 +62,7 @@ def test_losses_with_words_compare_regions_and_image_with_the_vocabulary() -> No
         )
         return found.terms
 
-    found, image = terms(words), gather_regions(model.image, patches)
+    found, image = terms(words), model.image.gather(patches)
     shares, scale = image.hard.mean(dim=-1), model.logit_scale.exp()
     torch.testing.assert_close(found["words"], words_loss(image.regions, shares, words, scale, 3.0))
     torch.testing.assert_close(found["multiple_instance"], multiple_instance_loss(image.regions, shares, words, scale))

@@ -12,6 +12,7 @@ from helpers.small_model import ADAPTED, SENTENCE, small_model
 from helpers.small_runs import CACHED, PAIRS
 
 from segclip import load
+from segclip.checkpoints.clip_weights import config_with_centers
 from segclip.checkpoints.native import save_model
 from segclip.config import ModelConfig
 from segclip.train.config import CacheConfig, TrainConfig
@@ -73,7 +74,7 @@ def test_a_recipes_model_is_that_of_its_weights_or_the_papers(tmp_path: Path) ->
 def test_a_lone_clip_leaves_the_decoder_free(tmp_path: Path) -> None:
     path = tmp_path / "clip.pt"
     torch.save(to_openai(torch.load(TINY, weights_only=True)), path)
-    known = load(path).config
+    known = config_with_centers(load(path).config)
     deep = replace(known, centers=5, decoder_layers=1)
     assert resolve(TrainConfig(init_from=str(path), model=deep)).model == deep
     with pytest.raises(

@@ -22,6 +22,7 @@ from segclip.segment.many_photos import segment_all
 from segclip.segment.presence import Presence
 from segclip.segment.result import Found, Segmentation
 from segclip.segment.segmenter import Segmenter
+from segclip.text.labels import Labels
 from segclip.utils.failures import Failed
 
 Named = Sequence[tuple[Path, str]]  # photos, each with the stem of its own files
@@ -62,7 +63,7 @@ class Request:
         drawing: of the shapes.
     """
 
-    labels: tuple[str, ...]
+    labels: Labels
     model: str = "mini"
     device: str = "auto"
     protocol: str = "open"

@@ -40,7 +40,6 @@ RULES: Rules = (
     *openai.RULES,
 )
 IGNORED = r"decoder_pos_embed$|(^|\.)attn_mask$"  # fixed positions, and the causal mask
-COMPLETE: bool = True  # a whole SegCLIP
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -4,13 +4,14 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from segclip.checkpoints.clip_config import ClipConfig
-from segclip.checkpoints.native import EXPECTED, CheckpointError, check_state, listing, to_float32
+from segclip.checkpoints.native import EXPECTED, CheckpointError, build_model, check_state, listing, to_float32
 from segclip.config import ImageConfig, ModelConfig, TextConfig
 from segclip.model.segclip import SegCLIP
 from segclip.model.towers.clip import DEVIATION, MEAN
@@ -22,8 +23,9 @@ log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]  # regular expressions and their replacements, applied one after the other
 
+HEAD = "naclip"  # of a CLIP without learned centers: the best that its own weights give (docs/models.md)
+HEAD_LAYERS = 1  # blocks that the head takes the place of
 REGION_LAYERS = 2  # CLIP's last two blocks run over the regions (arXiv 2211.14813, section 4.1)
-CENTERS = 8  # of the paper, for a model that starts from CLIP
 
 
 def rename(state: Mapping[str, Tensor], rules: Rules, ignored: str, path: Path) -> State:
@@ -53,9 +55,7 @@ def our_name(name: str, rules: Rules) -> str:
 
 
 def build_from_clip(state: State, told: ClipConfig | None, path: Path) -> SegCLIP:
-    """A model that starts from CLIP: its last blocks run over the regions.
-
-    The grouping and the masked branch, which CLIP lacks, start at random, and a warning says so.
+    """A CLIP as it is: each patch a region, by a dense head in place of the last block; the class token is kept.
 
     Args:
         state: as `rename` gives them, but all blocks of the image tower as `image.layers.N`.
@@ -74,25 +74,45 @@ def build_from_clip(state: State, told: ClipConfig | None, path: Path) -> SegCLI
         )
         told = ClipConfig()
     layers = count_blocks(state, "image.layers.")
-    trunk = layers - REGION_LAYERS
+    trunk = layers - HEAD_LAYERS
     if trunk < 1:
-        raise CheckpointError(f"{path}: an image tower of {layers} blocks; expected at least {REGION_LAYERS + 1}")
+        raise CheckpointError(f"{path}: an image tower of {layers} blocks; expected at least {HEAD_LAYERS + 1}")
     state = {_split_blocks(name, trunk): tensor for name, tensor in state.items()}
-    config = read_sizes(state, trunk, REGION_LAYERS, told, path)
-    with torch.device("meta"):  # nothing is made of a file whose tensors do not fit
-        expected = SegCLIP(config).state_dict()
-    untrained = ("image.grouping.", "reconstruction.")
-    check_state({n: t for n, t in expected.items() if not n.startswith(untrained)}, state, path)
-    if (told.mean, told.deviation) != (MEAN, DEVIATION):
-        _fold_statistics(state, told)
-    model = SegCLIP(config)
-    model.load_state_dict(state, strict=False)
-    log.warning(
-        "%s holds a CLIP: its grouping (learnable centers) and masked branch (image.grouping, reconstruction) are "
-        "untrained and start at random; train them before you segment",
-        path,
+    config = read_sizes(state, trunk, HEAD_LAYERS, told, path)
+    config = replace(
+        config, image=replace(config.image, class_token=True), grouping="patches", head=HEAD, decoder_layers=0
     )
+    if (told.mean, told.deviation) != (MEAN, DEVIATION):
+        check_state(_expected(config), state, path)
+        _fold_statistics(state, told)
+    return build_model(config, state, path)
+
+
+def config_with_centers(clip: ModelConfig) -> ModelConfig:
+    """The configuration of a SegCLIP that starts from a CLIP: its last two blocks run over the regions.
+
+    Raises:
+        ValueError: an image tower of two blocks or less.
+    """
+    trunk = clip.image.trunk_layers + clip.image.region_layers - REGION_LAYERS
+    if trunk < 1:
+        raise ValueError(f"an image tower of {trunk + REGION_LAYERS} blocks; expected at least {REGION_LAYERS + 1}")
+    image = replace(clip.image, trunk_layers=trunk, region_layers=REGION_LAYERS, class_token=False)
+    return ModelConfig(image, clip.text, clip.embed)
+
+
+def add_centers(clip: SegCLIP) -> SegCLIP:
+    """A SegCLIP that starts from a CLIP; its grouping and masked branch are drawn at random, to be trained."""
+    model = SegCLIP(config_with_centers(clip.config))
+    before, after = (one.config.image.trunk_layers for one in (clip, model))
+    state = {_split_blocks(_join_blocks(name, before), after): tensor for name, tensor in clip.state_dict().items()}
+    model.load_state_dict({name: tensor for name, tensor in state.items() if ".affinity." not in name}, strict=False)
     return model.eval()
+
+
+def _expected(config: ModelConfig) -> State:
+    with torch.device("meta"):
+        return SegCLIP(config).state_dict()
 
 
 def _fold_statistics(state: State, told: ClipConfig) -> None:
@@ -164,7 +184,7 @@ def read_sizes(state: State, trunk: int, region: int, told: ClipConfig, path: Pa
                 activation=told.text.activation,
             ),
             embed,
-            CENTERS if centers is None else centers.shape[0],
+            ModelConfig.centers if centers is None else centers.shape[0],
             decoder_layers=count_blocks(state, "reconstruction.decoder.") or ModelConfig.decoder_layers,
             center_blocks=count_blocks(state, "image.grouping.blocks.") or ModelConfig.center_blocks,
         )
@@ -196,6 +216,13 @@ def _split_blocks(name: str, trunk: int) -> str:
     if number < trunk:
         return f"image.tower.trunk.{number}.{found[2]}"
     return f"image.region_blocks.{number - trunk}.{found[2]}"
+
+
+def _join_blocks(name: str, trunk: int) -> str:
+    """The inverse of `_split_blocks`."""
+    name = name.replace("image.tower.trunk.", "image.layers.")
+    found = re.match(r"image\.region_blocks\.([0-9]{1,4})\.(.*)", name)
+    return f"image.layers.{trunk + int(found[1])}.{found[2]}" if found else name
 
 
 def _tensor(state: State, name: str, axes: int, path: Path) -> Tensor:

@@ -20,6 +20,7 @@ from segclip.model.segclip import SegCLIP
 from segclip.utils.files import atomic
 from segclip.utils.messages import shorten
 
+MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"  # embedded in the package
 FORMAT, FORMAT_VERSION = "segclip", "2"
 EARLIER_VERSION = "1"  # of 0.1, which had other names for the image tower
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
@@ -29,7 +30,6 @@ EXPECTED = (
     "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
     "(OpenAI's archive or state dict, transformers' CLIPModel)"
 )
-COMPLETE: bool = True  # a whole SegCLIP
 LISTED = 5  # names that an error message lists before it only counts
 LONGEST_NAME, LONGEST_MESSAGE = 120, 1000  # letters
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)

@@ -31,7 +31,6 @@ RULES: Rules = (
 )
 IGNORED = r"^(input_resolution|context_length|vocab_size)$|(^|\.)attn_mask$"  # sizes, and the causal mask
 OPENAI_SIZE = "input_resolution"  # in OpenAI's archives alone; OpenCLIP's models have the same names, and compute else
-COMPLETE: bool = False  # CLIP's towers alone: grouping and masked branch are new
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -40,7 +39,7 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
-    """A model that starts from this CLIP.
+    """This CLIP, with a dense head.
 
     Raises:
         CheckpointError: a ResNet; missing, extra or wrongly shaped tensors; a configuration beside the file that is

@@ -28,7 +28,6 @@ RULES: Rules = (
     (r"\.layer_norm(\d)\.", r".norm\1."),
 )
 IGNORED = r"\.position_ids$"
-COMPLETE: bool = False  # CLIP's towers alone: grouping and masked branch are new
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -37,7 +36,7 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
-    """A model that starts from this CLIP.
+    """This CLIP, with a dense head.
 
     Raises:
         CheckpointError: missing, extra or wrongly shaped tensors; a configuration beside the file that is damaged, of

@@ -61,8 +61,8 @@ def annotate(
     """Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index PNGs.
 
     Writes OUT/coco.json, coco-polygons.json, panoptic.json, cvat.xml, label-studio.json, yolo/, masks/,
-    preview.jpg (some of the photos, to look at) and review.csv, the most doubtful regions first. One annotation per label and photo: it does not count things. Killed
-    at any moment, the same command goes on. docs/annotate.md tells how to import each file.
+    preview.jpg (some of the photos, to look at) and review.csv, the most doubtful regions first. One annotation per
+    label and photo: it does not count things. Killed at any moment, the same command goes on. docs/annotate.md tells how to import each file.
 
     Args:
         folder: Folder of photos.
@@ -106,7 +106,7 @@ def annotate(
         failures = _annotate(request, store, store.start(named), len(files), ray)
         if store.offsets:
             info = {"description": _tell(drawing), **job, "folder": _readable(job["folder"])}
-            found = Collection(folder.resolve().name, request.labels, info, partial(store.photos, named))
+            found = Collection(folder.resolve().name, request.labels.names, info, partial(store.photos, named))
             write_all(out, found)
             write_preview(folder, out, found)
     return report(len(store.offsets), failures, out)
@@ -150,7 +150,7 @@ def _describe(request: Request, digest: str, folder: str) -> dict[str, Any]:
     """What all photos have in common, as JSON has it; the folder's path starts from the output's."""
     return {
         "folder": folder,
-        "labels": list(request.labels),
+        "labels": request.labels.texts(),
         "weights_sha256": digest,
         "protocol": request.protocol,
         "background": request.background,

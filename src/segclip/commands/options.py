@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from segclip.segment.protocols import PROTOCOLS
-from segclip.text.labels import check_labels, split_labels
+from segclip.text.labels import Labels, check_labels, split_labels
 
 OUT = Path("segclip-out")  # in the folder where the command is given
 
@@ -15,7 +15,7 @@ def _list_protocols(default: str) -> str:
     return f"(one of {', '.join(PROTOCOLS)}; default: {default})"  # with those that were added to the table
 
 
-def gather_labels(labels: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
+def gather_labels(labels: tuple[str, ...], file: Path | None) -> Labels:
     """The labels of `--labels`, and then those of `--labels-file`, checked.
 
     Raises:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from segclip.data.own_png import is_own_png
+from segclip.data.own_png import is_own
 from segclip.data.photos import PHOTO_SUFFIXES, Photo, PhotoError, decode_photo, is_photo_name, list_photos, open_photo
 from segclip.utils.failures import Failed
 
@@ -29,7 +29,7 @@ def find_photos(paths: Iterable[Path], *, recursive: bool = False) -> tuple[list
         if path == STDIN:
             files.setdefault(str(path), path)
             continue
-        if is_own_png(path):
+        if is_own(path):
             log.warning("%s: left out, written by segclip", path)
             continue
         try:

@@ -75,7 +75,7 @@ def segment(
     be_quiet(quiet)
     if not photos:
         raise ValueError("no photo given; name photos or folders of photos, before --labels")
-    labels = gather_labels(labels, labels_file)
+    asked = gather_labels(labels, labels_file)
     wanted = check_background(background), check_presence(presence)
     find_protocol(protocol)
     files, failures = find_photos(photos, recursive=recursive)
@@ -84,8 +84,10 @@ def segment(
     if files:
         segmenter = Segmenter(model, protocol, device=device, dtype=dtype)
         named = list(zip(files, unused_stems(files, out, WRITTEN), strict=True))
-        results = segment_all(segmenter, named, labels, *wanted, partial(_save, out), read_photo)
-        show = _print_json if json else _print_nothing if quiet else _print_table if len(files) == 1 else _line_of(files)
+        results = segment_all(segmenter, named, asked, *wanted, partial(_save, out), read_photo)
+        show = (
+            _print_json if json else _print_nothing if quiet else _print_table if len(files) == 1 else _line_of(files)
+        )
         with photo_progress(alone=len(files) == 1) as progress:
             for path, result in progress.track(results, len(files)):
                 if isinstance(result, Failed):

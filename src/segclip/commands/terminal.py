@@ -23,7 +23,9 @@ def be_quiet(quiet: bool) -> None:
 
 def photo_progress(*, alone: bool) -> Progress:
     """A bar, not for a photo alone; where standard output is no terminal, what is printed there stays there."""
-    return Progress(console=console, disable=alone or console.quiet, transient=True, redirect_stdout=sys.stdout.isatty())
+    return Progress(
+        console=console, disable=alone or console.quiet, transient=True, redirect_stdout=sys.stdout.isatty()
+    )
 
 
 def say(text: str) -> None:

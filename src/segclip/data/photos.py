@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from segclip.data.own_png import is_own_png
+from segclip.data.own_png import is_own
 
 Photo = UInt8[np.ndarray, "H W 3"]
 PhotoSource = str | os.PathLike | bytes | Image.Image | np.ndarray  # what `open_photo` takes
@@ -155,7 +155,7 @@ def _no_photo(file: Path) -> str | None:
         return "other kinds of files"
     if file.name.startswith("._"):
         return "notes of macOS"
-    return "written by segclip" if is_own_png(file) else None
+    return "written by segclip" if is_own(file) else None
 
 
 def _list(names: Sequence[str]) -> str:

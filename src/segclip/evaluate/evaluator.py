@@ -19,6 +19,7 @@ from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.presence import Presence
 from segclip.segment.protocols.paper import region_owner
 from segclip.segment.segmenter import Segmenter
+from segclip.text.labels import BACKGROUND, check_labels
 from segclip.utils.failures import Failed
 from segclip.utils.prefetch import prefetched
 
@@ -81,10 +82,15 @@ class Evaluator:
     def __init__(self, segmenter: Segmenter, benchmark: Benchmark, words: Words, presence: Presence = "auto") -> None:
         self.segmenter, self.benchmark, self.words = segmenter, benchmark, words
         self.presence: Presence = presence
-        self.labels = [word for own in words for word in own]
+        named = benchmark.background and bool(words[0])  # the background too
+        asked = {i: own for i, own in enumerate(words) if own and not (benchmark.background and i == 0)}
+        self.labels = check_labels([*asked.values(), *([(BACKGROUND, *words[0])] if named else [])])
         # The class of each label of the result, whose label 0 is the background.
-        self._classes = np.array([0, *(i for i, own in enumerate(words) for _ in own)], np.uint8)
-        self.threshold = benchmark.background and not words[0]
+        self._classes = np.array([0, *asked], np.uint8)
+        self.threshold = benchmark.background and not (named and not self._thresholds_words())
+
+    def _thresholds_words(self) -> bool:
+        return getattr(self.segmenter.protocol, "thresholds_words", False)
 
     def label(self, encoded: EncodedPhoto, threshold: float | None = None) -> Mask:
         """The class of each pixel; `threshold` in place of the protocol's own, where it has the background by one."""

@@ -118,9 +118,7 @@ class CenterGrouping(nn.Module):
         logits = centers @ self.norm_key(self.key(normed)).mT
         soft = logits.softmax(dim=1)
         hard = _one_hot(soft) if gumbel is None else _straight_through((logits + gumbel) / self.tau)
-
-        count = hard.sum(dim=-1, keepdim=True).clamp(min=1)
-        means = hard @ self.value(normed) / count
+        means = _mean_by(hard, self.value(normed))
         return Grouping(self._finish(centers, means), hard, soft, centers)
 
     def gather_each(self, patches: Float[Tensor, "B P D"], grouping: Grouping) -> Float[Tensor, "B P D"]:
@@ -172,11 +170,69 @@ class CenterGrouping(nn.Module):
         narrow.weight[:, : 2 * width] = both.T
 
 
+class PatchGrouping(nn.Module):
+    """Every patch is a region."""
+
+    def __init__(self, config: ModelConfig, heads: int) -> None:
+        super().__init__()
+
+    @staticmethod
+    def count_regions(config: ModelConfig) -> int:
+        """One a patch of an image of the model's own side."""
+        return (config.image.side // config.image.patch) ** 2
+
+    def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
+        """Each patch by itself."""
+        each = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype).expand(len(patches), -1, -1)
+        return Grouping(patches, each, each)
+
+
+class KMeansGrouping(nn.Module):
+    """The photo's own patches in clusters, by k-means of the directions of `center_features`; nothing is learned.
+
+    Steps and sharpness are those of the learned centers' training-free sibling in docs/models.md.
+    """
+
+    def __init__(self, config: ModelConfig, heads: int) -> None:
+        super().__init__()
+        self.count = config.centers
+
+    @staticmethod
+    def count_regions(config: ModelConfig) -> int:
+        """One a cluster."""
+        return config.centers
+
+    def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
+        """Clusters of patches, and the mean of each."""
+        x = F.normalize(center_features(patches), dim=-1)
+        hard, soft = k_means(x, start_clusters(x, min(self.count, x.shape[1])))
+        return Grouping(_mean_by(hard, patches), hard, soft)
+
+
+class RefinedCenterGrouping(CenterGrouping):
+    """Learned centers, whose assignment k-means of the photo's own patches then refines."""
+
+    def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
+        """As CenterGrouping, but each patch goes where k-means that starts from the centers' assignment leaves it."""
+        first = super().forward(patches, gumbel)
+        assert first.centers is not None
+        x = F.normalize(center_features(patches), dim=-1)
+        hard, soft = k_means(x, F.normalize(_mean_by(first.hard, x), dim=-1))
+        centers = _mean_by(hard, first.hard.mT @ first.centers)
+        means = _mean_by(hard, self.value(self.norm_patches(patches)))
+        return Grouping(self._finish(centers, means), hard, soft, centers)
+
+
 # Anyone can add a module: GROUPINGS["mine"] = MyGrouping. It is made of (configuration, attention heads of the tower);
 # its forward is that of CenterGrouping, and `count_regions` says how many regions it gives. It may say how it starts
 # (`initialize`, see `segclip.model.layers`), how from k-means (`initialize_from_clusters`, `pass_means_through`), and
 # what a patch is as a region of its own (`gather_each`).
-GROUPINGS: dict[str, Callable[[ModelConfig, int], Any]] = {"centers": CenterGrouping}
+GROUPINGS: dict[str, Callable[[ModelConfig, int], Any]] = {
+    "centers": CenterGrouping,
+    "refined": RefinedCenterGrouping,
+    "k-means": KMeansGrouping,
+    "patches": PatchGrouping,
+}
 
 
 def make_grouping(config: ModelConfig, heads: int) -> Any:
@@ -193,6 +249,43 @@ def count_regions(config: ModelConfig) -> int:
 def sample_gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard Gumbel noise: -log of an exponential variable."""
     return -torch.empty(shape, device=like.device, dtype=like.dtype).exponential_(generator=generator).log()
+
+
+def center_features(patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+    """Normed features around the photo's mean, which says what is everywhere in it."""
+    normed = F.layer_norm(patches, patches.shape[-1:])
+    return normed - normed.mean(dim=1, keepdim=True)
+
+
+def start_clusters(x: Float[Tensor, "B P D"], count: int) -> Float[Tensor, "B C D"]:
+    """The patches that k-means starts from: far from each other by k-means++, with the same draws for every photo."""
+    draws = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(x)
+    chosen = x[:, :1]
+    far = 1 - (x @ chosen.mT)[..., 0]  # half the squared distance of unit vectors
+    for draw in draws[1:]:
+        reached = far.clamp(min=0).cumsum(dim=1)
+        index = (reached < draw * reached[:, -1:]).sum(dim=1).clamp(max=x.shape[1] - 1)
+        found = x.take_along_dim(index[:, None, None], dim=1)
+        far = torch.minimum(far, 1 - (x @ found.mT)[..., 0])
+        chosen = torch.cat([chosen, found], dim=1)
+    return chosen
+
+
+def k_means(
+    x: Float[Tensor, "B P D"], clusters: Float[Tensor, "B C D"], steps: int = 10, sharpness: float = 10.0
+) -> tuple[Float[Tensor, "B C P"], Float[Tensor, "B C P"]]:
+    """Hard and soft assignment of patches to clusters, both of unit length: the softmax of `sharpness` x cosine."""
+    for _ in range(steps):
+        hard = _one_hot(clusters @ x.mT)
+        moved = F.normalize(hard @ x, dim=-1)
+        clusters = torch.where(hard.sum(dim=-1, keepdim=True) > 0, moved, clusters)  # an empty one stays where it is
+    soft = (sharpness * clusters @ x.mT).softmax(dim=1)
+    return _one_hot(soft), soft
+
+
+def _mean_by(hard: Float[Tensor, "B C P"], x: Float[Tensor, "B P D"]) -> Float[Tensor, "B C D"]:
+    """The mean over the patches of each center; 0 of one without any."""
+    return hard @ x / hard.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 def _one_hot(soft: Float[Tensor, "B C P"]) -> Float[Tensor, "B C P"]:

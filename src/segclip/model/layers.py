@@ -107,8 +107,17 @@ class Attention(nn.Module):
         *,
         causal: bool = False,
         mask: Bool[Tensor, "B M"] | None = None,
-    ) -> Float[Tensor, "B N D"]:
-        """`mask` is True where a context token may be attended to."""
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "B _ D"]:
+        """Attend.
+
+        Args:
+            x: the tokens that ask.
+            context: those that are asked.
+            causal: whether a token may ask those before it alone.
+            mask: True where a context token may be asked.
+            mix: (queries, keys, values), each (B,heads,N,d) -> (B,heads,_,d), in place of attention.
+        """
         if context is None:
             q, k, v = self.in_proj(x).chunk(3, dim=-1)
         else:
@@ -116,7 +125,9 @@ class Attention(nn.Module):
             q = self.in_proj(x, slice(width))
             k, v = self.in_proj(context, slice(width, None)).chunk(2, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        if mask is None and not causal and _quicker_spelled_out(q, k):
+        if mix is not None:
+            out = mix(q, k, v)
+        elif mask is None and not causal and _quicker_spelled_out(q, k):
             out = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
         else:
             allowed = None if mask is None else mask[:, None, None, :]

@@ -28,7 +28,7 @@ from segclip.utils.files import atomic
 from segclip.utils.messages import brief
 from segclip.utils.tables import choose
 
-__all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts", "gather_regions"]
+__all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts"]
 
 MAX_SCALE = 100.0  # ceiling of the contrastive multiplier, as CLIP has it
 INITIAL_SCALE = 1 / 0.07  # CLIP's start (arXiv 2103.00020, section 2.5)
@@ -47,18 +47,6 @@ class Parts(NamedTuple):
     text: Float[Tensor, "B E"]
     scale: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
-
-
-def gather_regions(image: ImageEncoder, patches: Float[Tensor, "B P D"], *, each: bool = False) -> ImageOutput:
-    """What the centers, and the blocks after them, make of patches; with `each`, what they make of each patch too."""
-    grouping = image.grouping(patches)
-    embedding, regions = image.embed_regions(grouping.regions)
-    if not each:
-        return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
-    own = image.embed_each(patches, grouping)
-    centers = getattr(image.grouping, "centers", None)
-    features = patches if centers is None else patches - centers.mean(dim=0)
-    return ImageOutput(embedding, regions, grouping.hard, grouping.soft, own, features)
 
 
 class SegCLIP(
@@ -83,7 +71,8 @@ class SegCLIP(
         self.text = choose(TEXT_TOWERS, config.text.kind, "text tower")(config)
         width = config.text.adapter
         self.text_adapter = Adapter(config.embed, width) if width else nn.Identity()
-        self.reconstruction = Reconstruction(config, self.image.tower.heads)
+        # A dense head is over a CLIP as it is, in which no masked branch was trained.
+        self.reconstruction = None if config.head else Reconstruction(config, self.image.tower.heads)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.register_load_state_dict_pre_hook(_use_current_names)
         if not self.logit_scale.is_meta:  # else a file's weights are to come
@@ -111,7 +100,7 @@ class SegCLIP(
             ValueError: a side is not a multiple of the patch.
         """
         self.image.check_size(*pixels.shape[-2:])
-        return gather_regions(self.image, self.image.encode_patches(pixels))
+        return self.image.gather(self.image.encode_patches(pixels), pixels)
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
         """Token ids of texts for `encode_text`, padded with 0; texts longer than the context are cut.
@@ -173,6 +162,11 @@ class SegCLIP(
         The masked branch encodes the visible patches only, after all else: where terms are left out, what is left
         draws the same random numbers.
         """
+        if self.reconstruction is None:
+            raise ValueError(
+                f"a CLIP with the dense head {self.config.head!r}, which has nothing to train: start a recipe from its "
+                "weights, as in `segclip train paper --init-from FILE`"
+            )
         self.image.check_size(*pixels.shape[-2:])
         grid = self._grid(pixels)
         if superpixels is not None and tuple(superpixels.shape[1:]) != grid:
@@ -259,6 +253,7 @@ class SegCLIP(
         count = len(visible)
         order = noise.mask[:count].argsort(dim=1)
         grouping = self.image.grouping(visible, noise.gumbel_visible[:count])
+        assert self.reconstruction is not None
         predicted = self.reconstruction(grouping, order, self._grid(pixels))
         masked = torch.ones_like(noise.mask[:count]).scatter(1, order[:, : visible.shape[1]], 0.0)
         target = patchify(pixels[:count], self.config.image.patch)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segclip.model.image import ImageEncoder
 from segclip.model.layers import DTYPES, DType, Projection, is_light, overwriting, torch_operator
-from segclip.model.segclip import ImageOutput, SegCLIP, gather_regions
+from segclip.model.segclip import ImageOutput, SegCLIP
 
 INT8_MAX, TINY = 127, 1e-12
 
@@ -54,14 +54,14 @@ class Encoder:
         return partial(Encoder, compile=compile, share=True), (model, dtype)
 
     @torch.inference_mode()
-    def __call__(self, windows: UInt8[Tensor, "B H W 3"], *, each: bool = False) -> ImageOutput:
-        """Encode RGB windows, 0-255; with `each`, an embedding and features of each patch too.
+    def __call__(self, windows: UInt8[Tensor, "B H W 3"], *, each: bool = False, offset: float = 0.0) -> ImageOutput:
+        """Encode RGB windows, 0-255; with `each`, an embedding and features of each patch too; `offset` of positions.
 
         Raises ValueError unless H and W are multiples of the patch.
         """
         pixels = self._image.normalise(windows.to(self.device, non_blocking=True))
         self._image.check_size(*pixels.shape[-2:])
-        return gather_regions(self._image, self._encode_patches(pixels), each=each)
+        return self._image.gather(self._encode_patches(pixels, offset=offset), pixels, each=each)
 
 
 class InferenceLinear(nn.Module):

@@ -12,6 +12,7 @@ from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.presence import Presence
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
+from segclip.text.labels import Label, Labels
 from segclip.utils.batches import batched
 from segclip.utils.failures import Failed, attempt
 from segclip.utils.prefetch import prefetched
@@ -25,7 +26,7 @@ R = TypeVar("R")
 def segment_all(
     segmenter: Segmenter,
     named: Sequence[tuple[Path, str]],
-    labels: Sequence[str],
+    labels: Labels | Sequence[Label],
     background: Background,
     presence: Presence,
     finish: Callable[[Segmentation, Path, str], R | Failed],

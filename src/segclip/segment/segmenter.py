@@ -30,7 +30,7 @@ from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protoco
 from segclip.segment.result import Found, Segmentation
 from segclip.segment.soft_maps import draw_soft
 from segclip.segment.windows import encode_windows
-from segclip.text.labels import check_labels, warn_of_same
+from segclip.text.labels import Label, Labels, check_labels, warn_of_same
 from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.devices import pick_device
 
@@ -117,7 +117,7 @@ class Segmenter:
     def segment(
         self,
         photo: PhotoSource,
-        labels: Sequence[str],
+        labels: Labels | Sequence[Label],
         *,
         background: Background = "auto",
         presence: Presence = "auto",
@@ -127,7 +127,9 @@ class Segmenter:
         Args:
             photo: a path, the bytes of an image file, a PIL image, or a uint8 array, 0-255: grey (H,W), RGB (H,W,3) or
                 RGBA (H,W,4); of any size and shape.
-            labels: what to look for; label i of the result is the i-th of them, counted from 1.
+            labels: what to look for; label i of the result is the i-th of them, counted from 1. Each is a text, or
+                several that mean one thing, `"cat|kitten"` or `("cat", "kitten")`: its name is the first, and its best
+                word says where it is. Those of `"background|sky|wall"` are label 0.
             background: "auto": the protocol's own way ("open": beyond the extent of the best label; "paper": its
                 threshold); a number in 0..1: where the best label's score is below it; None: every pixel gets a label.
             presence: "auto": a label that the protocol finds absent from the photo gets no pixel ("paper" and
@@ -142,15 +144,15 @@ class Segmenter:
     def segment_batch(
         self,
         photos: Sequence[PhotoSource],
-        labels: Sequence[str],
+        labels: Labels | Sequence[Label],
         *,
         background: Background = "auto",
         presence: Presence = "auto",
     ) -> list[Segmentation]:
         """Segment photos together, with their windows in shared batches. Arguments and errors: see `segment`."""
         # Checked before any work of the model.
-        names, background, presence = check_labels(labels), check_background(background), check_presence(presence)
-        return [self._label_names(encoded, names, background, presence) for encoded in self.encode(photos)]
+        checked, background, presence = check_labels(labels), check_background(background), check_presence(presence)
+        return [self._label_checked(encoded, checked, background, presence) for encoded in self.encode(photos)]
 
     def encode(self, photos: Sequence[PhotoSource]) -> list[EncodedPhoto]:
         """Encode photos, which takes most of the time and needs no labels; their windows share batches.
@@ -163,23 +165,27 @@ class Segmenter:
     def label(
         self,
         encoded: EncodedPhoto,
-        labels: Sequence[str],
+        labels: Labels | Sequence[Label],
         *,
         background: Background = "auto",
         presence: Presence = "auto",
     ) -> Segmentation:
         """Segment a photo that this Segmenter encoded. Arguments and errors: see `segment`."""
-        return self._label_names(encoded, check_labels(labels), check_background(background), check_presence(presence))
+        checked = check_labels(labels)
+        return self._label_checked(encoded, checked, check_background(background), check_presence(presence))
 
     def embed_labels(self, labels: Sequence[str]) -> Float[Tensor, "K E"]:
         """(K,E): the embedding of each label, averaged over the protocol's templates, of length 1.
 
-        `segment_embeddings` takes them, or means of them, with any protocol.
+        `segment_embeddings` takes them, or means of them. Each label is one text here.
 
         Raises:
-            ValueError: invalid labels.
+            ValueError: invalid labels, or one of several words, each of which has its own embedding.
         """
-        return self._embedded(check_labels(labels)).labels.clone()
+        checked = check_labels(labels)
+        if len(checked.all_words) > len(checked.names):
+            raise ValueError(f"labels of several words, {checked.texts()}; give each word as a label of its own")
+        return self._embedded(checked).labels.clone()
 
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
@@ -208,35 +214,36 @@ class Segmenter:
         image = self.model.config.image
         cut = [protocol.cut_photo(photo, image.side, image.patch) for photo in photos]
         every = [windows for scales in cut for windows in scales]
-        outputs = iter(encode_windows(self.encoder, every, each=protocol.needs_patches))
+        offset = getattr(protocol, "position_offset", 0.0)
+        outputs = iter(encode_windows(self.encoder, every, each=protocol.needs_patches, offset=offset))
         return [
             EncodedPhoto(photo, scales, [next(outputs) for _ in scales])
             for photo, scales in zip(photos, cut, strict=True)
         ]
 
-    def _label_names(
-        self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background, presence: Presence
+    def _label_checked(
+        self, encoded: EncodedPhoto, labels: Labels, background: Background, presence: Presence
     ) -> Segmentation:
-        found = self._label(encoded, self._embedded(names), background, presence, self.protocol)
+        found = self._label(encoded, self._embedded(labels), background, presence, self.protocol)
+        count = len(labels.names)  # what is beyond them is the background by its words
         kept = replace(encoded)  # without what is quickly computed anew, and large
         return Segmentation(
-            labels=found.labels.int().cpu().numpy(),
+            labels=found.labels.masked_fill(found.labels > count, 0).int().cpu().numpy(),
             scores=found.scores.float().cpu().numpy(),
-            names=names,
+            names=labels.names,
             photo=encoded.photo,
             protocol=self.protocol_name,
             background=background,
-            presence=found.presence.float().cpu().numpy(),
-            draw=partial(self._draw, kept, names, background, found),
+            presence=found.presence[:count].float().cpu().numpy(),
+            draw=partial(self._draw, kept, labels, background, found),
         )
 
     @torch.inference_mode()
     def _draw(
-        self, encoded: EncodedPhoto, names: tuple[str, ...], background: Background, found: LabelMap, index: int
+        self, encoded: EncodedPhoto, labels: Labels, background: Background, found: LabelMap, index: int
     ) -> Float[ndarray, "H W"]:
-        labels = self._embedded(names)
-        alone = self.protocol.embed_labels(names[index - 1 : index], self._embed) if index else labels
-        soft = draw_soft(self.protocol, encoded, labels, alone, index, background, found, self.model.scale)
+        embedded = self._embedded(labels)
+        soft = draw_soft(self.protocol, encoded, embedded, index, background, found, self.model.scale)
         return soft.float().cpu().numpy()
 
     @torch.inference_mode()
@@ -251,9 +258,13 @@ class Segmenter:
         return protocol.label_photo(encoded, labels, background, presence, self.model.scale)
 
     @torch.inference_mode()
-    def _embed_labels(self, names: tuple[str, ...]) -> EmbeddedLabels:
-        warn_of_same(names, tokenizer_for(self.model.config.text).own_ids(names))
-        return self.protocol.embed_labels(names, self._embed)
+    def _embed_labels(self, labels: Labels) -> EmbeddedLabels:
+        words = labels.all_words
+        warn_of_same(words, tokenizer_for(self.model.config.text).own_ids(words))
+        embedded = self.protocol.embed_labels(words, self._embed)
+        if len(words) == len(labels.names):
+            return embedded
+        return replace(embedded, owners=labels.owners, background=bool(labels.background))
 
 
 def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device) -> SegCLIP:
@@ -265,13 +276,13 @@ def _load_or_copy(model: SegCLIP | str | os.PathLike, device: str | torch.device
 
 
 def _remember(
-    embed: Callable[[tuple[str, ...]], EmbeddedLabels],
-) -> Callable[[tuple[str, ...]], EmbeddedLabels]:
+    embed: Callable[[Labels], EmbeddedLabels],
+) -> Callable[[Labels], EmbeddedLabels]:
     """`embed` with a cache; while one thread embeds, the others wait, so that no labels are embedded twice."""
     known, lock = lru_cache(LABEL_SETS)(embed), threading.Lock()
 
-    def ask(names: tuple[str, ...]) -> EmbeddedLabels:
+    def ask(labels: Labels) -> EmbeddedLabels:
         with lock:
-            return known(names)
+            return known(labels)
 
     return ask

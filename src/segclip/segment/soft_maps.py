@@ -5,12 +5,14 @@ Axes: H W pixels.
 
 from functools import singledispatch
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from segclip.segment.background import Background
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.protocols import name_of
+from segclip.segment.protocols.dense import DenseProtocol
 from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.protocols.paper import PaperProtocol, region_owner, region_scores
 from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
@@ -22,7 +24,6 @@ def draw_soft(
     protocol: Protocol,
     photo: EncodedPhoto,
     labels: EmbeddedLabels,
-    alone: EmbeddedLabels,
     index: int,
     background: Background,
     found: LabelMap,
@@ -34,7 +35,6 @@ def draw_soft(
         protocol: that labelled the photo.
         photo: as that protocol encoded it.
         labels: all of them.
-        alone: the one that is to be drawn; empty of meaning for the background.
         index: 0 is the background, i the i-th label.
         background: as given to `Segmenter.segment`.
         found: what the protocol made of all labels.
@@ -43,7 +43,7 @@ def draw_soft(
     Raises:
         ValueError: the protocol has no soft maps.
     """
-    raise ValueError(f"protocol {name_of(protocol)} has no soft maps; use open, paper or groupvit for them")
+    raise ValueError(f"protocol {name_of(protocol)} has no soft maps; take one that has: open, paper, groupvit, dense")
 
 
 @draw_soft.register
@@ -51,7 +51,6 @@ def draw_extent(
     protocol: OpenProtocol,
     photo: EncodedPhoto,
     labels: EmbeddedLabels,
-    alone: EmbeddedLabels,
     index: int,
     background: Background,
     found: LabelMap,
@@ -62,9 +61,13 @@ def draw_extent(
     The background is what the score of the label that came closest leaves; a label found absent is nowhere.
     """
     if index == 0:
-        return found.scores.where(found.labels == 0, 1 - found.scores) * (background is not None)
+        nothing = found.labels == 0
+        by_words = (found.labels == labels.count) & labels.background
+        left = found.scores.where(nothing | by_words, 1 - found.scores)
+        return left * (background is not None or labels.background)
     if background is not None and found.presence[index - 1] < 0.5:
         return found.scores.new_zeros(photo.size)
+    alone = labels.only(found.labels.new_tensor([index - 1]))
     return protocol.label_photo(photo, alone, 0.0, None, scale).scores
 
 
@@ -73,19 +76,39 @@ def draw_column(
     protocol: PaperProtocol,
     photo: EncodedPhoto,
     labels: EmbeddedLabels,
-    alone: EmbeddedLabels,
     index: int,
     background: Background,
     found: LabelMap,
     scale: float,
 ) -> Float[Tensor, "H W"]:
-    """The column of the paper's scores; the label of a pixel is the one whose column is the highest."""
+    """The paper's score, that of the label's best word; the label of a pixel is the one whose score is the highest."""
     windows, output = photo.single(patches=False)
     threshold = protocol.threshold if background == "auto" else background
-    if index == 0 and threshold is None:
-        return found.scores.new_zeros(photo.size)
     table = region_scores(output, labels.labels, scale, threshold, protocol.kept)
-    column = table[..., index - (threshold is None)]
+    first = int(threshold is not None)
+    owners = labels.owner() + 1
+    if labels.background:
+        owners = owners.masked_fill(owners == labels.count, 0)
+    columns = (F.pad(owners, (first, 0)) == index).nonzero()[:, 0]
+    if not len(columns):
+        return found.scores.new_zeros(photo.size)
     owner = region_owner(output, windows.window)
-    painted = column.gather(1, owner.flatten(1)).view_as(owner)
-    return resize_map(windows.average(painted[:, None]), photo.size)[0]
+    regions = owner.flatten(1)[:, None].expand(-1, len(columns), -1)
+    average = windows.average(table[..., columns].mT.gather(2, regions).unflatten(2, owner.shape[1:]))
+    return resize_map(average, photo.size).amax(dim=0)
+
+
+@draw_soft.register
+def draw_likelihood(
+    protocol: DenseProtocol,
+    photo: EncodedPhoto,
+    labels: EmbeddedLabels,
+    index: int,
+    background: Background,
+    found: LabelMap,
+    scale: float,
+) -> Float[Tensor, "H W"]:
+    """How likely the label is among all words; the background is what the likeliest label leaves, or its words."""
+    if index == 0 and not labels.background:
+        return (1 - found.scores) * (background is not None)
+    return protocol.draw_label(photo, labels, (index or labels.count) - 1)

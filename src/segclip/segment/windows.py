@@ -119,13 +119,16 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 
 
-def encode_windows(encoder: Encoder, photos: Sequence[Windows], *, each: bool = False) -> list[ImageOutput]:
+def encode_windows(
+    encoder: Encoder, photos: Sequence[Windows], *, each: bool = False, offset: float = 0.0
+) -> list[ImageOutput]:
     """Encode every window of every photo once, in batches that may span photos whose windows have the same shape.
 
     Args:
         encoder: encodes a batch.
         photos: cut into windows.
         each: whether to give an embedding and features of each patch too.
+        offset: of the positions, where they are resized: see `segclip.model.towers.inputs.resize_positions`.
 
     Returns:
         One ImageOutput per photo, B being its windows.
@@ -141,7 +144,7 @@ def encode_windows(encoder: Encoder, photos: Sequence[Windows], *, each: bool = 
         batches = (
             _stack(crops[i : i + size], pinned=encoder.device.type == "cuda") for i in range(0, len(crops), size)
         )
-        outputs = ImageOutput.cat([encoder(batch, each=each) for batch in batches])
+        outputs = ImageOutput.cat([encoder(batch, each=each, offset=offset) for batch in batches])
         found |= zip(numbers, outputs.split([len(photos[number].boxes) for number in numbers]), strict=True)
     return [found[number] for number in range(len(photos))]
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from segclip.checkpoints.clip_weights import add_centers
 from segclip.checkpoints.loading import load
 from segclip.losses import weighted_losses
 from segclip.model.grouping import count_regions
@@ -61,9 +62,11 @@ def initialize_model(config: TrainConfig) -> SegCLIP:
     if config.init_from is None:
         return SegCLIP(config.model).eval()
     source = load(config.init_from, "cpu")
+    torch.manual_seed(config.seed)
+    if source.config.head:
+        source = add_centers(source)
     if not config.cache and source.config == config.model:
         return source
-    torch.manual_seed(config.seed)
     model = SegCLIP(config.model)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if source.config.grouping != config.model.grouping:

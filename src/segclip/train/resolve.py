@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from segclip.checkpoints.loading import find_adapter, locate
-from segclip.checkpoints.tensors import read_tensors
+from segclip.checkpoints.clip_weights import config_with_centers
+from segclip.checkpoints.loading import locate, read_file
 from segclip.config import ModelConfig
 from segclip.train.config import TrainConfig
 
@@ -59,15 +59,13 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def read_start(name: str) -> Start:
     """What weights hold, as `segclip.load` takes them. Raises ValueError where they cannot be read."""
     path = locate(name)
-    if (model := _read_header(path)) is not None:
-        return Start(model, OVER_OURS)
-    return _read_foreign(path, path.stat().st_mtime_ns)
+    model = _read_header(path) or _read_foreign(path, path.stat().st_mtime_ns)
+    return Start(config_with_centers(model), OVER_CLIP) if model.head else Start(model, OVER_OURS)
 
 
 @lru_cache(maxsize=1)  # the command asks before it prepares data, and the training asks again
-def _read_foreign(path: Path, changed: int) -> Start:
-    adapter, state = find_adapter(read_tensors(path)[0], path)
-    return Start(adapter.read(state, path).config, OVER_OURS if adapter.COMPLETE else OVER_CLIP)
+def _read_foreign(path: Path, changed: int) -> ModelConfig:
+    return read_file(path).config
 
 
 def _read_header(path: Path) -> ModelConfig | None:

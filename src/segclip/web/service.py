@@ -16,7 +16,7 @@ from segclip.segment.background import Background, check_background
 from segclip.segment.presence import Presence, check_presence
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
-from segclip.text.labels import check_labels
+from segclip.text.labels import Labels, check_labels
 
 MAX_BYTES = 20 * 2**20  # of a photo's file
 MAX_PIXELS = 40_000_000  # of a photo: about 1 GB of memory while it is segmented
@@ -40,7 +40,7 @@ class BusyError(Exception):
 class Query:
     """What to find in a photo, and how; made by `Service.query`, which checks it."""
 
-    labels: tuple[str, ...]
+    labels: Labels
     model: str
     protocol: str
     background: Background

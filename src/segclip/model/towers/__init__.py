@@ -3,7 +3,8 @@
 Anyone can add one: IMAGE_TOWERS["mine"] = MyTower, whose name is `ImageConfig.kind`. An image tower is made of an
 ImageConfig and says of itself
 
-    forward(pixels (B,3,H,W), keep (B,V) | None) -> patches (B,P,D), or (B,V,D) of the patches `keep` alone
+    forward(pixels (B,3,H,W), keep (B,V) | None) -> patches (B,P,D), or (B,V,D) of the patches `keep` alone; for the
+        protocol `dense`, with the keyword `offset` too (see `inputs.resize_positions`)
     trunk: the module whose weights make its features what they are; frozen ones are cached
     heads: of attention, for what is built over it
     region_block(): a new block over regions (B,C,D), as it would go on itself

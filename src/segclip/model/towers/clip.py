@@ -20,14 +20,17 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ClipImageTower(nn.Module):
-    """CLIP's ViT, a norm before its blocks and none after them; no block sees the class token."""
+    """CLIP's ViT, a norm before its blocks and none after them.
+
+    No block sees the class token, as in the paper; or, where the configuration says so, all do, and it comes out first.
+    """
 
     mean, deviation = MEAN, DEVIATION
-    idle = ("class_token",)
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
-        width = config.width
+        width, self.keeps_class_token = config.width, config.class_token
+        self.idle = () if config.class_token else ("class_token",)
         self.heads = config.heads or width // HEAD_WIDTH
         activation = choose(ACTIVATIONS, config.activation or "quick_gelu", "image.activation")
         self.region_block = partial(Block, width, self.heads, mlp_ratio=config.mlp_ratio, activation=activation)
@@ -45,12 +48,16 @@ class ClipImageTower(nn.Module):
         nn.init.normal_(self.positions, std=len(self.positions) ** -0.5)
 
     def forward(
-        self, pixels: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B V"] | None = None
+        self, pixels: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B V"] | None = None, *, offset: float = 0.0
     ) -> Float[Tensor, "B _ D"]:
+        """`offset`: see `resize_positions`."""
         x = self.patch_embed(pixels)
-        x = x.flatten(2).mT + resize_positions(self.positions, x.shape[-2], x.shape[-1])[1:]
+        positions = resize_positions(self.positions, x.shape[-2], x.shape[-1], offset)
+        x = x.flatten(2).mT + positions[1:]
         if keep is not None:
             x = x.take_along_dim(keep[..., None], dim=1)
+        if self.keeps_class_token:
+            x = torch.cat([(self.class_token + positions[0]).expand(len(x), 1, -1), x], dim=1)
         x = self.norm_pre(x)
         for block in self.trunk:
             x = block(x)

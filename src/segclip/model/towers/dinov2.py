@@ -45,10 +45,11 @@ class Dinov2ImageTower(nn.Module):
         nn.init.normal_(self.positions, std=len(self.positions) ** -0.5)
 
     def forward(
-        self, pixels: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B V"] | None = None
+        self, pixels: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B V"] | None = None, *, offset: float = 0.0
     ) -> Float[Tensor, "B _ D"]:
+        """`offset`: see `resize_positions`."""
         x = self.patch_embed(pixels)
-        positions = resize_positions(self.positions, x.shape[-2], x.shape[-1])
+        positions = resize_positions(self.positions, x.shape[-2], x.shape[-1], offset)
         x = x.flatten(2).mT + positions[1:]
         if keep is not None:
             x = x.take_along_dim(keep[..., None], dim=1)

@@ -4,6 +4,7 @@ Each has a file and implements `protocol.Protocol`. `PROTOCOLS["mine"] = MyProto
 command line.
 """
 
+from segclip.segment.protocols.dense import DenseProtocol
 from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.protocols.paper import PaperProtocol
 from segclip.segment.protocols.protocol import Protocol
@@ -20,6 +21,8 @@ PROTOCOLS: dict[str, Protocol] = {
         threshold=0.95,
         published=(("voc2012", 0.95), ("context60", 0.35), ("coco-object", 0.95)),
     ),
+    # The evaluation of dense heads over a CLIP, with NACLIP's settings (arXiv 2404.08181).
+    "dense": DenseProtocol(),
 }
 
 

@@ -104,9 +104,9 @@ class OpenProtocol:
         resized = _resize(photo, (rows * patch, columns * patch))
         return [Windows.cut(resized, (window[0] * patch, window[1] * patch), (stride[0] * patch, stride[1] * patch))]
 
-    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        """The labels, and the reference words."""
-        return EmbeddedLabels(embed(names, self.templates), embed(REFERENCE_WORDS, self.templates))
+    def embed_labels(self, words: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+        """The labels' words, and the reference words."""
+        return EmbeddedLabels(embed(words, self.templates), embed(REFERENCE_WORDS, self.templates))
 
     def label_photo(
         self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
@@ -126,6 +126,7 @@ class OpenProtocol:
         whole, general = (
             scale * _cosines(output.embedding, one).amax(dim=0) for one in (labels.labels, labels.reference)
         )
+        whole = labels.best(whole)
         there = whole.new_ones(len(whole)) if presence is None else self._presence(whole, general)
         kept = torch.ones_like(there) if background is None else there >= 0.5
         kept = kept.nonzero()[:, 0]
@@ -133,7 +134,7 @@ class OpenProtocol:
             nothing = torch.zeros(photo.size, dtype=torch.int64, device=whole.device)
             return LabelMap(nothing, there.new_ones(photo.size), there)
 
-        own = self._logits(windows, output, labels.labels[kept], scale) + self.whole * whole[kept]
+        own = self._logits(windows, output, labels.only(kept), scale) + self.whole * whole[kept]
         best = own.flatten(0, 1).argmax(dim=-1).unique()
         own, kept = own[..., best], kept[best]
         extent = self._spread(photo, own)
@@ -179,14 +180,14 @@ class OpenProtocol:
         return torch.minimum(STEEPNESS * (standing - bar), whole - whole.max() + self.behind).sigmoid()
 
     def _logits(
-        self, windows: Windows, output: ImageOutput, labels: Float[Tensor, "K E"], scale: float
+        self, windows: Windows, output: ImageOutput, labels: EmbeddedLabels, scale: float
     ) -> Float[Tensor, "R S K"]:
-        """Of each patch: the mean of its own and its region's, where patches have their own."""
-        cosines = _cosines(output.regions, labels)
+        """Of each patch: the mean of its own and its region's, where patches have their own; of a label's best word."""
+        cosines = _cosines(output.regions, labels.labels)
         cosines = cosines.take_along_dim(output.hard.argmax(dim=1)[..., None], dim=1)
         if output.patches is not None:
-            cosines = (cosines + _cosines(output.patches, labels)) / 2
-        return scale * windows.blend(cosines)
+            cosines = (cosines + _cosines(output.patches, labels.labels)) / 2
+        return labels.best(scale * windows.blend(cosines))
 
     def _spread(self, photo: EncodedPhoto, logits: Float[Tensor, "R S J"]) -> Float[Tensor, "R S J"]:
         """Logits after each patch has asked the patches that are like it, and these theirs (a random walk)."""

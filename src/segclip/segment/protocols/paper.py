@@ -66,17 +66,18 @@ class PaperProtocol:
         stride = self.stride or window
         return [Windows.cut(resize_photo(photo, size), (window, window), (stride, stride))]
 
-    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+    def embed_labels(self, words: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
         """The mean over the templates."""
-        return EmbeddedLabels(embed(names, self.templates))
+        return EmbeddedLabels(embed(words, self.templates))
 
     def label_photo(
         self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float
     ) -> LabelMap:
         """The label of each pixel and its score; under "auto" the background is what scores below the `threshold`.
 
-        A class that no window keeps scores 0 everywhere and is left out, leaving at most `kept` columns per window. The
-        paper takes every class to be in the photo, so `presence` changes nothing.
+        Words compete, whichever label they mean. One that no window keeps scores 0 everywhere and is left out, leaving
+        at most `kept` columns per window. The paper takes every class to be in the photo, so `presence` changes
+        nothing.
         """
         windows, output = photo.single(patches=False)
         threshold = self.threshold if background == "auto" else background
@@ -93,7 +94,8 @@ class PaperProtocol:
             best, winner = band.max(dim=0)
             found[top : top + len(best)] = columns[winner]
             scores[top : top + len(best)] = best
-        return LabelMap(found + (threshold is None), scores, scores.new_ones(len(labels.labels)))
+        label = F.pad(labels.owner() + 1, (int(threshold is not None), 0))  # of each column
+        return LabelMap(label[found], scores, scores.new_ones(labels.count))
 
     def for_benchmark(self, name: str) -> "PaperProtocol":
         """With the threshold published for a benchmark, if there is one."""

@@ -1,6 +1,6 @@
 """The interface of protocols; `paper.py` is the shortest example.
 
-Axes: H W pixels, K labels, N reference words, E embedding.
+Axes: H W pixels, K labels, J some of them, W their words, N reference words, E embedding.
 """
 
 import typing
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -25,12 +26,41 @@ class EmbeddedLabels:
     """Labels as embeddings.
 
     Attributes:
-        labels: (K,E), one per label.
+        labels: (W,E), one per word.
         reference: (N,E), of words in general; None where the protocol compares labels with nothing.
+        owners: the number of the label, from 0, that each word means; None: each word is a label.
+        background: whether the last label says what the background is.
     """
 
-    labels: Float[Tensor, "K E"]
+    labels: Float[Tensor, "W E"]
     reference: Float[Tensor, "N E"] | None = None
+    owners: tuple[int, ...] | None = None
+    background: bool = False
+
+    @property
+    def count(self) -> int:
+        """Labels K."""
+        return len(self.labels) if self.owners is None else self.owners[-1] + 1
+
+    def owner(self) -> Int[Tensor, "W"]:
+        """`owners` as a tensor."""
+        return torch.tensor(self.owners or range(len(self.labels)), device=self.labels.device)
+
+    def best(self, scores: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch K"]:
+        """The score of each label: that of its best word."""
+        if self.owners is None:
+            return scores
+        best = scores.new_empty(*scores.shape[:-1], self.count)
+        index = self.owner().expand(scores.shape)
+        return best.scatter_reduce(-1, index, scores, "amax", include_self=False)
+
+    def only(self, kept: Int[Tensor, "J"]) -> "EmbeddedLabels":
+        """The labels with these numbers, in ascending order."""
+        if self.owners is None:
+            return EmbeddedLabels(self.labels[kept], self.reference)
+        numbers = {label: number for number, label in enumerate(kept.tolist())}
+        words = [word for word, owner in enumerate(self.owners) if owner in numbers]
+        return EmbeddedLabels(self.labels[words], self.reference, tuple(numbers[self.owners[word]] for word in words))
 
 
 @dataclass(frozen=True)
@@ -54,6 +84,9 @@ class Protocol(typing.Protocol):
 
     Attributes:
         needs_patches: whether it needs an embedding and features of each patch (see `ImageOutput`).
+
+    It may have, too, `position_offset` (see `segclip.model.towers.inputs.resize_positions`), and `thresholds_words`:
+    whether its threshold counts where words say what the background is.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -69,8 +102,8 @@ class Protocol(typing.Protocol):
         """
         ...
 
-    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        """Embeddings of the labels, and of what they are compared with."""
+    def embed_labels(self, words: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+        """Embeddings of the labels' words, and of what they are compared with."""
         ...
 
     def label_photo(

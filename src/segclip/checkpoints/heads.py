@@ -1,0 +1,81 @@
+"""A model with another dense head or another grouping, over the same weights."""
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from segclip.checkpoints.native import MINI, load_model
+from segclip.config import ModelConfig
+from segclip.model.dense import HEADS
+from segclip.model.grouping import GROUPINGS
+from segclip.model.segclip import SegCLIP
+from segclip.utils.tables import choose
+
+AFFINITY = "image.affinity."
+
+
+def change_head(model: SegCLIP, head: str) -> SegCLIP:
+    """A CLIP with another dense head; the weights are shared, not copied.
+
+    Args:
+        model: a CLIP without learned centers, as `segclip.load` gives it.
+        head: a name in `segclip.model.dense.HEADS`.
+
+    Raises:
+        ValueError: an unknown head; a model with learned centers, which has none.
+    """
+    asks = choose(HEADS, head, "head").affinity
+    if model.config.head is None:
+        raise ValueError(
+            f"head {head!r}: this model's regions come of its {model.config.grouping}, and only a CLIP without "
+            "such has dense heads; leave the head out, or name a CLIP, such as openai/clip-vit-base-patch16"
+        )
+    state = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(AFFINITY)}
+    affinity = _affinity_model() if asks else None
+    if affinity:
+        device = model.logit_scale.device
+        own = affinity.image.tower.state_dict(keep_vars=True)
+        state |= {AFFINITY + name: tensor.to(device) for name, tensor in own.items()}
+    config = replace(model.config, head=head, affinity=affinity and affinity.config.image)
+    return _build(config, state)
+
+
+def change_grouping(model: SegCLIP, grouping: str, centers: int | None = None) -> SegCLIP:
+    """A model whose patches are gathered in another way; the weights are shared, not copied.
+
+    Args:
+        model: any.
+        grouping: of a CLIP without learned centers, "patches" or "k-means"; of learned centers, "centers", or "refined"
+            by k-means of each photo.
+        centers: how many regions "k-means" gives; None: as many as the model's configuration says.
+
+    Raises:
+        ValueError: an unknown grouping, or one that the model's weights have no place in.
+    """
+    choose(GROUPINGS, grouping, "grouping")
+    config = replace(model.config, grouping=grouping, centers=centers or model.config.centers)
+    state = model.state_dict(keep_vars=True)
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in SegCLIP(config).state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in state.items()}:
+        asked = grouping if centers is None else f"{grouping} of {centers}"
+        known = "patches, k-means" if model.config.head else "centers, refined"
+        raise ValueError(
+            f"grouping {asked}: not with this model, whose weights are of the grouping {model.config.grouping!r} with "
+            f"{model.config.centers} centers; it takes {known}" + ("" if model.config.head else ", without a number")
+        )
+    return _build(config, state)
+
+
+def _build(config: ModelConfig, state: dict[str, torch.Tensor]) -> SegCLIP:
+    with torch.device("meta"):
+        model = SegCLIP(config)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+@cache
+def _affinity_model() -> SegCLIP:
+    """The embedded model, whose DINOv2 says which patches are alike."""
+    return load_model(MINI)
