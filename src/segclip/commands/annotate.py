@@ -62,7 +62,8 @@ def annotate(
 
     Writes OUT/coco.json, coco-polygons.json, panoptic.json, cvat.xml, label-studio.json, yolo/, masks/,
     preview.jpg (some of the photos, to look at) and review.csv, the most doubtful regions first. One annotation per
-    label and photo: it does not count things. Killed at any moment, the same command goes on. docs/annotate.md tells how to import each file.
+    label and photo: it does not count things. Killed at any moment, the same command goes on. docs/annotate.md tells
+    how to import each file.
 
     Args:
         folder: Folder of photos.
