@@ -4,6 +4,7 @@ Axes: H W pixels, N colours.
 """
 
 import colorsys
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from textwrap import wrap
@@ -21,6 +22,7 @@ OKABE_ITO = (
 OPACITY = 0.55  # of a label's colour over the photo
 LISTED = 40  # labels that are named, on the photo and in the legend; the others are only counted
 MISSING = 8  # labels that the legend names as not found; a longer list would outgrow the picture
+CELL, TITLE, GAP = 320, 22, 8  # of a contact sheet, in pixels: side of a picture, height of its title, space between
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly, however many there are
 # Pillow's font has only Latin letters; for other scripts, common system fonts are tried.
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "msyh.ttc")
@@ -64,6 +66,28 @@ def draw_overlay(
     sheet = Image.new("RGB", (max(image.width, legend.width), image.height + legend.height), "white")
     sheet.paste(image, (0, 0))
     sheet.paste(legend, (0, image.height))
+    return sheet
+
+
+def draw_contact_sheet(tiles: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Pictures in a grid, a title below each: scaled down to a cell, and as many in a row as make it squarish.
+
+    Args:
+        tiles: at least one picture and its title.
+    """
+    across = min(6, math.ceil(len(tiles) ** 0.5))
+    rows = -(-len(tiles) // across)
+    sheet = Image.new("RGB", (across * (CELL + GAP) + GAP, rows * (CELL + TITLE + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (picture, title) in enumerate(tiles):
+        x, y = GAP + i % across * (CELL + GAP), GAP + i // across * (CELL + TITLE + GAP)
+        small = picture.copy()
+        small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+        sheet.paste(small, (x + (CELL - small.width) // 2, y + CELL - small.height))
+        text, font = readable(title, i + 1, TITLE * 2 // 3)
+        while font.getlength(text) > CELL and len(text) > 1:
+            text = f"{text[:-2]}…"
+        draw.text((x + CELL // 2, y + CELL + TITLE // 2), text, fill="black", font=font, anchor="mm")
     return sheet
 
 

@@ -385,6 +385,23 @@ def test_a_cut_tar_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> N
     assert not list((tmp_path / "out").glob("*.tar")) and not (tmp_path / "out" / "index.json").exists()
 
 
+def test_a_run_that_fails_at_its_start_leaves_the_folder_free(source: Path, tmp_path: Path) -> None:
+    """Another source can be prepared into it; a run that has done something keeps it."""
+    bad = write(tmp_path / "bad.csv", "image,image\na.jpg,b\n")
+    with pytest.raises(ValueError, match="named twice"):
+        run(bad, tmp_path / "out")
+    assert not [path.name for path in (tmp_path / "out").glob("*") if path.name != ".lock"]
+
+    def failing(work, chunks):
+        raise ValueError("first line")
+        yield
+
+    with pytest.raises(ValueError, match="first line"):
+        run(source, tmp_path / "out", SMALL, map_chunks=failing)
+    assert not (tmp_path / "out" / shard_writer.DATABASE).exists()
+    assert run(source, tmp_path / "out", FAST).samples == 70
+
+
 def test_a_full_disk_keeps_what_is_done(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "segclip", "prepare", str(source), "--out", str(tmp_path / "out")]
     command += ["--superpixels", "opencv", "--shard-mb", "0.05", "--workers", "1"]

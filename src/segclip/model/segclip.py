@@ -25,6 +25,7 @@ from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.towers import TEXT_TOWERS
 from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.files import atomic
+from segclip.utils.messages import brief
 from segclip.utils.tables import choose
 
 __all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts"]
@@ -82,6 +83,13 @@ class SegCLIP(
         """The multiplier of cosines, as inference has it: `logit_scale` without its logarithm, MAX_SCALE at most."""
         return float(self.logit_scale.detach().exp().clamp(max=MAX_SCALE))
 
+    def __repr__(self) -> str:
+        """In one line; `print(model.image)` lists the layers."""
+        image, text = self.config.image, self.config.text
+        size = sum(parameter.numel() for parameter in self.parameters()) / 1e6
+        towers, regions = f"{image.kind} + {text.kind}", count_regions(self.config)
+        return f"<SegCLIP {towers}, {regions} centers, {size:.1f} M parameters, {self.logit_scale.device}>"
+
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageOutput:
         """Encode normalised photos, without noise.
 
@@ -106,8 +114,13 @@ class SegCLIP(
         """Encode token ids as `tokenize` gives them; the embeddings are not normalised.
 
         Raises:
-            ValueError: more tokens than the model's context.
+            ValueError: more tokens than the model's context, or texts in place of token ids.
         """
+        if not isinstance(token_ids, Tensor):
+            raise ValueError(
+                f"encode_text({brief(token_ids, 40)}): expected token ids (B,L); give model.tokenize(texts), or ask "
+                "Segmenter.embed_labels(labels)"
+            )
         limit = self.config.text.context
         if token_ids.shape[1] > limit:
             raise ValueError(f"text of {token_ids.shape[1]} tokens; the model takes at most {limit}: cut it")

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from segclip.segment.protocols import PROTOCOLS, find_protocol, name_of
 from segclip.segment.protocols.paper import PaperProtocol, paper_scores
 from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
 from segclip.segment.result import Found, Segmentation
+from segclip.segment.soft_maps import draw_soft
 from segclip.segment.windows import encode_windows
 from segclip.text.labels import Label, Labels, check_labels, warn_of_same
 from segclip.text.tokenizers import tokenizer_for
@@ -91,6 +92,11 @@ class Segmenter:
         self.encoder = Encoder(self.model, dtype, compile=compile, share=True)
         self._embed = LabelEmbedder(self.model)
 
+    def __repr__(self) -> str:
+        """In one line: the model, the protocol, precision and device."""
+        dtype = self.encoder.dtype
+        return f"<Segmenter of {self.model!r}: protocol {self.protocol_name}, {dtype}, {self.encoder.device}>"
+
     def with_protocol(self, protocol: Protocol | str) -> "Segmenter":
         """A Segmenter with another protocol, which shares this one's weights and remembered embeddings.
 
@@ -124,7 +130,8 @@ class Segmenter:
         """Segment one photo.
 
         Args:
-            photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255; of any size and shape.
+            photo: a path, the bytes of an image file, a PIL image, or a uint8 array, 0-255: grey (H,W), RGB (H,W,3) or
+                RGBA (H,W,4); of any size and shape.
             labels: what to look for; label i of the result is the i-th of them, counted from 1. Each is a text, or
                 several that mean one thing, `"cat|kitten"` or `("cat", "kitten")`: its name is the first, and its best
                 word says where it is. Those of `"background|sky|wall"` are label 0.
@@ -172,6 +179,19 @@ class Segmenter:
         checked = check_labels(labels)
         return self._label_checked(encoded, checked, check_background(background), check_presence(presence))
 
+    def embed_labels(self, labels: Sequence[str]) -> Float[Tensor, "K E"]:
+        """(K,E): the embedding of each label, averaged over the protocol's templates, of length 1.
+
+        `segment_embeddings` takes them, or means of them. Each label is one text here.
+
+        Raises:
+            ValueError: invalid labels, or one of several words, each of which has its own embedding.
+        """
+        checked = check_labels(labels)
+        if len(checked.all_words) > len(checked.names):
+            raise ValueError(f"labels of several words, {checked.texts()}; give each word as a label of its own")
+        return self._embedded(checked).labels.clone()
+
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
     ) -> Int[ndarray, "H W"]:
@@ -211,6 +231,7 @@ class Segmenter:
     ) -> Segmentation:
         found = self._label(encoded, self._embedded(labels), background, presence, self.protocol)
         count = len(labels.names)  # what is beyond them is the background by its words
+        kept = replace(encoded)  # without what is quickly computed anew, and large
         return Segmentation(
             labels=found.labels.masked_fill(found.labels > count, 0).int().cpu().numpy(),
             scores=found.scores.float().cpu().numpy(),
@@ -219,7 +240,16 @@ class Segmenter:
             protocol=self.protocol_name,
             background=background,
             presence=found.presence[:count].float().cpu().numpy(),
+            draw=partial(self._draw, kept, labels, background, found),
         )
+
+    @torch.inference_mode()
+    def _draw(
+        self, encoded: EncodedPhoto, labels: Labels, background: Background, found: LabelMap, index: int
+    ) -> Float[ndarray, "H W"]:
+        embedded = self._embedded(labels)
+        soft = draw_soft(self.protocol, encoded, embedded, index, background, found, self.model.scale)
+        return soft.float().cpu().numpy()
 
     @torch.inference_mode()
     def _label(
