@@ -19,6 +19,7 @@ from PIL import Image
 from segclip.cli import TERMINATED
 from segclip.segment.segmenter import Segmenter
 from segclip.web.label_studio import Studio
+from segclip.web.middleware import Middleware
 from segclip.web.server import make_app, make_config
 from segclip.web.service import PROTOCOLS, Service
 
@@ -26,10 +27,10 @@ TIMEOUT = 60  # seconds for any answer
 
 
 class Served:
-    """A running server: its service, and how to send it requests."""
+    """A running server: its service, its application, and how to send it requests."""
 
-    def __init__(self, service: Service, address: str) -> None:
-        self.service, self.address = service, address
+    def __init__(self, service: Service, app: Middleware, address: str) -> None:
+        self.service, self.app, self.address = service, app, address
         self.client = httpx.Client(base_url=address, timeout=TIMEOUT)
 
     @property
@@ -45,7 +46,9 @@ class Served:
 
 
 @contextmanager
-def serve(segmenters: dict[str, dict[Any, Segmenter]], studio: Studio | None = None, hosts: Sequence[str] = ()) -> Iterator[Served]:
+def serve(
+    segmenters: dict[str, dict[Any, Segmenter]], studio: Studio | None = None, hosts: Sequence[str] = ()
+) -> Iterator[Served]:
     service = Service(segmenters)
     app = make_app(service, hosts, studio)
     server = uvicorn.Server(make_config(app, port=0, timeout_graceful_shutdown=1))
@@ -56,7 +59,7 @@ def serve(segmenters: dict[str, dict[Any, Segmenter]], studio: Studio | None = N
             assert thread.is_alive()
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(service, f"http://127.0.0.1:{port}")
+        yield Served(service, app, f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
         thread.join()

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP connections, with a time for headers to arrive and room made for new ones: slow clients shut nobody out.
+"""uvicorn's HTTP connections, with a time for headers and room for new ones, so that slow clients shut nobody out.
 
 uvicorn waits without end for a request's headers, and above its limit of connections refuses everybody.
 """

@@ -1,4 +1,4 @@
-"""A machine learning backend for Label Studio: it asks for predictions of its tasks, and gets brush strokes or polygons.
+"""A machine learning backend for Label Studio, which asks for predictions of tasks: brush strokes or polygons.
 
 The protocol is that of label-studio-ml-backend (https://github.com/HumanSignal/label-studio-ml-backend).
 
@@ -251,7 +251,7 @@ def encode_brush(mask: Bool[ndarray, "H W"]) -> list[int]:
 
     They run over the bytes of an RGBA image, row by row, 255 where the mask is. A stream of bits, the highest first: 32
     for the number of bytes; 5 for the bits of a value less one; four times 4 for SIZES less one; then for each run a
-    one, 2 for which of SIZES, the run's length less one in so many, and the value. At the end, zeros up to a whole byte.
+    one, 2 for which of SIZES, the run's length less one in so many, and the value. Zeros fill the last byte.
     """
     flat = mask.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
