@@ -1,4 +1,4 @@
-"""What is no CLIP with a plain ViT is refused in one line, with what it is and what would do; parts have to be whole."""
+"""What is no CLIP with a plain ViT is refused in one line, with what it is and what would do; parts must be whole."""
 
 import json
 from collections.abc import Callable
