@@ -37,7 +37,16 @@ def place_of(name: str) -> Place:
         return "embedded"
     if name == "vit-b16":
         return "cached" if any((cache_folder() / file).is_file() for file in AUTHORS_FILES) else "download"
-    return "cached" if any(_is_whole(name, file) for file in WEIGHTS_FILES) else "download"
+    return "download" if cached_weights(name) is None else "cached"
+
+
+def cached_weights(name: str) -> Path | None:
+    """The weights of a hub id in the hub's cache, whole; None where there are none."""
+    for file in WEIGHTS_FILES:
+        path = _in_cache(name, file)
+        if path is not None and (not file.endswith(INDEX_SUFFIX) or _has_parts(name, path)):
+            return path
+    return None
 
 
 def cached_hub_models() -> list[str]:
@@ -73,12 +82,9 @@ def _is_ours(name: str) -> bool:
     return False
 
 
-def _is_whole(name: str, file: str) -> bool:
-    path = _in_cache(name, file)
-    if path is None or not file.endswith(INDEX_SUFFIX):
-        return path is not None
+def _has_parts(name: str, index: Path) -> bool:
     try:
-        return all(_in_cache(name, part) is not None for part in part_names(path))
+        return all(_in_cache(name, part) is not None for part in part_names(index))
     except CheckpointError:
         return False
 
