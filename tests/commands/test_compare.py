@@ -9,7 +9,7 @@ from PIL import Image
 
 from segclip.checkpoints.native import save_model
 from segclip.cli import main
-from segclip.data.own_png import is_own_png
+from segclip.data.own_pictures import is_own
 from segclip.visualize import draw_side_by_side
 
 
@@ -34,7 +34,7 @@ def test_a_sheet(tmp_path: Path, photo: Path, weights: Path, capsys: pytest.Capt
     eight = [("title", Image.new("RGB", (90, 60)))] * 8  # the photo, 1 x 2, the bad one, 2 x 2
     with Image.open(out) as sheet:
         assert sheet.width == draw_side_by_side(eight).width and len(sheet.convert("RGB").getcolors(1 << 24)) > 500
-    assert is_own_png(out)
+    assert is_own(out)
 
 
 @pytest.mark.parametrize(
