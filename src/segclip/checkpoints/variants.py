@@ -5,6 +5,8 @@ from functools import cache
 
 import torch
 
+from segclip.checkpoints.clip_weights import add_centers
+from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import MINI, load_model
 from segclip.config import ModelConfig
 from segclip.model.dense import HEADS
@@ -22,11 +24,17 @@ def vary(
 
     Raises ValueError as `change_head` and `change_grouping` do.
     """
-    if head is not None:
+    if head not in (None, model.config.head):
         model = change_head(model, head)
-    if grouping is not None or centers is not None:
+    if grouping not in (None, model.config.grouping) or centers not in (None, model.config.centers):
         model = change_grouping(model, grouping or model.config.grouping, centers)
     return model
+
+
+def load_to_train(name: str) -> SegCLIP:
+    """The model with this name or file, on the CPU; a CLIP with centers and a masked branch drawn at random."""
+    model = load(name, "cpu")
+    return add_centers(model) if model.config.head else model
 
 
 def change_head(model: SegCLIP, head: str) -> SegCLIP:
@@ -68,7 +76,7 @@ def change_grouping(model: SegCLIP, grouping: str, centers: int | None = None) -
         ValueError: an unknown grouping, or one that the model's weights have no place in.
     """
     choose(GROUPINGS, grouping, "grouping")
-    config = replace(model.config, grouping=grouping, centers=centers or model.config.centers)
+    config = replace(model.config, grouping=grouping, centers=model.config.centers if centers is None else centers)
     state = model.state_dict(keep_vars=True)
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in SegCLIP(config).state_dict().items()}

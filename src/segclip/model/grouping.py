@@ -4,6 +4,7 @@ Axes: B batch, C centers, P patches, D width. A region is what one center gather
 Source: arXiv 2211.14813, section 3.2.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -173,6 +174,8 @@ class CenterGrouping(nn.Module):
 class PatchGrouping(nn.Module):
     """Every patch is a region."""
 
+    each_patch = True
+
     def __init__(self, config: ModelConfig, heads: int) -> None:
         super().__init__()
 
@@ -183,7 +186,8 @@ class PatchGrouping(nn.Module):
 
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
         """Each patch by itself."""
-        each = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype).expand(len(patches), -1, -1)
+        patch = torch.arange(patches.shape[1], device=patches.device)
+        each = (patch[:, None] == patch).to(patches.dtype).expand(patches.shape[0], -1, -1)  # one for all photos
         return Grouping(patches, each, each)
 
 
@@ -205,7 +209,7 @@ class KMeansGrouping(nn.Module):
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
         """Clusters of patches, and the mean of each."""
         x = F.normalize(center_features(patches), dim=-1)
-        hard, soft = k_means(x, start_clusters(x, min(self.count, x.shape[1])))
+        hard, soft = k_means(x, start_clusters(x, self.count))
         return Grouping(_mean_by(hard, patches), hard, soft)
 
 
@@ -259,16 +263,14 @@ def center_features(patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
 
 def start_clusters(x: Float[Tensor, "B P D"], count: int) -> Float[Tensor, "B C D"]:
     """The patches that k-means starts from: far from each other by k-means++, with the same draws for every photo."""
-    draws = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(x)
-    chosen = x[:, :1]
-    far = 1 - (x @ chosen.mT)[..., 0]  # half the squared distance of unit vectors
-    for draw in draws[1:]:
-        reached = far.clamp(min=0).cumsum(dim=1)
-        index = (reached < draw * reached[:, -1:]).sum(dim=1).clamp(max=x.shape[1] - 1)
-        found = x.take_along_dim(index[:, None, None], dim=1)
-        far = torch.minimum(far, 1 - (x @ found.mT)[..., 0])
-        chosen = torch.cat([chosen, found], dim=1)
-    return chosen
+    draws, far, chosen = random.Random(0), x.new_ones(x.shape[:2]), []
+    for _ in range(count):
+        reached = far.cumsum(dim=1)
+        index = (reached <= draws.random() * reached[:, -1:]).sum(dim=1).clamp(max=x.shape[1] - 1)
+        chosen.append(x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2])))
+        # 2 - 2 x cosine is the squared distance of unit vectors.
+        far = torch.minimum(far, (1 - (chosen[-1] @ x.mT)[:, 0]).clamp(min=0))
+    return torch.cat(chosen, dim=1)
 
 
 def k_means(
@@ -279,8 +281,10 @@ def k_means(
         hard = _one_hot(clusters @ x.mT)
         moved = F.normalize(hard @ x, dim=-1)
         clusters = torch.where(hard.sum(dim=-1, keepdim=True) > 0, moved, clusters)  # an empty one stays where it is
-    soft = (sharpness * clusters @ x.mT).softmax(dim=1)
-    return _one_hot(soft), soft
+    cosines = clusters @ x.mT
+    hard = _one_hot(cosines)
+    empty = hard.sum(dim=-1, keepdim=True) == 0
+    return hard, (sharpness * cosines).masked_fill(empty, -torch.inf).softmax(dim=1)
 
 
 def _mean_by(hard: Float[Tensor, "B C P"], x: Float[Tensor, "B P D"]) -> Float[Tensor, "B C D"]:

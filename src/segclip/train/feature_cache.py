@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from segclip.checkpoints.loading import load
+from segclip.checkpoints.variants import load_to_train
 from segclip.config import ModelConfig
 from segclip.data.reader import ReaderConfig, cut_sample
 from segclip.data.shards import SampleError, Shards
@@ -97,7 +97,7 @@ def cache_features(
     Raises:
         ValueError: the folder holds the features of another run; more than 5% of the photos are bad.
     """
-    model = load(towers, "cpu")
+    model = load_to_train(towers)
     _check_origin(folder, model, shards, settings)
     order = np.random.default_rng(settings.seed).permutation(len(shards))
     chunks = np.array_split(order, -(-len(order) // PHOTOS))
@@ -158,7 +158,7 @@ _model: SegCLIP  # of a worker process
 def _start_worker(towers: str) -> None:
     global _model
     torch.set_num_threads(1)
-    _model = load(towers, "cpu").to(torch.bfloat16)
+    _model = load_to_train(towers).to(torch.bfloat16)
 
 
 def _write_chunk(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, settings: FeatureSettings) -> None:

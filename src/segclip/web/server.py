@@ -57,6 +57,7 @@ def serve(
     device: str = "auto",
     allow_hosts: Sequence[str] = (),
     label_studio_url: str = "",
+    head: str | None = None,
 ) -> int:
     """Serve until stopped by Ctrl-C or SIGTERM; see `segclip web --help`.
 
@@ -71,7 +72,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     with listener:
         with console.status("loading and warming up"):
-            service = open_service(models, device)
+            service = open_service(models, device, head=head)
             service.warm_up()
         address, port = listener.getsockname()[:2]
         console.print(f"http://{f'[{address}]' if ':' in address else address}:{port}", highlight=False)

@@ -202,11 +202,13 @@ class Service:
                 self.label(photo, encoded, self.query([ANY_LABEL], model, protocol, "auto"))
 
 
-def open_service(models: Sequence[str], device: str, queue_size: int = QUEUE_SIZE) -> Service:
+def open_service(
+    models: Sequence[str], device: str, queue_size: int = QUEUE_SIZE, *, head: str | None = None
+) -> Service:
     """A service with these models, by name or file, each loaded once; a file goes by its name without the folder.
 
     Raises:
-        ValueError: no model, one that cannot be loaded, or two with the same name.
+        ValueError: no model, one that cannot be loaded or has no such head, or two with the same name.
     """
     if not models:
         raise ValueError("no model given; --model names one or more, such as mini")
@@ -215,7 +217,7 @@ def open_service(models: Sequence[str], device: str, queue_size: int = QUEUE_SIZ
         raise ValueError(f"models {', '.join(models)}: two have the same name; rename a file")
     segmenters = {}
     for name, model in zip(names, models, strict=True):
-        segmenter = Segmenter(model, device=device)
+        segmenter = Segmenter(model, head=head, device=device)
         segmenters[name] = {protocol: segmenter.with_protocol(protocol) for protocol in PROTOCOLS}
     return Service(segmenters, queue_size)
 
