@@ -1,6 +1,6 @@
 """An auto-annotation function for CVAT, by its SDK's interface: `cvat-cli task auto-annotate ID --function-module ...`.
 
-The module is given to cvat-cli, which calls `create` with the parameters of its command line. docs/annotate.md shows it.
+The module is given to cvat-cli, which calls `create` with the parameters of its command line: docs/annotate.md.
 """
 
 from collections.abc import Sequence
