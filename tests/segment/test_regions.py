@@ -95,7 +95,7 @@ def test_a_row_has_the_centers_with_the_most_patches() -> None:
 def small_sheet() -> Sheet:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     return Sheet(
-        [[Picture("a (b) & <c>", pixels, (230, 159, 0)), Picture("猫", pixels[::-1])], [Picture("last", pixels)]]
+        [[Picture("a (b) & <c>", pixels, (230, 159, 0)), Picture("č", pixels[::-1])], [Picture("last", pixels)]]
     )
 
 
