@@ -20,7 +20,7 @@ options = parser.parse_args()
 
 segmenter = segclip.Segmenter("mini")
 colours = palette(len(options.labels) + 1)
-with av.open(options.source) as source, av.open(options.target, "w") as target:
+with av.open(options.source, "r") as source, av.open(options.target, "w") as target:
     video = source.streams.video[0]
     stream = target.add_stream("mpeg4", rate=video.average_rate or 25)
     stream.width, stream.height, stream.pix_fmt = video.width // 2 * 2, video.height // 2 * 2, "yuv420p"

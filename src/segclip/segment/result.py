@@ -270,7 +270,7 @@ class Segmentation:
         """What `save` wrote: the label map, and all that `STEM.json` says.
 
         The photo itself is not saved, so `overlay`, `crop` and `cutout` need it given here. Nor is the score of each
-        pixel: `scores` has each label's mean, so that `found()` is as it was.
+        pixel: `scores` has each label's mean, so that `found()` says the same.
 
         Args:
             folder, stem: as given to `save`.
