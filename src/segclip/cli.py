@@ -26,9 +26,11 @@ OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 # A command's name, which is that of its module in segclip.commands and of the function in it, and what it is for.
 COMMANDS = {
     "segment": "Find where in photos the things are that you name.",
+    "compare": "Segment a photo with several models, dense heads or protocols, side by side on one sheet.",
     "annotate": "Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index "
     "PNGs.",
-    "regions": "Draw what the learnable centers gathered in photos, each seen whole, not in windows.",
+    "regions": "Draw what learnable centers or k-means gathered in photos, each seen whole, not in windows.",
+    "models": "List the models that can be opened, what was published of them, and which are on this machine.",
     "convert": "Convert weights (the authors' segclip.bin, OpenAI's or transformers' CLIP) to segclip's safetensors.",
     "export": "Write a model as one file that runs without this package, for any number of photos of any size.",
     "prepare": "Make training data: photos and captions, of whatever source, into shards with superpixels.",

@@ -7,6 +7,7 @@ import colorsys
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from textwrap import wrap
 
 import cv2
 import numpy as np
@@ -206,3 +207,36 @@ def _draws(font: Font, text: str) -> bool:
 
 def _glyph(font: Font, letter: str) -> bytes:
     return bytes(font.getmask(letter))  # type: ignore[arg-type]  # Pillow's stubs do not know that it is a buffer
+
+
+def draw_side_by_side(pictures: Sequence[tuple[str, Image.Image | str]], side: int = 480) -> Image.Image:
+    """Pictures in rows of three, each with its title above it.
+
+    Args:
+        pictures: title, and the picture or, where there is none, why.
+        side: of the square that each is fitted into, in pixels.
+    """
+    across, gap, text = min(3, len(pictures)), 12, 18
+    fitted = [
+        (title, _fit(picture, side) if isinstance(picture, Image.Image) else picture) for title, picture in pictures
+    ]
+    height = max((picture.height for _, picture in fitted if isinstance(picture, Image.Image)), default=side // 4)
+    down = -(-len(fitted) // across)
+    sheet = Image.new("RGB", (gap + across * (side + gap), gap + down * (height + 2 * text + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (title, picture) in enumerate(fitted):
+        left, top = gap + i % across * (side + gap), gap + i // across * (height + 2 * text + gap)
+        line, font = readable(title, i, text)
+        draw.text((left, top), line, fill="black", font=font)
+        if isinstance(picture, Image.Image):
+            sheet.paste(picture, (left, top + 2 * text - text // 2))
+            continue
+        for row, part in enumerate(wrap(picture, side // (text // 2))[: height // text]):
+            line, font = readable(part, i, text - 4)
+            draw.text((left, top + (2 + row) * text), line, fill="dimgray", font=font)
+    return sheet
+
+
+def _fit(picture: Image.Image, side: int) -> Image.Image:
+    scale = side / max(picture.size)
+    return picture.resize([max(1, round(length * scale)) for length in picture.size], Image.Resampling.LANCZOS)

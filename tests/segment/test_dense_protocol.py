@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segclip import Segmenter, load
-from segclip.checkpoints.heads import change_grouping, change_head
+from segclip.checkpoints.variants import change_grouping, change_head
 from segclip.model.segclip import SegCLIP
 from segclip.segment.pamr import refine
 from segclip.segment.protocols.dense import DenseProtocol

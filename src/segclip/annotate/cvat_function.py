@@ -1,11 +1,11 @@
 """An auto-annotation function for CVAT, by its SDK's interface: `cvat-cli task auto-annotate ID --function-module ...`.
 
-The module is given to cvat-cli, which calls `create` with the parameters of its command line: docs/annotate.md.
+The module is given to cvat-cli, which calls `create` with the parameters of its command line. docs/annotate.md has it.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -19,7 +19,7 @@ from segclip.text.label_files import read_labels
 from segclip.text.labels import check_labels, split_labels
 from segclip.utils.optional import require
 
-SHAPES = ("mask", "polygon")
+Shapes = Literal["mask", "polygon"]
 PACKAGE = "cvat-sdk>=2.80"  # older ones are untried
 
 
@@ -41,20 +41,20 @@ class CvatFunction:
         self,
         segmenter: Segmenter,
         labels: Sequence[str],
-        shapes: str = "mask",
+        shapes: Shapes = "mask",
         drawing: Drawing | None = None,
         background: Background = "auto",
         presence: Presence = "auto",
     ) -> None:
-        if shapes not in SHAPES:
-            raise ValueError(f"shapes {shapes!r}; give one of {', '.join(SHAPES)}")
+        if shapes not in get_args(Shapes):
+            raise ValueError(f"shapes {shapes!r}; give one of {', '.join(get_args(Shapes))}")
         self._sdk = require("cvat_sdk.auto_annotation", package=PACKAGE)
         self._encode_mask = require("cvat_sdk.masks", package=PACKAGE).encode_mask
         coco.pycocotools_mask()
         self.segmenter, self.labels, self.shapes = segmenter, check_labels(labels), shapes
+        self.drawing = drawing or Drawing()
         self.background: Background = background
         self.presence: Presence = presence
-        self.drawing = drawing or Drawing()
         specs = [self._sdk.label_spec(name, i, type=shapes) for i, name in enumerate(self.labels.names, 1)]
         self.spec = self._sdk.DetectionFunctionSpec(labels=specs)
 
@@ -111,4 +111,5 @@ def create(
     asked = (*split_labels((labels,) if labels else ()), *(read_labels(Path(labels_file)) if labels_file else ()))
     drawing = Drawing(clean, tolerance)
     wanted = check_background(background), check_presence(presence)
-    return CvatFunction(Segmenter(model, protocol, device=device), asked, shapes, drawing, *wanted)
+    kind: Any = shapes  # checked there
+    return CvatFunction(Segmenter(model, protocol, device=device), asked, kind, drawing, *wanted)

@@ -20,7 +20,7 @@ from segclip.annotate.preview import write_preview
 from segclip.annotate.segments import Collection
 from segclip.annotate.store import Store, photo_files, photo_folders
 from segclip.checkpoints.loading import locate
-from segclip.commands.options import Out, ProtocolName, gather_labels
+from segclip.commands.options import HeadName, Out, ProtocolName, gather_labels
 from segclip.commands.photos import check_writable, unused_stems
 from segclip.commands.terminal import be_quiet, photo_progress, report
 from segclip.data.photos import list_photos
@@ -50,6 +50,7 @@ def annotate(
     labels_file: Path | None = None,
     out: Out = OUT,
     model: str = "mini",
+    head: HeadName = None,
     device: str = "auto",
     protocol: ProtocolName = "open",
     background: str = "auto",
@@ -72,6 +73,7 @@ def annotate(
         out: Folder to write to; made if missing.
         drawing: Of the shapes.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        head: Of a plain CLIP: see segclip segment.
         device: auto, cpu, cuda, mps ...
         protocol: How to look: see segclip segment.
         background: auto, none, or a number in 0..1: see segclip segment.
@@ -84,6 +86,7 @@ def annotate(
     request = Request(
         labels=gather_labels(labels, labels_file),
         model=model,
+        head=head,
         device=device,
         protocol=protocol,
         background=check_background(background),
@@ -157,6 +160,7 @@ def _describe(request: Request, digest: str, folder: str) -> dict[str, Any]:
         "background": request.background,
         "presence": request.presence,
         "dtype": request.dtype,
+        **({} if request.head is None else {"head": request.head}),  # what was begun before has none
         **asdict(request.drawing),
     }
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from segclip.model.dense import HEADS
 from segclip.segment.protocols import PROTOCOLS
 from segclip.text.label_files import read_labels
 from segclip.text.labels import Labels, check_labels, split_labels
@@ -14,6 +15,13 @@ OUT = Path("segclip-out")  # in the folder where the command is given
 
 def _list_protocols(default: str) -> str:
     return f"(one of {', '.join(PROTOCOLS)}; default: {default})"  # with those that were added to the table
+
+
+def _list_heads(default: str) -> str:
+    return f"(one of {', '.join(HEADS)}; default: the model's own)"
+
+
+HeadName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=_list_heads)]
 
 
 def gather_labels(labels: tuple[str, ...], file: Path | None) -> Labels:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from segclip.checkpoints.loading import load
+from segclip.checkpoints.variants import vary
 from segclip.commands.options import OUT, Out, gather_labels
 from segclip.commands.photos import check_writable, find_photos, read_photo, unused_stems
 from segclip.commands.terminal import be_quiet, photo_progress, report
@@ -29,11 +30,13 @@ def regions(
     layout: Layout = "sheet",
     format: Literal["png", "svg", "pdf"] = "png",
     model: str = "mini",
+    grouping: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    centers: int | None = None,
     device: str = "auto",
     recursive: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Draw what the learnable centers gathered in photos, each seen whole, not in windows.
+    """Draw what learnable centers or k-means gathered in photos, each seen whole, not in windows.
 
     Writes STEM.regions.png: two pictures for each center, the patches that went to it (hard), and the share it took of
     each patch (soft), bright where it took much. Centers that got no patch are left out.
@@ -46,6 +49,9 @@ def regions(
         layout: sheet: two pictures for each center. row: one row for a paper, of the centers with the most patches.
         format: png; or svg or pdf, for papers, in which the titles stay text.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        grouping: k-means: clusters of a plain CLIP's patches, in each photo. refined: learned centers, then k-means of
+            the photo. By default as the model has it, and k-means for a plain CLIP, whose regions are single patches.
+        centers: How many clusters k-means makes; by default 8.
         device: auto, cpu, cuda, mps ...
         recursive: Look for photos in the folders' subfolders too.
         quiet: Print nothing but what failed.
@@ -59,6 +65,9 @@ def regions(
     done = 0
     if files:
         loaded = load(model, device)
+        if grouping is None and loaded.config.head is not None and loaded.config.grouping == "patches":
+            grouping = "k-means"  # two pictures a patch would be no sheet
+        loaded = vary(loaded, grouping=grouping, centers=centers)
         name = SHEET + format
         named = list(zip(files, unused_stems(files, out, (name,)), strict=True))
         with photo_progress(alone=len(files) == 1) as progress:

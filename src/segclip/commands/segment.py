@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segclip.commands.options import OUT, Out, ProtocolName, gather_labels
+from segclip.commands.options import OUT, HeadName, Out, ProtocolName, gather_labels
 from segclip.commands.photos import check_writable, find_photos, read_photo, unused_stems
 from segclip.commands.terminal import be_quiet, photo_progress, report
 from segclip.segment.background import check_background
@@ -38,6 +38,7 @@ def segment(
     labels_file: Path | None = None,
     out: Out = OUT,
     model: str = "mini",
+    head: HeadName = None,
     device: str = "auto",
     protocol: ProtocolName = "open",
     background: str = "auto",
@@ -59,9 +60,10 @@ def segment(
         labels_file: File with more of them, a label a line; # begins a comment.
         out: Folder to write to; made if missing.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        head: How the patches of a plain CLIP say what they show; proxy asks mini's trunk which are alike.
         device: auto, cpu, cuda, mps ...
         protocol: open: for people. paper: the evaluation of arXiv 2211.14813, to the letter. groupvit: the same rules
-            on larger photos and overlapping windows.
+            on larger photos and overlapping windows. dense: the evaluation of dense heads over a plain CLIP.
         background: auto: the protocol's own way. none: each pixel gets a label. A number in 0..1: where the best
             label's score is below it.
         presence: auto: open may find that a label is not in the photo. none: every label is taken to be in it, as paper
@@ -82,7 +84,7 @@ def segment(
     check_writable(out)
     done = 0
     if files:
-        segmenter = Segmenter(model, protocol, device=device, dtype=dtype)
+        segmenter = Segmenter(model, protocol, head=head, device=device, dtype=dtype)
         named = list(zip(files, unused_stems(files, out, WRITTEN), strict=True))
         results = segment_all(segmenter, named, asked, *wanted, partial(_save, out), read_photo)
         show = (

@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from segclip.checkpoints import loading as checkpoints
+from segclip.checkpoints.variants import vary
 from segclip.data.photos import PhotoSource, open_photo
 from segclip.model.segclip import SegCLIP
 from segclip.segment.background import Background, check_background
@@ -61,6 +62,8 @@ class Segmenter:
         protocol: "open", for everyday use: any number of labels, edges that follow the photo; "paper", exactly the
             evaluation of arXiv 2211.14813; "groupvit", the same rules on larger photos with overlapping windows. Or a
             protocol with other settings, such as `OpenProtocol(scale=1.0)`, or of your own class.
+        head: how the patches of a CLIP without learned centers say what they show: a name in
+            `segclip.model.dense.HEADS`; None: the model's own, which is "naclip" of weights that name none.
         device: as for `segclip.load`, but "auto" keeps the copy of a SegCLIP on the model's device.
         dtype: of the image tower; see `segclip.segment.encoder.Encoder`.
         compile: whether to compile the image tower; see `Encoder`.
@@ -70,7 +73,8 @@ class Segmenter:
         protocol_name: its name in `PROTOCOLS`, or that of its class; results record it.
 
     Raises:
-        ValueError: an unknown protocol or dtype, a model that cannot be loaded, or a device that is not available.
+        ValueError: an unknown protocol, head or dtype, a head for a model that has none, a model that cannot be loaded,
+            or a device that is not available.
     """
 
     def __init__(
@@ -78,12 +82,13 @@ class Segmenter:
         model: SegCLIP | str | os.PathLike,
         protocol: Protocol | str = "open",
         *,
+        head: str | None = None,
         device: str | torch.device = "auto",
         dtype: DType = "float32",
         compile: bool = False,
     ) -> None:
         self._set_protocol(protocol)
-        self.model = _load_or_copy(model, device).eval()
+        self.model = vary(_load_or_copy(model, device), head=head).eval()
         self.encoder = Encoder(self.model, dtype, compile=compile, share=True)
         self._embed = LabelEmbedder(self.model)
 
