@@ -308,6 +308,7 @@ def test_soft_maps_of_five_hundred_labels_are_drawn_one_at_a_time(segmenter: Seg
     drawn: list[int] = []
     result = segmenter.segment(PHOTO, names, presence=None)
     draw = result.draw
+    assert draw is not None
     object.__setattr__(result, "draw", lambda index: drawn.append(index) or draw(index))
     maps = result.probabilities()
     assert isinstance(maps, Iterator) and not drawn

@@ -160,7 +160,7 @@ class Segmentation:
 
         With "open": how surely each pixel is within the label's extent; labels do not compete, so the maps do not sum
         to 1, and a label found absent is 0 everywhere. With "paper" and "groupvit": the label's score, of which the
-        highest wins. At each pixel, `scores` is the soft map of the label there.
+        highest wins. With "dense": how likely it is among all words. Where a label was found, `scores` is its soft map.
 
         Raises:
             ValueError: not one of the labels that were given; or the result was loaded, unpickled, or made by a
@@ -270,7 +270,7 @@ class Segmentation:
         """What `save` wrote: the label map, and all that `STEM.json` says.
 
         The photo itself is not saved, so `overlay`, `crop` and `cutout` need it given here. Nor is the score of each
-        pixel: `scores` has each label's mean, so that `found()` is as it was.
+        pixel: `scores` has each label's mean, so that `found()` says the same.
 
         Args:
             folder, stem: as given to `save`.

@@ -115,8 +115,8 @@ def to_pdf(sheet: Sheet) -> bytes:
     images: list[Image.Image] = []
     page: list[bytes] = []
 
-    def place(image: Image.Image, left: float, top: float, columns: float, rows: float) -> None:
-        page.append(f"q {columns:g} 0 0 {rows:g} {left:g} {height - top - rows:g} cm /I{len(images)} Do Q".encode())
+    def place(image: Image.Image, left: int, top: int, columns: int, rows: int) -> None:
+        page.append(f"q {columns} 0 0 {rows} {left} {height - top - rows} cm /I{len(images)} Do Q".encode())
         images.append(image)
 
     for picture, x, y, left, top in sheet.placed():
@@ -130,7 +130,7 @@ def to_pdf(sheet: Sheet) -> bytes:
             page.append(start + letters + b") Tj ET")
         except UnicodeEncodeError:
             strip = _draw_title(text)
-            place(strip, x, y, strip.width / FINE, strip.height / FINE)
+            place(strip, x, y, strip.width // FINE, strip.height // FINE)
         rows, columns = picture.pixels.shape[:2]
         place(Image.fromarray(picture.pixels), left, top, columns, rows)
 
