@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import skimage.data
 from filelock import FileLock
+from helpers.dying_work import dying
 from helpers.shard_files import FAST, contents, make_source, map_serially
 from helpers.source_files import sample, write, write_json, write_tar
 from PIL import Image
@@ -521,33 +522,28 @@ def test_a_ray_cluster_gives_the_same_bytes(
     assert contents(tmp_path) == whole
 
 
-def dying(chunk: prepare_module.Chunk, name: str) -> list[shard_writer.Packed]:
-    """The work of a process that one of the photos ends, as a fault in a decoder does."""
-    if any(name in pair.name for pair in chunk.pairs):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return prepare_module.pack_chunk(chunk, FAST)
-
-
+@pytest.mark.slow
 def test_a_photo_that_ends_its_process_is_named_and_stops_no_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = make_source(tmp_path / "source", 20)
+    monkeypatch.setattr(prepare_module, "CHUNK", 2)
+    source = make_source(tmp_path / "source", 8)
     index = run(
         source,
         tmp_path / "out",
-        max_bad=0.1,
-        map_chunks=lambda _, chunks: map_locally(partial(dying, name="13.jpg"), chunks, 2),
+        max_bad=0.2,
+        map_chunks=lambda _, chunks: map_locally(partial(dying, name="3.jpg"), chunks, 2),
     )
-    assert (index.samples, index.left_out) == (19, {"corrupt": 1})
+    assert (index.samples, index.left_out) == (7, {"corrupt": 1})
     line = {
-        "item": 13,
+        "item": 3,
         "kind": "corrupt",
-        "photo": "13.jpg",
+        "photo": "3.jpg",
         "why": "reading it ended the process; its file is damaged",
     }
     assert report(tmp_path / "out") == [line]
-    keys = [Shards(tmp_path / "out")[number].key for number in range(19)]
-    assert keys == [f"{i:09d}" for i in range(20) if i != 13]
+    keys = [Shards(tmp_path / "out")[number].key for number in range(7)]
+    assert keys == [f"{i:09d}" for i in range(8) if i != 3]
     assert "a worker process was killed" in caplog.text
     with pytest.raises(
         ValueError, match=r"worker processes are killed one after the other, perhaps for want of memory"
