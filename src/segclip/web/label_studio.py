@@ -191,7 +191,7 @@ class Backend:
             known, encoded = self._service.add(photo, query.model, query.protocol)
             result = self._service.label(known, encoded, query)
         named = replace(result, names=interface.aliases)
-        found = annotate(named, "photo", "photo", Drawing(), {}).photo
+        found = annotate(named, "photo", "photo", Drawing(), {}).segments
         make = brush_regions if interface.shape == "BrushLabels" else _polygons
         return {
             "result": make(named, found, interface),
