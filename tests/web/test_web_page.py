@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium"),
 ]
 PHOTO = skimage.data.coffee()
-TIMEOUT = 120_000  # milliseconds
+TIMEOUT = 60_000  # milliseconds
 LABELS = ["cup", "table", "dog"]
 
 
