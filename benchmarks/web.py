@@ -155,12 +155,11 @@ def hostile(client: httpx.Client, process: int) -> None:
     before, files = memory(process), open_files(process)
     for part in (chunked, slow, uploads, aborted, origins):
         print(f"  {part.__name__}: {part(client)}", flush=True)
-        print(f"    memory {memory(process, 'VmRSS')} MB, {'works' if works(client) else 'DOES NOT WORK'}", flush=True)
+        print(f"    memory {memory(process)} MB, {'works' if works(client) else 'DOES NOT WORK'}", flush=True)
     time.sleep(15)  # what is idle is closed
-    print(
-        f"  memory before {before} MB, now {memory(process, 'VmRSS')} MB, peak {memory(process, 'VmHWM')} MB; "
-        f"open files before {files}, now {open_files(process)}; waiting {client.get('/health').json()['waiting']}"
-    )
+    now, peak = memory(process), memory(process, "VmHWM")
+    print(f"  memory before {before} MB, now {now} MB, peak {peak} MB")
+    print(f"  open files before {files}, now {open_files(process)}; waiting {client.get('/health').json()['waiting']}")
 
 
 def chunked(client: httpx.Client) -> str:

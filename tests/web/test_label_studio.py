@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import skimage.data
 from helpers.small_model import small_model
-from helpers.web_server import Served, assert_in_words, png, segmenters_of, serve, text
+from helpers.web_server import Served, assert_in_words, png, serve, text
 
 from segclip.annotate.polygons import clean_labels
+from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.segmenter import Segmenter
 from segclip.web.label_studio import Studio, encode_brush, parse_interface
+from segclip.web.service import PROTOCOLS
 
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
 BRUSH = """<View><Image name="img" value="$photo"/>
@@ -70,8 +72,13 @@ def host() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def served(host: tuple[str, list[str]]) -> Iterator[Served]:
-    with serve({"small": segmenters_of(small_model())}, Studio(host[0], KEY)) as served:
+    with serve({"small": segmenters()}, Studio(host[0], KEY)) as served:
         yield served
+
+
+def segmenters() -> dict[Any, Segmenter]:
+    """Such as find the labels, although the model knows nothing: hardly any is absent."""
+    return {protocol: Segmenter(small_model(), OpenProtocol(absent=0.01, behind=100.0)) for protocol in PROTOCOLS}
 
 
 def data_uri(photo: np.ndarray = PHOTO) -> str:
@@ -85,7 +92,7 @@ def predict(served: Served, config: str, *photos: Any) -> Any:
 
 def expected_labels() -> np.ndarray:
     """What was found, cleaned as every annotation is."""
-    result = Segmenter(small_model()).segment(PHOTO, ["cup", "potted plant"])
+    result = segmenters()["open"].segment(PHOTO, ["cup", "potted plant"])
     return clean_labels(result.labels, 0.0005 * result.labels.size)
 
 
@@ -193,7 +200,7 @@ def test_a_broken_photo_stops_no_other(served: Served) -> None:
 
 
 def test_no_host_is_asked_if_none_was_named() -> None:
-    with serve({"small": segmenters_of(small_model())}) as served:
+    with serve({"small": segmenters()}) as served:
         assert_in_words(predict(served, BRUSH, "http://127.0.0.1:8080/cat.png"), 400, "--label-studio")
         assert predict(served, BRUSH, data_uri()).status_code == 200
 

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium"),
 ]
 PHOTO = skimage.data.coffee()
-TIMEOUT = 120_000  # milliseconds
+TIMEOUT = 60_000  # milliseconds
 LABELS = ["cup", "table", "dog"]
 
 
@@ -197,12 +197,12 @@ def test_other_settings_are_answered_by_themselves(page: Page, served: Served, m
     missing.locator("button").click()
     page.wait_for_function("() => !document.querySelector('#missing button')")
     assert page.is_checked("#presence")
-    page.uncheck("#presence", force=True)
+    page.click("#advanced summary")
+    page.uncheck("#presence")
     page.wait_for_selector("#missing button")
 
     page.check("#background >> text=every pixel one of the labels")
     page.wait_for_function("() => !document.querySelector('#rows tr.none')")
-    page.click("#advanced summary")
     page.select_option("#protocol", "paper")
     page.check("#background >> text=leave it as background")
     page.wait_for_function("() => document.querySelector('#progress').hidden")
@@ -224,11 +224,11 @@ def test_other_settings_are_answered_by_themselves(page: Page, served: Served, m
 
 
 def test_mostly_background(page: Page, mini: Segmenter, photo: Path) -> None:
-    assert (mini.segment(PHOTO, ["spoon"]).labels == 0).mean() > 0.6
-    segment(page, photo, "spoon")
+    assert (mini.segment(PHOTO, ["rocket"]).labels == 0).all()
+    segment(page, photo, "rocket")
     page.click("#every-pixel")
     page.wait_for_function("() => document.querySelector('#mostly').hidden")
-    assert row(page, "spoon").inner_text().count("100.0 %") == 1
+    assert "100.0 %" in row(page, "rocket").inner_text()
 
 
 def test_several_photos(page: Page, mini: Segmenter, photo: Path, tmp_path: Path) -> None:

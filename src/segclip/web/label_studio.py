@@ -171,16 +171,16 @@ class Backend:
         tasks = fields.get("tasks")
         if not isinstance(tasks, list) or not tasks or len(tasks) > MAX_TASKS:
             raise ValueError(f"tasks: give a list of 1 to {MAX_TASKS}")
-        results, why = [], None
+        results, failures = [], []
         for task in tasks:
             try:
                 results.append(self._predict(task, interface))
             except ValueError as error:  # one photo that is broken does not stop the others
-                why = error
+                failures.append(error)
                 log.warning("task %s: %s", task.get("id") if isinstance(task, dict) else "?", error)
                 results.append({"result": [], "score": 0.0, "model_version": VERSION})
-        if why and not any(result["result"] for result in results):
-            raise why
+        if len(failures) == len(tasks):
+            raise failures[0]
         return {"results": results, "model_version": VERSION}
 
     def _predict(self, task: object, interface: Interface) -> dict[str, Any]:

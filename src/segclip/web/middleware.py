@@ -73,12 +73,12 @@ class Middleware:
                 message["headers"] = [*message.get("headers", ()), *_headers(message["status"])]
             await send(message)
 
-        body = bytearray()
+        body = b""
         try:
             self._check(scope)
             if scope["method"] == "POST":
-                await self._read(receive, self.max_lengths[scope["path"]], body)
-                receive = _replay(bytes(body), receive)
+                body = await self._read(receive, self.max_lengths[scope["path"]])
+                receive = _replay(body, receive)
             await self.app(scope, receive, send_safely)
         except Refused as refusal:
             await refuse(send, refusal.status, str(refusal))
@@ -119,27 +119,42 @@ class Middleware:
             return False
         return True
 
-    async def _read(self, receive: Receive, most: int, body: bytearray) -> None:
-        """Read the whole body into `body`, which is counted among those that are buffered."""
+    async def _read(self, receive: Receive, most: int) -> bytes:
+        """The whole body, which counts as buffered until its request is answered.
+
+        Raises:
+            Refused: more than `most` bytes, too slow, or too much is buffered.
+        """
+        body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                more = True
-                while more:
-                    async with asyncio.timeout(STALL_TIMEOUT):
-                        message = await receive()
-                    if message["type"] != "http.request":
-                        raise _Gone
-                    part = message.get("body", b"")
-                    if len(body) + len(part) > most:
-                        raise _too_large(most)
-                    if self.buffered + len(part) > self.max_buffered:
-                        raise Refused(503, f"many photos are arriving now; please try again in {RETRY_AFTER} seconds")
-                    body += part
-                    self.buffered += len(part)
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            raise Refused(408, f"the request did not arrive in time: {STALL_TIMEOUT} seconds without a byte, or "
-                          f"{BODY_TIMEOUT} in all; try again, or scale the photo down") from None  # fmt: skip
+                while await self._read_part(receive, most, body):
+                    pass
+            return bytes(body)
+        except BaseException as error:
+            self.buffered -= len(body)
+            if not isinstance(error, TimeoutError):
+                raise
+        raise Refused(
+            408,
+            f"the request did not arrive in time: {STALL_TIMEOUT} seconds without a byte, or {BODY_TIMEOUT} in all; "
+            "try again, or scale the photo down",
+        )
+
+    async def _read_part(self, receive: Receive, most: int, body: bytearray) -> bool:
+        """Add what came to the body; whether there is more."""
+        async with asyncio.timeout(STALL_TIMEOUT):
+            message = await receive()
+        if message["type"] != "http.request":
+            raise _Gone
+        part = message.get("body", b"")
+        if len(body) + len(part) > most:
+            raise _too_large(most)
+        if self.buffered + len(part) > self.max_buffered:
+            raise Refused(503, f"many photos are arriving now; please try again in {RETRY_AFTER} seconds")
+        body += part
+        self.buffered += len(part)
+        return message.get("more_body", False)
 
 
 class _Gone(Exception):

@@ -192,14 +192,14 @@ class Service:
     def prepare(self, photo: str, model: str) -> None:
         """Compute what a kept photo's first labels will need, under every protocol, while nobody waits."""
         for protocol in PROTOCOLS:
-            with self.lock:
-                if self.waiting:
-                    return
-                try:
-                    encoded = self.find(photo, model, protocol)
-                except ForgottenError:
-                    return
-                self.label(photo, encoded, self.query([ANY_LABEL], model, protocol, "auto"))
+            if self.waiting or not self.lock.acquire(blocking=False):
+                return
+            try:
+                self.label(photo, self.find(photo, model, protocol), self.query([ANY_LABEL], model, protocol, "auto"))
+            except ForgottenError:
+                return
+            finally:
+                self.lock.release()
 
 
 def open_service(

@@ -123,6 +123,7 @@ async function tryExample(name, names) {
 
 async function addPhotos(files) {
   complain("");
+  labels.commit(true);
   let first = null;
   const failed = [];
   for (const file of files) {
@@ -268,6 +269,7 @@ function listPhotos() {
 function thumbnail(photo) {
   const small = document.createElement("canvas");
   [small.width, small.height] = [96, 96];
+  small.setAttribute("aria-hidden", "true");
   const side = Math.min(photo.bitmap.width, photo.bitmap.height);
   const [left, top] = [(photo.bitmap.width - side) / 2, (photo.bitmap.height - side) / 2];
   small.getContext("2d").drawImage(photo.bitmap, left, top, side, side, 0, 0, 96, 96);

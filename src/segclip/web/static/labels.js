@@ -23,7 +23,6 @@ export class Labels {
         this.remove(this.names.length - 1);
       }
     });
-    input.addEventListener("blur", () => this.commit(true));
   }
 
   // What was typed becomes chips; without `all`, what follows the last comma stays to be typed on.
