@@ -186,3 +186,13 @@ def test_an_index_of_too_many_files(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sharded, "MOST_PARTS", 1)
     with pytest.raises(CheckpointError, match="2 files; expected at most 1"):
         load(folder)
+
+
+def test_the_sha256_is_that_of_all_parts(folder: Path) -> None:
+    index, part = folder / "model.safetensors.index.json", folder / "model-00002-of-00002.safetensors"
+    before = sharded.weights_sha256(index)
+    assert sharded.weights_sha256(part) == before != sharded.weights_sha256(folder / "config.json")
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    assert sharded.weights_sha256(index) != before

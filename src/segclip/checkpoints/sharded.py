@@ -1,5 +1,6 @@
 """Weights in several files, as transformers' `save_pretrained` writes large ones: an index and its parts."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from segclip.checkpoints.download import file_sha256
 from segclip.checkpoints.native import EXPECTED, MOST_TENSORS, CheckpointError, listing
 from segclip.utils.messages import brief, shorten
 
@@ -59,6 +61,15 @@ def part_names(index: Path) -> dict[str, list[str]]:
     if len(parts) > MOST_PARTS:
         raise CheckpointError(f"{index}: {len(parts):,} files; expected at most {MOST_PARTS:,}")
     return parts
+
+
+def weights_sha256(path: Path) -> str:
+    """Of a file of weights; of several, of what `sha256sum` prints of the index and its parts, by their names."""
+    if (index := find_index(path)) is None:
+        return file_sha256(path)
+    files = [index, *(index.with_name(part) for part in sorted(part_names(index)))]
+    lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_parts(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Tensor]:

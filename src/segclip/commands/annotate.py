@@ -8,7 +8,6 @@ import os
 import re
 from dataclasses import asdict
 from functools import partial
-from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from segclip.annotate.preview import write_preview
 from segclip.annotate.segments import Collection
 from segclip.annotate.store import Store, photo_files, photo_folders
 from segclip.checkpoints.loading import locate
+from segclip.checkpoints.sharded import weights_sha256
 from segclip.commands.options import HeadName, Out, ProtocolName, gather_labels
 from segclip.commands.photos import check_writable, unused_stems
 from segclip.commands.terminal import be_quiet, photo_progress, report
@@ -101,9 +101,7 @@ def annotate(
     _check_folder(folder, out)
     files = list_photos([folder])
     check_writable(out)
-    with locate(model).open("rb") as weights:
-        digest = file_digest(weights, "sha256").hexdigest()
-    job = _describe(request, digest, os.path.relpath(folder.resolve(), out.resolve()))
+    job = _describe(request, weights_sha256(locate(model)), os.path.relpath(folder.resolve(), out.resolve()))
     with only_one_run(out), no_space(out):
         named = list(zip(files, unused_stems(files, out, photo_files()), strict=True))
         store = Store(out, job)

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from segclip import __version__
 from segclip.checkpoints.loading import locate
+from segclip.checkpoints.sharded import weights_sha256
 from segclip.commands.options import HeadName, ProtocolName
 from segclip.commands.photos import check_writable
 from segclip.commands.terminal import console, say
@@ -136,13 +136,11 @@ def _check_outputs(file: Path | None, report: Path | None) -> None:
 def _describe(evaluator: Evaluator, weights: Path) -> Job:
     """What is evaluated, as far as the evaluator knows."""
     segmenter, benchmark = evaluator.segmenter, evaluator.benchmark
-    with weights.open("rb") as opened:
-        digest = file_digest(opened, "sha256").hexdigest()
     job = {
         "set": benchmark.name,
         "split": benchmark.split,
         "photos": len(benchmark.pairs),
-        "weights_sha256": digest,
+        "weights_sha256": weights_sha256(weights),
         "settings": settings_of(segmenter.protocol),
         "words": evaluator.words,
         "device": segmenter.encoder.device.type,
