@@ -23,6 +23,7 @@ OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 # A command's name, which is that of its module in segclip.commands and of the function in it, and what it is for.
 COMMANDS = {
     "segment": "Find where in photos the things are that you name.",
+    "compare": "Segment one photo by several models, dense heads and protocols, side by side on one sheet.",
     "annotate": "Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index "
     "PNGs.",
     "regions": "Draw what the learnable centers gathered in photos, each seen whole, not in windows.",

@@ -4,7 +4,9 @@ Axes: H W pixels, N colours.
 """
 
 import colorsys
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -22,6 +24,8 @@ LISTED = 40  # labels that are named, on the photo and in the legend; the others
 MISSING = 8  # labels that the legend names as not found; a longer list would outgrow the picture
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly, however many there are
 # Pillow's font has only Latin letters; for other scripts, common system fonts are tried.
+TILE, TILE_TEXT, TILE_GAP = 480, 15, 12  # of a sheet of tiles: longest side of a picture, letters, distance, in pixels
+ACROSS = 4  # tiles in a row at least, where there are so many
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "msyh.ttc")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -150,15 +154,96 @@ def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
     return legend
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A place on a sheet.
+
+    Attributes:
+        title: above the picture.
+        note: below the title: how long it took, or why there is no picture.
+        picture: of any size; scaled down to a tile's width. None: there is none.
+    """
+
+    title: str
+    note: str = ""
+    picture: Image.Image | None = None
+
+
+def scale_to_tile(
+    photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"]
+) -> tuple[UInt8[ndarray, "h w 3"], Int[ndarray, "h w"]]:
+    """A photo and its label map at a tile's size, so that names drawn on them stay readable; small ones as they are."""
+    height, width = labels.shape
+    scale = TILE / max(height, width)
+    if scale >= 1:
+        return photo, labels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA), small
+
+
+def draw_tiles(tiles: Sequence[Tile]) -> Image.Image:
+    """Pictures side by side, each with its title and note above it; in rows of at least four."""
+    pictures = [None if tile.picture is None else _shrink(tile.picture) for tile in tiles]
+    width = max((picture.width for picture in pictures if picture), default=TILE)
+    line = round(1.4 * TILE_TEXT)
+    texts = [[*_wrap(tile.title, width), *_wrap(tile.note, width)] for tile in tiles]
+    across = min(len(tiles), max(ACROSS, math.ceil(math.sqrt(len(tiles)))))
+    rows = [range(first, min(first + across, len(tiles))) for first in range(0, len(tiles), across)]
+    # The pictures of a row begin at one height.
+    written = [line * max(len(texts[i]) for i in row) for row in rows]
+    drawn = [max((picture.height for i in row if (picture := pictures[i])), default=0) for row in rows]
+    height = TILE_GAP + sum(written) + sum(drawn) + 2 * TILE_GAP * len(rows)
+    sheet = Image.new("RGB", (TILE_GAP + across * (width + TILE_GAP), height), "white")
+    draw, top = ImageDraw.Draw(sheet), TILE_GAP
+    for row, above, below in zip(rows, written, drawn, strict=True):
+        for column, i in enumerate(row):
+            left = TILE_GAP + column * (width + TILE_GAP)
+            for number, (text, font) in enumerate(texts[i]):
+                draw.text((left, top + number * line), text, fill="black", font=font)
+            if (picture := pictures[i]) is not None:
+                sheet.paste(picture, (left, top + above))
+        top += above + below + 2 * TILE_GAP
+    return sheet
+
+
+def _shrink(picture: Image.Image) -> Image.Image:
+    scale = min(1.0, TILE / picture.width)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BOX)
+
+
+def _wrap(text: str, width: int) -> list[tuple[str, Font]]:
+    """Lines that are no wider, and their font; a word that is wider, such as a path, is broken."""
+    font = _font_with(text, TILE_TEXT) or _default_font(TILE_TEXT)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [(one, font) for one in lines]
+
+
 def readable(name: str, index: int, size: int) -> tuple[str, Font]:
     """The name, and a font with all its letters; if there is none, the label's number, which the JSON explains."""
     name = " ".join(name.split())
     name = name if len(name) <= 40 else name[:39] + "…"
+    font = _font_with(name, size)
+    return (f"label {index}", _default_font(size)) if font is None else (name, font)
+
+
+def _font_with(text: str, size: int) -> Font | None:
+    """The first font that has all letters of a text."""
     for file in (None, *FONTS):
         font = _default_font(size) if file is None else _system_font(file, size)
-        if font is not None and _draws(font, name):
-            return name, font
-    return f"label {index}", _default_font(size)
+        if font is not None and _draws(font, text):
+            return font
+    return None
 
 
 @lru_cache(maxsize=8)
