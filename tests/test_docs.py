@@ -195,7 +195,7 @@ def test_figures_are_drawn_by_the_code(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "runs/figures.py"), str(tmp_path)]
     subprocess.run(script, check=True, timeout=300)
     drawn = {path.name for path in tmp_path.iterdir()}
-    named = set(re.findall(r"\]\(images/(\S+)\)", PAGES["how-it-works.md"]))
+    named = set(re.findall(r"\]\(images/(\S+)\)", PAGES["how-it-works.md"] + PAGES["labels.md"]))
     assert drawn == named
     assert all((DOCS / "images" / name).stat().st_size < FIGURE for name in named)
 

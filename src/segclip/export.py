@@ -23,6 +23,7 @@ from segclip.text.labels import Label, check_labels
 from segclip.text.labels import Labels as LabelSet
 from segclip.text.prompts import PAPER_TEMPLATES
 from segclip.utils.files import atomic
+from segclip.utils.finite import not_finite
 from segclip.utils.optional import require
 
 MAX_PATCHES = 128  # in a side: 2,048 pixels for a ViT-B/16
@@ -101,10 +102,13 @@ def export(
         background: with labels: the paper's threshold in 0..1 below which a pixel gets 0; None: every pixel gets one.
 
     Raises:
-        ValueError: an unknown suffix; labels or a background that cannot be used; the extra `export` is not installed.
+        ValueError: an unknown suffix; weights that are NaN or infinite; labels or a background that cannot be used; the
+            extra `export` is not installed.
     """
     if file.suffix not in EXPORTERS:
         raise ValueError(f"{file}: export writes {' or '.join(EXPORTERS)}; name the file so")
+    if bad := not_finite(model.state_dict()):
+        raise ValueError(f"{file}: not written: NaN or infinite weights, such as {bad[0]}; take an earlier checkpoint")
     if background is not None and (labels is None or not 0 <= background <= 1):
         raise ValueError(f"background {background}; give a number in 0..1, together with labels")
     if labels is None:

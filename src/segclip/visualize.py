@@ -6,7 +6,6 @@ Axes: H W pixels, N colours.
 import colorsys
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -22,10 +21,9 @@ OKABE_ITO = (
 OPACITY = 0.55  # of a label's colour over the photo
 LISTED = 40  # labels that are named, on the photo and in the legend; the others are only counted
 MISSING = 8  # labels that the legend names as not found; a longer list would outgrow the picture
+CELL, TITLE, GAP = 320, 22, 8  # of a contact sheet, in pixels: side of a picture, height of its title, space between
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly, however many there are
 # Pillow's font has only Latin letters; for other scripts, common system fonts are tried.
-TILE, TILE_TEXT, TILE_GAP = 480, 15, 12  # of a sheet of tiles: longest side of a picture, letters, distance, in pixels
-ACROSS = 4  # tiles in a row at least, where there are so many
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "msyh.ttc")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -67,6 +65,28 @@ def draw_overlay(
     sheet = Image.new("RGB", (max(image.width, legend.width), image.height + legend.height), "white")
     sheet.paste(image, (0, 0))
     sheet.paste(legend, (0, image.height))
+    return sheet
+
+
+def draw_contact_sheet(tiles: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Pictures in a grid, a title below each: scaled down to a cell, and as many in a row as make it squarish.
+
+    Args:
+        tiles: at least one picture and its title.
+    """
+    across = min(6, math.ceil(len(tiles) ** 0.5))
+    rows = -(-len(tiles) // across)
+    sheet = Image.new("RGB", (across * (CELL + GAP) + GAP, rows * (CELL + TITLE + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (picture, title) in enumerate(tiles):
+        x, y = GAP + i % across * (CELL + GAP), GAP + i // across * (CELL + TITLE + GAP)
+        small = picture.copy()
+        small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+        sheet.paste(small, (x + (CELL - small.width) // 2, y + CELL - small.height))
+        text, font = readable(title, i + 1, TITLE * 2 // 3)
+        while font.getlength(text) > CELL and len(text) > 1:
+            text = f"{text[:-2]}…"
+        draw.text((x + CELL // 2, y + CELL + TITLE // 2), text, fill="black", font=font, anchor="mm")
     return sheet
 
 
@@ -154,81 +174,6 @@ def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
     return legend
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A place on a sheet.
-
-    Attributes:
-        title: above the picture.
-        note: below the title: how long it took, or why there is no picture.
-        picture: of any size; scaled down to a tile's width. None: there is none.
-    """
-
-    title: str
-    note: str = ""
-    picture: Image.Image | None = None
-
-
-def scale_to_tile(
-    photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"]
-) -> tuple[UInt8[ndarray, "h w 3"], Int[ndarray, "h w"]]:
-    """A photo and its label map at a tile's size, so that names drawn on them stay readable; small ones as they are."""
-    height, width = labels.shape
-    scale = TILE / max(height, width)
-    if scale >= 1:
-        return photo, labels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA), small
-
-
-def draw_tiles(tiles: Sequence[Tile]) -> Image.Image:
-    """Pictures side by side, each with its title and note above it; in rows of at least four."""
-    pictures = [None if tile.picture is None else _shrink(tile.picture) for tile in tiles]
-    width = max((picture.width for picture in pictures if picture), default=TILE)
-    line = round(1.4 * TILE_TEXT)
-    texts = [[*_wrap(tile.title, width), *_wrap(tile.note, width)] for tile in tiles]
-    across = min(len(tiles), max(ACROSS, math.ceil(math.sqrt(len(tiles)))))
-    rows = [range(first, min(first + across, len(tiles))) for first in range(0, len(tiles), across)]
-    # The pictures of a row begin at one height.
-    written = [line * max(len(texts[i]) for i in row) for row in rows]
-    drawn = [max((picture.height for i in row if (picture := pictures[i])), default=0) for row in rows]
-    height = TILE_GAP + sum(written) + sum(drawn) + 2 * TILE_GAP * len(rows)
-    sheet = Image.new("RGB", (TILE_GAP + across * (width + TILE_GAP), height), "white")
-    draw, top = ImageDraw.Draw(sheet), TILE_GAP
-    for row, above, below in zip(rows, written, drawn, strict=True):
-        for column, i in enumerate(row):
-            left = TILE_GAP + column * (width + TILE_GAP)
-            for number, (text, font) in enumerate(texts[i]):
-                draw.text((left, top + number * line), text, fill="black", font=font)
-            if (picture := pictures[i]) is not None:
-                sheet.paste(picture, (left, top + above))
-        top += above + below + 2 * TILE_GAP
-    return sheet
-
-
-def _shrink(picture: Image.Image) -> Image.Image:
-    scale = min(1.0, TILE / picture.width)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.BOX)
-
-
-def _wrap(text: str, width: int) -> list[tuple[str, Font]]:
-    """Lines that are no wider, and their font; a word that is wider, such as a path, is broken."""
-    font = _font_with(text, TILE_TEXT) or _default_font(TILE_TEXT)
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-            continue
-        lines.append("")
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return [(one, font) for one in lines]
-
-
 def readable(name: str, index: int, size: int) -> tuple[str, Font]:
     """The name, and a font with all its letters; if there is none, the label's number, which the JSON explains."""
     name = " ".join(name.split())
@@ -267,3 +212,64 @@ def _draws(font: Font, text: str) -> bool:
 
 def _glyph(font: Font, letter: str) -> bytes:
     return bytes(font.getmask(letter))  # type: ignore[arg-type]  # Pillow's stubs do not know that it is a buffer
+
+
+def draw_side_by_side(pictures: Sequence[tuple[str, Image.Image | str]], side: int = 480) -> Image.Image:
+    """Pictures in rows of three, or of more where there are many, each with its whole title above it.
+
+    Args:
+        pictures: title, and the picture or, where there is none, why.
+        side: of the square that each is fitted into, in pixels.
+    """
+    across, gap, line = min(len(pictures), max(3, math.ceil(len(pictures) ** 0.5))), 12, 20
+    texts = [_wrap(title, side) + (_wrap(one, side) if isinstance(one, str) else []) for title, one in pictures]
+    fitted = [None if isinstance(one, str) else _fit(one, side) for _, one in pictures]
+    rows = [range(first, min(first + across, len(pictures))) for first in range(0, len(pictures), across)]
+    above = [line * max(len(texts[i]) for i in row) for row in rows]  # a row's pictures begin at one height
+    below = [max((one.height for i in row if (one := fitted[i])), default=0) for row in rows]
+    size = gap + across * (side + gap), gap + sum(above) + sum(below) + 2 * gap * len(rows)
+    sheet, top = Image.new("RGB", size, "white"), gap
+    draw = ImageDraw.Draw(sheet)
+    for row, words, height in zip(rows, above, below, strict=True):
+        for left, i in zip(range(gap, size[0], side + gap), row, strict=False):
+            for number, (text, font) in enumerate(texts[i]):
+                draw.text((left, top + number * line), text, fill="black", font=font)
+            if (picture := fitted[i]) is not None:
+                sheet.paste(picture, (left, top + words))
+        top += words + height + 2 * gap
+    return sheet
+
+
+def _fit(picture: Image.Image, side: int) -> Image.Image:
+    scale = side / max(picture.size)
+    size = [max(1, round(length * scale)) for length in picture.size]
+    return picture if size == list(picture.size) else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, width: int, size: int = 15) -> list[tuple[str, Font]]:
+    """Lines that are no wider, and their font; a word that is wider, such as a path, is broken."""
+    font = _font_with(text, size) or _default_font(size)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [(one, font) for one in lines]
+
+
+def scale_down(
+    photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], side: int = 480
+) -> tuple[UInt8[ndarray, "h w 3"], Int[ndarray, "h w"]]:
+    """A photo and its label map with the long side at most `side`, so that names drawn on it stay readable there."""
+    height, width = labels.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return photo, labels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA), small

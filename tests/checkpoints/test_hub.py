@@ -53,7 +53,7 @@ def test_a_missing_tensor_is_told(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     del state["image.norm_post.bias"]
     save_file(state, folder / "model.safetensors")
-    with pytest.raises(RuntimeError, match=r"image\.norm_post\.bias"):
+    with pytest.raises(ValueError, match=r"1 missing, 0 extra, .* such as image\.norm_post\.bias"):
         SegCLIP.from_pretrained(folder)
     with pytest.raises(CheckpointError, match=r"missing: 1 \(image\.norm_post\.bias"):
         load(folder)
@@ -66,6 +66,31 @@ def test_a_configuration_of_another_version(folder: Path, change: dict[str, Any]
     for read in (SegCLIP.from_pretrained, load):
         with pytest.raises(ValueError, match="unheard_of"):
             read(folder)
+
+
+def test_a_configuration_asks_for_no_more_than_the_file_has(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["text"]["vocabulary"] = 1 << 24  # of width 64: 4 GiB
+    (folder / "config.json").write_text(json.dumps(config))
+    for options in ({}, {"strict": False}):
+        with pytest.raises(ValueError, match=r"not those that config\.json asks for: 0 missing, 0 extra, 1 of another"):
+            SegCLIP.from_pretrained(folder, **options)
+
+
+@pytest.mark.parametrize("content", ["5", '{"image": 5}', "[" * 9999, "null"])
+def test_a_configuration_that_is_none(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError):
+        SegCLIP.from_pretrained(folder)
+
+
+def test_only_who_asks_for_it_gets_what_the_file_lacks_as_it_is_drawn(folder: Path, tiny: SegCLIP) -> None:
+    state = load_file(folder / "model.safetensors")
+    del state["image.norm_post.bias"]
+    save_file(state, folder / "model.safetensors")
+    found = SegCLIP.from_pretrained(folder, strict=False).state_dict()
+    assert found.pop("image.norm_post.bias").shape == tiny.state_dict()["image.norm_post.bias"].shape
+    assert all(torch.equal(tensor, tiny.state_dict()[name]) for name, tensor in found.items())
 
 
 def test_weights_without_their_configuration(folder: Path) -> None:

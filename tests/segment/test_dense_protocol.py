@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segclip import Segmenter, load
-from segclip.checkpoints.heads import change_grouping, change_head
+from segclip.checkpoints.variants import change_grouping, change_head
 from segclip.model.dense import HEADS, proxy
 from segclip.model.segclip import SegCLIP
 from segclip.segment.pamr import refine

@@ -15,7 +15,6 @@ from torch import Tensor
 from segclip.checkpoints import authors, native, openai, transformers
 from segclip.checkpoints.clip_config import CONFIG_FILES
 from segclip.checkpoints.download import check_sha256, download, forget_sha256, keep_sha256
-from segclip.checkpoints.heads import change_head
 from segclip.checkpoints.hub import fetch_weights
 from segclip.checkpoints.native import (
     EXPECTED,
@@ -28,11 +27,9 @@ from segclip.checkpoints.native import (
     save_model,
 )
 from segclip.checkpoints.tensors import read_tensors
-from segclip.model.dense import HEADS
 from segclip.model.segclip import SegCLIP
 from segclip.utils.devices import pick_device
 from segclip.utils.files import cache_folder
-from segclip.utils.tables import choose
 
 log = logging.getLogger(__name__)
 
@@ -67,31 +64,25 @@ HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 FILE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
 
 
-def load(
-    name_or_path: str | os.PathLike[str], device: str | torch.device = "auto", *, head: str | None = None
-) -> SegCLIP:
+def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "auto") -> SegCLIP:
     """A model in evaluation mode, float32, every parameter trainable.
 
     Args:
         name_or_path: "mini" (embedded in the package); "vit-b16" (the authors' published weights: downloaded once,
             converted and kept in the cache folder); a local file or folder of any format: ours, the authors'
             segclip.bin, OpenAI's CLIP, OpenCLIP, transformers' CLIPModel; or a Hugging Face hub id "org/name".
-            Weights of a CLIP alone give a model without centers, of which each patch is a region, by a dense head. What
-            their tensors do not tell, activation and heads, is read of the open_clip_config.json or config.json beside
-            them.
+            Weights of a CLIP alone give a model without centers, of which each patch is a region, by the dense head
+            "naclip" (others: `Segmenter(head=...)`). What their tensors do not tell, activation and heads, is read of
+            the open_clip_config.json or config.json beside them.
         device: where the model goes, as torch names it; "auto": to CUDA or else Apple's GPU where there is one, or
             else the processor.
-        head: of a CLIP alone: the dense head, one of `segclip.model.dense.HEADS`; None: "naclip".
 
     Raises:
         CheckpointError: (a ValueError) an unknown name, or a file that is damaged or of another model.
-        ValueError: a device that is not there; an unknown head, or a head for a model that has none.
+        ValueError: a device that is not there.
     """
     target = pick_device(device)  # before a model is read or downloaded for nothing
-    if head is not None:
-        choose(HEADS, head, "head")
-    model = read_file(locate(name_or_path))
-    return (model if head is None else change_head(model, head)).to(target)
+    return read_file(locate(name_or_path)).to(target)
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Path:

@@ -113,8 +113,9 @@ def _zip_kind(path: Path) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL (\S+)", str(error))):
         return f"looks like a pickle that would run or build {shorten(found[1])} when loaded, which is refused"
-    first_line = str(error).strip().partition("\n")[0]
-    return f"looks like a damaged or truncated torch file ({type(error).__name__}: {shorten(first_line, 200)})"
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))  # before it, torch advises to run the file's code
+    why = found[1] if found else str(error).strip().partition("\n")[0]
+    return f"looks like a damaged or truncated torch file ({type(error).__name__}: {shorten(why, 120)})"
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

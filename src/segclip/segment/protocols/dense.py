@@ -95,6 +95,27 @@ class DenseProtocol:
         A label is as likely as its likeliest word. Under "auto" the background is what is less likely than the
         `threshold`.
         """
+        average, chosen = self._map_words(photo, labels)
+        threshold = self.threshold if background == "auto" else background
+        found, score = self._choose(average, chosen, photo.size, threshold, labels)
+        return LabelMap(found, score, score.new_ones(labels.count))
+
+    def draw_label(self, photo: EncodedPhoto, labels: EmbeddedLabels, number: int) -> Float[Tensor, "H W"]:
+        """How likely each pixel is of one label, by its number from 0; nowhere where other words leave it no chance."""
+        average, chosen = self._map_words(photo, labels)
+        score = average.new_zeros(photo.size)
+        own = [column for column, owner in enumerate(chosen.owners or ()) if owner == number]
+        for top, band in resized_bands(average, photo.size) if own else ():
+            logits = self.logit_scale * band
+            score[top : top + band.shape[1]] = (logits[own].amax(dim=0) - logits.logsumexp(dim=0)).exp()
+        return score
+
+    def for_benchmark(self, name: str) -> "DenseProtocol":
+        """With NACLIP's settings for a benchmark."""
+        return replace(self, **dict(dict(self.published).get(name, ())))
+
+    def _map_words(self, photo: EncodedPhoto, labels: EmbeddedLabels) -> tuple[Float[Tensor, "J _ _"], EmbeddedLabels]:
+        """Cosines of the words that may win, and as a last map what all others say; and these words."""
         windows, output = photo.single(patches=True)
         patches = output.patches
         if patches is None:  # of a grouping that knows regions alone
@@ -109,14 +130,7 @@ class DenseProtocol:
             average = windows.average(F.interpolate(maps, windows.window, mode="bilinear", align_corners=False))
         if self.pamr:
             average = self._refine(photo, average)
-        chosen = EmbeddedLabels(labels.labels[kept], owners=tuple(labels.owner()[kept].tolist()))
-        threshold = self.threshold if background == "auto" else background
-        found, score = self._choose(average, chosen, photo.size, threshold, labels)
-        return LabelMap(found, score, score.new_ones(labels.count))
-
-    def for_benchmark(self, name: str) -> "DenseProtocol":
-        """With NACLIP's settings for a benchmark."""
-        return replace(self, **dict(dict(self.published).get(name, ())))
+        return average, EmbeddedLabels(labels.labels[kept], owners=tuple(labels.owner()[kept].tolist()))
 
     def _reduce(self, cosines: Float[Tensor, "B P W"]) -> tuple[Float[Tensor, "B P J"], Int[Tensor, "n"]]:
         """The words that may win, and what all others say together as one more column; the numbers of these words."""

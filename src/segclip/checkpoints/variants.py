@@ -15,6 +15,20 @@ from segclip.utils.tables import choose
 AFFINITY = "image.affinity."
 
 
+def vary(
+    model: SegCLIP, *, head: str | None = None, grouping: str | None = None, centers: int | None = None
+) -> SegCLIP:
+    """A model with another dense head, another grouping, or both; None leaves what it has. The weights are shared.
+
+    Raises ValueError as `change_head` and `change_grouping` do.
+    """
+    if head is not None:
+        model = change_head(model, head)
+    if grouping is not None or centers is not None:
+        model = change_grouping(model, grouping or model.config.grouping, centers)
+    return model
+
+
 def change_head(model: SegCLIP, head: str) -> SegCLIP:
     """A CLIP with another dense head; the weights are shared, not copied.
 
