@@ -30,6 +30,7 @@ COMMANDS = {
     "annotate": "Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index "
     "PNGs.",
     "regions": "Draw what learnable centers or k-means gathered in photos, each seen whole, not in windows.",
+    "models": "List the models that can be opened, what was published of them, and which are on this machine.",
     "convert": "Convert weights (the authors' segclip.bin, OpenAI's or transformers' CLIP) to segclip's safetensors.",
     "export": "Write a model as one file that runs without this package, for any number of photos of any size.",
     "prepare": "Make training data: photos and captions, of whatever source, into shards with superpixels.",

@@ -24,7 +24,7 @@ from segclip.annotate.formats.format import Format
 from segclip.annotate.segments import Collection, PhotoSegments
 from segclip.annotate.store import PROGRESS, Store
 from segclip.cli import main
-from segclip.data.own_png import is_own
+from segclip.data.own_pictures import is_own
 from segclip.data.photos import list_photos
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter

@@ -14,7 +14,7 @@ from segclip import Segmenter
 from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.commands import compare
-from segclip.data.own_png import is_own
+from segclip.data.own_pictures import is_own
 from segclip.visualize import draw_side_by_side, scale_down
 
 Run = Callable[..., tuple[int, str, str]]
@@ -163,3 +163,10 @@ def test_large_photos_are_scaled_and_small_ones_are_not() -> None:
     assert small.shape == (480, 240, 3) and map_.shape == (480, 240)
     np.testing.assert_array_equal(np.bincount(map_.ravel()), [160 * 240] * 3)
     assert scale_down(photo[:100, :100], labels[:100, :100])[0].shape == (100, 100, 3)
+
+
+def test_labels_of_a_file(clip: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.txt").write_text("cup|mug\ntable\n")
+    argv = ["compare", photo, "--labels-file", tmp_path / "labels.txt", "--out", tmp_path / "of-file.png"]
+    assert main([str(a) for a in (*argv, "--models", clip, "--background", "none")]) == 0
+    assert "cup" in capsys.readouterr().out and (tmp_path / "of-file.png").stat().st_size

@@ -20,7 +20,7 @@ from PIL import Image, features
 from safetensors.numpy import load_file
 
 from segclip.data import photos
-from segclip.data.own_png import save_own_png
+from segclip.data.own_pictures import save_own_png
 from segclip.data.photos import (
     PhotoError,
     decode_image,

@@ -52,7 +52,9 @@ class CvatFunction:
         self._encode_mask = require("cvat_sdk.masks", package=PACKAGE).encode_mask
         coco.pycocotools_mask()
         self.segmenter, self.labels, self.shapes = segmenter, check_labels(labels), shapes
-        self.drawing, self.background, self.presence = drawing or Drawing(), background, presence
+        self.drawing = drawing or Drawing()
+        self.background: Background = background
+        self.presence: Presence = presence
         specs = [self._sdk.label_spec(name, i, type=shapes) for i, name in enumerate(self.labels.names, 1)]
         self.spec = self._sdk.DetectionFunctionSpec(labels=specs)
 

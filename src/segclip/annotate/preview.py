@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segclip.annotate.segments import Collection, PhotoSegments
-from segclip.data.own_png import is_own, save_own_jpeg
+from segclip.data.own_pictures import is_own, save_own_jpeg
 from segclip.data.photos import PhotoError, open_photo
 from segclip.segment import coco
 from segclip.utils.files import atomic

@@ -29,7 +29,7 @@ ALONE = 4.0  # largest value of a row by the next; past it (near an identity) 8 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # in a folder that SegCLIP.save_pretrained wrote
 EXPECTED = (
     "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
-    "(OpenAI's archive or state dict, transformers' CLIPModel)"
+    "(OpenAI's archive or state dict, OpenCLIP's, transformers' CLIPModel)"
 )
 LISTED = 5  # names that an error message lists before it only counts
 LONGEST_NAME, LONGEST_MESSAGE = 80, 400  # letters

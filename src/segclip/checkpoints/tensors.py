@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segclip.checkpoints.native import EXPECTED, MOST_TENSORS, CheckpointError, listing, read_safetensors
+from segclip.checkpoints.sharded import find_index, read_parts
 from segclip.checkpoints.torchscript import read_torchscript
 from segclip.utils.messages import shorten
 
@@ -32,11 +33,17 @@ FOREIGN_BEGINNINGS = {
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata (safetensors alone has any) of a file of weights.
+    """Tensors and metadata (safetensors alone has any) of a file of weights, or of several with an index.
 
     Raises:
         CheckpointError: unreadable, truncated, no file of weights, or one that would have to run code.
     """
+    if (index := find_index(path)) is not None:
+        return read_parts(index, lambda part: _read_one(part)[0]), {}
+    return _read_one(path)
+
+
+def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.exists() and not path.is_file():  # a folder, a pipe that nobody writes to
             raise CheckpointError(f"{path}: no regular file; {EXPECTED}")

@@ -15,10 +15,10 @@ from rich.progress import track
 from rich.table import Table
 
 from segclip.checkpoints.loading import load
-from segclip.commands.options import ProtocolName
+from segclip.commands.options import ProtocolName, gather_labels
 from segclip.commands.photos import check_writable
 from segclip.commands.terminal import complain, console, say
-from segclip.data.own_png import save_own_jpeg, save_own_png
+from segclip.data.own_pictures import save_own_jpeg, save_own_png
 from segclip.data.photos import Photo, open_photo
 from segclip.model.dense import HEADS
 from segclip.model.segclip import SegCLIP
@@ -26,7 +26,7 @@ from segclip.segment.background import Background, check_background
 from segclip.segment.presence import Presence, check_presence
 from segclip.segment.protocols import find_protocol
 from segclip.segment.segmenter import Segmenter
-from segclip.text.labels import Labels, check_labels, split_labels
+from segclip.text.labels import Labels
 from segclip.utils.failures import Failed, attempt
 from segclip.utils.files import atomic
 from segclip.utils.tables import choose
@@ -40,8 +40,9 @@ Way = tuple[str | None, str]  # a head, None for the model's own, and a protocol
 def compare(
     photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")],
     /,
-    labels: tuple[str, ...],
-    out: Path = Path("compare.png"),
+    labels: tuple[str, ...] = (),
+    labels_file: Path | None = None,
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("compare.png"),
     models: tuple[str, ...] = ("mini",),
     heads: tuple[str, ...] = (),
     protocols: tuple[ProtocolName, ...] = ("open",),
@@ -56,6 +57,7 @@ def compare(
     Args:
         photo: A photo.
         labels: What to look for: see segclip segment.
+        labels_file: File with more of them, a label a line; # begins a comment.
         out: Sheet to write, .png or .jpg.
         models: Each as segclip segment takes it: mini, vit-b16, files of weights, Hugging Face hub ids.
         heads: Of plain CLIPs: each of these, such as naclip sclip; a model with learned centers has none, and is shown
@@ -65,7 +67,7 @@ def compare(
         presence: auto or none: see segclip segment.
         device: auto, cpu, cuda, mps ...
     """
-    asked = check_labels(split_labels(labels))
+    asked = gather_labels(labels, labels_file)
     wanted = check_background(background), check_presence(presence)
     for protocol in protocols:
         find_protocol(protocol)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from segclip.data.own_png import is_own
+from segclip.data.own_pictures import is_own
 from segclip.data.photos import PHOTO_SUFFIXES, Photo, PhotoError, decode_photo, is_photo_name, list_photos, open_photo
 from segclip.utils.failures import Failed
 

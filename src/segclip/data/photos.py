@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from segclip.data.own_png import is_own
+from segclip.data.own_pictures import is_own
 
 Photo = UInt8[np.ndarray, "H W 3"]
 PhotoSource = str | os.PathLike | bytes | Image.Image | np.ndarray  # what `open_photo` takes

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from segclip.data.own_png import save_own_png
+from segclip.data.own_pictures import save_own_png
 from segclip.data.photos import PhotoSource
 from segclip.segment import coco, saved
 from segclip.segment.background import Background, check_background

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
-from segclip.data.own_png import save_own_png
+from segclip.data.own_pictures import save_own_png
 from segclip.visualize import readable
 
 GAP, TEXT = 10, 15  # pixels between pictures; height of text
