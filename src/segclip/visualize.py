@@ -7,7 +7,6 @@ import colorsys
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from textwrap import wrap
 
 import cv2
 import numpy as np
@@ -179,11 +178,17 @@ def readable(name: str, index: int, size: int) -> tuple[str, Font]:
     """The name, and a font with all its letters; if there is none, the label's number, which the JSON explains."""
     name = " ".join(name.split())
     name = name if len(name) <= 40 else name[:39] + "…"
+    font = _font_with(name, size)
+    return (f"label {index}", _default_font(size)) if font is None else (name, font)
+
+
+def _font_with(text: str, size: int) -> Font | None:
+    """The first font that has all letters of a text."""
     for file in (None, *FONTS):
         font = _default_font(size) if file is None else _system_font(file, size)
-        if font is not None and _draws(font, name):
-            return name, font
-    return f"label {index}", _default_font(size)
+        if font is not None and _draws(font, text):
+            return font
+    return None
 
 
 @lru_cache(maxsize=8)
@@ -210,33 +215,61 @@ def _glyph(font: Font, letter: str) -> bytes:
 
 
 def draw_side_by_side(pictures: Sequence[tuple[str, Image.Image | str]], side: int = 480) -> Image.Image:
-    """Pictures in rows of three, each with its title above it.
+    """Pictures in rows of three, or of more where there are many, each with its whole title above it.
 
     Args:
         pictures: title, and the picture or, where there is none, why.
         side: of the square that each is fitted into, in pixels.
     """
-    across, gap, text = min(3, len(pictures)), 12, 18
-    fitted = [
-        (title, _fit(picture, side) if isinstance(picture, Image.Image) else picture) for title, picture in pictures
-    ]
-    height = max((picture.height for _, picture in fitted if isinstance(picture, Image.Image)), default=side // 4)
-    down = -(-len(fitted) // across)
-    sheet = Image.new("RGB", (gap + across * (side + gap), gap + down * (height + 2 * text + gap)), "white")
+    across, gap, line = min(len(pictures), max(3, math.ceil(len(pictures) ** 0.5))), 12, 20
+    texts = [_wrap(title, side) + (_wrap(one, side) if isinstance(one, str) else []) for title, one in pictures]
+    fitted = [None if isinstance(one, str) else _fit(one, side) for _, one in pictures]
+    rows = [range(first, min(first + across, len(pictures))) for first in range(0, len(pictures), across)]
+    above = [line * max(len(texts[i]) for i in row) for row in rows]  # a row's pictures begin at one height
+    below = [max((one.height for i in row if (one := fitted[i])), default=0) for row in rows]
+    size = gap + across * (side + gap), gap + sum(above) + sum(below) + 2 * gap * len(rows)
+    sheet, top = Image.new("RGB", size, "white"), gap
     draw = ImageDraw.Draw(sheet)
-    for i, (title, picture) in enumerate(fitted):
-        left, top = gap + i % across * (side + gap), gap + i // across * (height + 2 * text + gap)
-        line, font = readable(title, i, text)
-        draw.text((left, top), line, fill="black", font=font)
-        if isinstance(picture, Image.Image):
-            sheet.paste(picture, (left, top + 2 * text - text // 2))
-            continue
-        for row, part in enumerate(wrap(picture, side // (text // 2))[: height // text]):
-            line, font = readable(part, i, text - 4)
-            draw.text((left, top + (2 + row) * text), line, fill="dimgray", font=font)
+    for row, words, height in zip(rows, above, below, strict=True):
+        for left, i in zip(range(gap, size[0], side + gap), row, strict=False):
+            for number, (text, font) in enumerate(texts[i]):
+                draw.text((left, top + number * line), text, fill="black", font=font)
+            if (picture := fitted[i]) is not None:
+                sheet.paste(picture, (left, top + words))
+        top += words + height + 2 * gap
     return sheet
 
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
-    return picture.resize([max(1, round(length * scale)) for length in picture.size], Image.Resampling.LANCZOS)
+    size = [max(1, round(length * scale)) for length in picture.size]
+    return picture if size == list(picture.size) else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, width: int, size: int = 15) -> list[tuple[str, Font]]:
+    """Lines that are no wider, and their font; a word that is wider, such as a path, is broken."""
+    font = _font_with(text, size) or _default_font(size)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [(one, font) for one in lines]
+
+
+def scale_down(
+    photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], side: int = 480
+) -> tuple[UInt8[ndarray, "h w 3"], Int[ndarray, "h w"]]:
+    """A photo and its label map with the long side at most `side`, so that names drawn on it stay readable there."""
+    height, width = labels.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return photo, labels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA), small

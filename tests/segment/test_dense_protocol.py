@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import GOLDEN
 from helpers.pixels import random_photo
 from helpers.small_model import CLIP, PLAIN, SENTENCE, small_model
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from segclip import Segmenter, load
 from segclip.checkpoints.variants import change_grouping, change_head
+from segclip.model.dense import HEADS, proxy
 from segclip.model.segclip import SegCLIP
 from segclip.segment.pamr import refine
 from segclip.segment.protocols.dense import DenseProtocol
@@ -63,8 +65,34 @@ def test_windows(clip: SegCLIP, heads: dict[str, Tensor], head: str) -> None:
 
 
 @pytest.mark.parametrize("shape", ["square", "wide"])
-def test_the_whole_photo(clip: SegCLIP, heads: dict[str, Tensor], shape: str) -> None:
-    assert_same(label(clip, heads, shape, replace(GIVEN, window=None)), heads[f"naclip.{shape}.labels"])
+@pytest.mark.parametrize("head", ["naclip", "qk"])
+def test_the_whole_photo(clip: SegCLIP, heads: dict[str, Tensor], head: str, shape: str) -> None:
+    """As NACLIP's code, which has the plain block too, draws it."""
+    found = label(change_head(clip, head), heads, shape, replace(GIVEN, window=None))
+    assert_same(found, heads[f"{TAGS.get(head, head)}.{shape}.labels"])
+
+
+@pytest.mark.parametrize("shape", ["square", "wide"])
+@pytest.mark.parametrize("head", ["sclip", "clearclip", "maskclip", "maskclip_kept"])
+def test_the_whole_photo_drawn_in_one_step(clip: SegCLIP, heads: dict[str, Tensor], head: str, shape: str) -> None:
+    """As all but NACLIP's code do."""
+    found = label(change_head(clip, head), heads, shape, replace(GIVEN, window=None, two_steps=False))
+    assert torch.equal(found, heads[f"{TAGS.get(head, head)}.{shape}.labels"].long())
+
+
+@pytest.mark.parametrize("shape", ["square", "wide"])
+def test_labels_of_little_area_in_the_whole_photo(clip: SegCLIP, heads: dict[str, Tensor], shape: str) -> None:
+    protocol = replace(GIVEN, window=None, two_steps=False, area=0.25)
+    assert_same(label(change_head(clip, "sclip"), heads, shape, protocol), heads[f"sclip_area.{shape}.labels"])
+
+
+def test_likeness_of_another_model(clip: SegCLIP, heads: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """ProxyCLIP, with the features that its authors' code was given in place of the embedded model's."""
+    given = F.normalize(heads["dino.square"].flatten(2).mT, dim=-1)
+    head = replace(HEADS["proxy"], mix=lambda q, k, v, around: proxy(q, k, v, replace(around, affinity=given)))
+    monkeypatch.setitem(HEADS, "proxy", head)
+    found = label(change_head(clip, "proxy"), heads, "square", replace(GIVEN, window=None, two_steps=False))
+    assert_same(found, heads["proxyclip.square.labels"])
 
 
 def test_windows_that_are_smaller_than_the_model_has_seen(clip: SegCLIP, heads: dict[str, Tensor]) -> None:
