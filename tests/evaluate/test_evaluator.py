@@ -36,6 +36,7 @@ from segclip.segment.protocols.dense import DenseProtocol
 from segclip.segment.protocols.paper import PaperProtocol
 from segclip.segment.protocols.settings import settings_of
 from segclip.segment.segmenter import Segmentation, Segmenter
+from segclip.text.labels import Labels
 from segclip.utils.failures import Failed
 from segclip.utils.locks import only_one_writer
 
@@ -74,9 +75,7 @@ def test_a_label_map_computed_by_hand(
 ) -> None:
     """Halves that are found as thirds, in both orders of classes; the middle of 20 columns is wrong in each photo."""
 
-    def label(
-        self: Segmenter, encoded: Any, labels: tuple[str, ...], *, background: object, presence: object
-    ) -> Segmentation:
+    def label(self: Segmenter, encoded: Any, labels: Labels, *, background: object, presence: object) -> Segmentation:
         assert labels.names == ("cat", "dog") and background == presence == "auto"
         found = np.arange(60)[None].repeat(40, 0) // 20  # 0, 1, 2
         scores, there = np.ones(found.shape), np.ones(2)

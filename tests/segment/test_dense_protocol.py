@@ -1,7 +1,7 @@
 """The protocol of dense heads: label maps equal to what the authors' codes computed (tests/golden)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,13 +119,10 @@ def test_pamr_by_itself(heads: dict[str, Tensor], steps: int, dilations: tuple[i
 
 def test_of_many_words_those_that_cannot_win_are_not_drawn() -> None:
     """But count: a label is as likely among all of them as if each were drawn."""
-    segmenter = Segmenter(small_model(), DenseProtocol(templates=("a {}",)))
-    (encoded,) = segmenter.encode([random_photo(120, 160)])
+    few = DenseProtocol(templates=("a {}",))
+    (encoded,) = Segmenter(small_model(), few).encode([random_photo(120, 160)])
     labels = EmbeddedLabels(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))
-    maps = [
-        protocol.label_photo(encoded, labels, background, None, 100.0)
-        for protocol, background in ((segmenter.protocol, None), (_drawing_all(segmenter.protocol), None))
-    ]
+    maps = [protocol.label_photo(encoded, labels, None, None, 100.0) for protocol in (few, _drawing_all(few))]
     assert (maps[0].labels != maps[1].labels).float().mean() < 0.001
     torch.testing.assert_close(maps[0].scores, maps[1].scores, atol=5e-3, rtol=0)
     assert maps[1].scores.mean() < 0.5, "all 300 words share in what a pixel is"
@@ -171,14 +168,13 @@ def test_settings_of_benchmarks() -> None:
         DenseProtocol(area=2.0)
 
 
-def test_templates_are_normalised_one_by_one(tmp_path: Path) -> None:
-    segmenter = Segmenter(small_model(), DenseProtocol())
+def test_templates_are_normalised_one_by_one() -> None:
     asked = []
 
-    def embed(words: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+    def embed(words: Sequence[str], templates: tuple[str, ...]) -> Tensor:
         asked.append(templates)
         return torch.nn.functional.normalize(torch.randn(len(words), 8), dim=-1)
 
-    found = segmenter.protocol.embed_labels(("cat", "dog"), embed).labels
+    found = DenseProtocol().embed_labels(("cat", "dog"), embed).labels
     assert len(asked) == 80 and all(len(own) == 1 for own in asked) and found.shape == (2, 8)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(2))
