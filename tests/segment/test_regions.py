@@ -88,7 +88,7 @@ def test_a_row_has_the_centers_with_the_most_patches() -> None:
     soft = np.stack([hard == center for center in range(8)]).astype(np.float32)
     sheet = arrange(Gathered(np.full((80, 80, 3), 200, np.uint8), hard, soft, ()), "row")
     titles = [picture.title for picture in sheet.rows[0]]
-    assert len(sheet.rows) == 1 and titles[:2] == ["photo", "one colour per center; 2 of 8 got no patch"]
+    assert len(sheet.rows) == 1 and titles[:2] == ["photo", "6 of 8 centers"]
     assert titles[2:] == ["6, 38%", "2, 19%", "1, 12%", "3, 12%"]
     assert sheet.size == (GAP + 6 * (80 + GAP), GAP + 80 + 2 * TEXT + GAP)
 

@@ -5,7 +5,7 @@ The module is given to cvat-cli, which calls `create` with the parameters of its
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from PIL import Image
 
@@ -19,7 +19,7 @@ from segclip.text.label_files import read_labels
 from segclip.text.labels import check_labels, split_labels
 from segclip.utils.optional import require
 
-Shapes = Literal["mask", "polygon"]
+SHAPES = ("mask", "polygon")
 PACKAGE = "cvat-sdk>=2.80"  # older ones are untried
 
 
@@ -41,13 +41,13 @@ class CvatFunction:
         self,
         segmenter: Segmenter,
         labels: Sequence[str],
-        shapes: Shapes = "mask",
+        shapes: str = "mask",
         drawing: Drawing | None = None,
         background: Background = "auto",
         presence: Presence = "auto",
     ) -> None:
-        if shapes not in get_args(Shapes):
-            raise ValueError(f"shapes {shapes!r}; give one of {', '.join(get_args(Shapes))}")
+        if shapes not in SHAPES:
+            raise ValueError(f"shapes {shapes!r}; give one of {', '.join(SHAPES)}")
         self._sdk = require("cvat_sdk.auto_annotation", package=PACKAGE)
         self._encode_mask = require("cvat_sdk.masks", package=PACKAGE).encode_mask
         coco.pycocotools_mask()
@@ -111,5 +111,4 @@ def create(
     asked = (*split_labels((labels,) if labels else ()), *(read_labels(Path(labels_file)) if labels_file else ()))
     drawing = Drawing(clean, tolerance)
     wanted = check_background(background), check_presence(presence)
-    kind: Any = shapes  # checked there
-    return CvatFunction(Segmenter(model, protocol, device=device), asked, kind, drawing, *wanted)
+    return CvatFunction(Segmenter(model, protocol, device=device), asked, shapes, drawing, *wanted)

@@ -95,8 +95,8 @@ def arrange(gathered: Gathered, layout: Layout = "sheet") -> Sheet:
     colours = palette(count + 1)[1:]
     areas = np.bincount(owner.ravel(), minlength=count) / owner.size
     there = [center for center in range(count) if areas[center]]
-    empty = f"; {count - len(there)} of {count} got no patch" if len(there) < count else ""
-    pictures = [Picture("photo", photo), Picture(f"one colour per center{empty}", _blend(photo, colours[owner]))]
+    regions = f"{len(there)} of {count} centers" if len(there) < count else "one colour per center"
+    pictures = [Picture("photo", photo), Picture(regions, _blend(photo, colours[owner]))]
     if layout == "row":
         there = sorted(there, key=lambda center: -areas[center])[:IN_A_ROW]
     for center in there:
