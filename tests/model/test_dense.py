@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from segclip.checkpoints.native import load_model, save_model
 from segclip.checkpoints.variants import change_grouping, change_head
 from segclip.model import dense
 from segclip.model.dense import HEADS, Around, neighbourhood, run_blocks
+from segclip.model.layers import Block
 from segclip.model.segclip import SegCLIP
 
 OFFSET = 0.1  # of all these codes, where positions are resized
@@ -85,7 +87,9 @@ def test_proxy_with_the_authors_affinities(clip: SegCLIP, heads: dict[str, Tenso
     z = F.normalize(heads["dino.square"].flatten(2).mT, dim=-1)
     with torch.no_grad():
         tokens = clip.image.encode_patches(normalise(heads["image.square"]))
-        _, patches = run_blocks(HEADS["proxy"], list(clip.image.region_blocks), tokens, Around((6, 6), 5.0, z))
+        _, patches = run_blocks(
+            HEADS["proxy"], cast(list[Block], list(clip.image.region_blocks)), tokens, Around((6, 6), 5.0, z)
+        )
         found = (clip.image.norm_post(patches) @ clip.image.projection)[0]
     torch.testing.assert_close(found, heads["proxyclip.square.features"], atol=2e-5, rtol=0)
 
