@@ -81,7 +81,7 @@ class Worker:
         folder.mkdir()
         context = get_context("spawn")
         self.link, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, make, kind, seed, folder), daemon=False)
+        self.process = context.Process(target=serve, args=(theirs, make, kind, seed, folder), daemon=True)
         self.process.start()
         theirs.close()
         if not self.link.poll(START):
