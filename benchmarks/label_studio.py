@@ -38,7 +38,7 @@ LABELS = ("cup", "spoon")
 DECODE = """import json, sys
 from label_studio_sdk.converter.brush import decode_rle
 sys.stdout.buffer.write(bytes(decode_rle(json.load(sys.stdin))))"""
-PATIENCE = 300  # seconds for a server to start, or to predict
+PATIENCE = 900  # seconds for a server to start, or to predict
 
 
 def main() -> None:
@@ -65,7 +65,9 @@ def studio(program: str, folder: str) -> Iterator[str]:
         "LABEL_STUDIO_HOST": f"http://127.0.0.1:{port}",
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
         "COLLECT_ANALYTICS": "false",
-        "SSRF_PROTECTION_ENABLED": "false",  # it asks a server on this machine
+        "SENTRY_DSN": "",  # it would report its errors
+        "FRONTEND_SENTRY_DSN": "",
+        "ML_BLOCK_LOCAL_IP": "false",  # the model is on this machine
     }
     command = [program, "start", "--port", str(port), "--no-browser", "--username", USER, "--password", PASSWORD]
     with open(os.path.join(folder, "log"), "w") as log:

@@ -21,6 +21,7 @@ from numpy import ndarray
 from segclip import __version__
 from segclip.annotate.annotator import Drawing, annotate
 from segclip.annotate.formats.label_studio import least_score, polygon_regions, region_frame
+from segclip.annotate.polygons import clean_labels
 from segclip.annotate.segments import PhotoSegments
 from segclip.segment.result import Segmentation
 from segclip.web.api import decode_base64
@@ -190,8 +191,10 @@ class Backend:
         with self._service.slot(), self._service.lock:
             known, encoded = self._service.add(photo, query.model, query.protocol)
             result = self._service.label(known, encoded, query)
-        named = replace(result, names=interface.aliases)
-        found = annotate(named, "photo", "photo", Drawing(), {}).segments
+        # Cleaned here, since brush strokes are drawn from the label map as polygons are from what annotate makes of it.
+        labels = clean_labels(result.labels, Drawing().clean * result.labels.size)
+        named = replace(result, names=interface.aliases, labels=labels)
+        found = annotate(named, "photo", "photo", Drawing(clean=0.0), {}).segments
         make = brush_regions if interface.shape == "BrushLabels" else _polygons
         return {
             "result": make(named, found, interface),
