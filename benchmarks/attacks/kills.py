@@ -56,7 +56,7 @@ class Commands:
             Image.fromarray(generator.integers(0, 2, (80, 96), np.uint8)).save(masks / f"{i}.png")
             lines.append(json.dumps({"image": f"{i}.png", "captions": [f"a cat number {i}"]}) + "\n")
         (photos / "pairs.jsonl").write_text("".join(lines))
-        (folder / "set" / "classes.json").write_text('["background", "cat"]')
+        (folder / "set" / "classes.json").write_text('{"classes": {"0": "background", "1": "cat"}}')
         model = str(save_small(folder / "small.safetensors"))
         self.jobs = {
             "prepare": Job(
