@@ -60,6 +60,7 @@ class Labels(Regions):
         self.register_buffer("label", torch.tensor(own if background is None else [0, *own]))
         self.scale = model.scale
         self.background, self.patch = background, model.config.image.patch
+        self.identity = getattr(model.image.grouping, "identity", False)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B H W"]:
         """Label: 0 the background, i the i-th label."""
@@ -67,7 +68,10 @@ class Labels(Regions):
         scores = region_scores(output, self.get_buffer("embeds"), self.scale, self.background)
         own = self.get_buffer("label")[scores.argmax(dim=-1)]
         height, width = pixels.shape[-2:]
-        maps = output.soft.unflatten(-1, (height // self.patch, width // self.patch))
+        grid = height // self.patch, width // self.patch
+        if self.identity:  # the nearest patch's, without a map of each patch
+            return F.interpolate(own.unflatten(1, grid)[:, None].float(), (height, width))[:, 0].to(torch.int32)
+        maps = output.soft.unflatten(-1, grid)
         owner = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False).argmax(dim=1)
         return own.gather(1, owner.flatten(1)).unflatten(1, (height, width)).to(torch.int32)
 

@@ -99,7 +99,8 @@ def neighbourhood(grid: tuple[int, int], sigma: float) -> Float[Tensor, "N N"]:
     """exp(-distance^2 / (2 sigma^2)) between patches, in patches; 0 of the class token."""
     rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid)
     near = [torch.exp(-((x[:, None] - x) ** 2) / (2 * sigma**2)) for x in (rows, columns)]
-    both = torch.einsum("ij,kl->ikjl", *near).reshape(len(rows) * len(columns), -1)
+    patches = grid[0] * grid[1]
+    both = torch.einsum("ij,kl->ikjl", *near).reshape(patches, patches)
     return F.pad(both, (1, 0, 1, 0))
 
 

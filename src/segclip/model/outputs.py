@@ -22,10 +22,11 @@ class ImageOutput:
         embedding: (B,E), not normalised.
         regions: (B,C,E), an embedding per region, not normalised.
         hard: (B,C,P), each patch given to one center.
-        soft: (B,C,P), softmax over the centers; draws the masks.
+        soft: (B,C,P), softmax over the centers; draws the masks. Where each patch is a region, both are the identity.
         patches: (B,P,E), an embedding per patch, as if it were a region of its own; None where nobody asked for it, or
             where the grouping has no such thing.
-        features: (B,P,D), what the trunk gave for each patch, around the mean of the centers; None where nobody asked.
+        features: (B,P,D), what the trunk gave for each patch, around the mean of the centers, or, where no centers were
+            learned, layer-normed and around the mean of the photo's own patches; None where nobody asked.
     """
 
     embedding: Float[Tensor, "B E"]
@@ -47,6 +48,11 @@ class ImageOutput:
     def to(self, device: torch.device | str) -> "ImageOutput":
         """The same on a device."""
         return _move(self, device)
+
+
+def is_identity(soft: Float[Tensor, "B C P"]) -> bool:
+    """Whether each patch is a region of its own. The shares of a patch sum to 1, so the diagonal says it all."""
+    return soft.shape[1] == soft.shape[2] and bool((soft.diagonal(dim1=1, dim2=2) == 1).all())
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ def _tensors(item: Any) -> dict[str, Tensor]:
 
 
 def _cat(items: Sequence[T]) -> T:
+    if len(items) == 1:
+        return items[0]  # a copy would make of one identity for all windows one for each
     each = [_tensors(item) for item in items]
     return type(items[0])(**{name: torch.cat([one[name] for one in each]) for name in each[0]})
 

@@ -79,7 +79,7 @@ def draw_sheet(gathered: Gathered) -> Image.Image:
     photo = gathered.photo
     height, width = photo.shape[:2]
     owner = np.asarray(
-        Image.fromarray(gathered.hard.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+        Image.fromarray(gathered.hard.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST)
     )
     soft = resize_map(torch.from_numpy(gathered.soft), (height, width)).numpy()
     colours = palette(len(soft) + 1)[1:]

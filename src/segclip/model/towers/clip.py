@@ -57,7 +57,7 @@ class ClipImageTower(nn.Module):
         if keep is not None:
             x = x.take_along_dim(keep[..., None], dim=1)
         if self.keeps_class_token:
-            x = torch.cat([(self.class_token + positions[0]).expand(len(x), 1, -1), x], dim=1)
+            x = torch.cat([(self.class_token + positions[0]).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.norm_pre(x)
         for block in self.trunk:
             x = block(x)
