@@ -70,7 +70,8 @@ class Labels(Regions):
         height, width = pixels.shape[-2:]
         grid = height // self.patch, width // self.patch
         if self.identity:  # the nearest patch's, without a map of each patch
-            return F.interpolate(own.unflatten(1, grid)[:, None].float(), (height, width))[:, 0].to(torch.int32)
+            squares = own.unflatten(1, grid)[:, :, None, :, None].expand(-1, -1, self.patch, -1, self.patch)
+            return squares.flatten(3).flatten(1, 2).to(torch.int32)
         maps = output.soft.unflatten(-1, grid)
         owner = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False).argmax(dim=1)
         return own.gather(1, owner.flatten(1)).unflatten(1, (height, width)).to(torch.int32)
