@@ -32,21 +32,18 @@ test: .venv/installed-dev
 test-fast: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow"
 
-# With the lowest versions that pyproject.toml allows, in .venv-lowest; first without gradio and transformers (the tests
-# compare with it), which need a newer huggingface-hub than the package, then the web page. Torch is that of the other
+# With the lowest versions that pyproject.toml allows, in .venv-lowest; without transformers (the tests compare with it),
+# which needs a newer huggingface-hub than the package. Torch is that of the other
 # tests, because an old one from pip's own index brings gigabytes of CUDA; where PyTorch's CPU index can be reached, its
 # lowest can be tried too:  make test-lowest TORCH=torch==2.7.0
 test-lowest:
 	rm -rf .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	$(LOWEST) -m pip install $(TORCH_FROM) $(TORCH)
-	$(LOWEST) runs/lowest.py core train annotate export scale >.venv-lowest/floors.txt
+	$(LOWEST) runs/lowest.py core train annotate export scale web >.venv-lowest/floors.txt
 	$(LOWEST) runs/lowest.py test | grep -v transformers >.venv-lowest/tools.txt
-	$(LOWEST) -m pip install $(TORCH) -c .venv-lowest/floors.txt -r .venv-lowest/tools.txt -e '.[train,annotate,export,scale]'
-	$(LOWEST) -m pytest -q -m "not slow" $(addprefix tests/,annotate checkpoints data model segment text)
-	$(LOWEST) runs/lowest.py web >.venv-lowest/floors.txt
-	$(LOWEST) -m pip install $(TORCH) -c .venv-lowest/floors.txt -e '.[web]'
-	$(LOWEST) -m pytest -q -m "not slow" tests/web/test_server.py
+	$(LOWEST) -m pip install $(TORCH) -c .venv-lowest/floors.txt -r .venv-lowest/tools.txt -e '.[train,annotate,export,scale,web]'
+	$(LOWEST) -m pytest -q -m "not slow" $(addprefix tests/,annotate checkpoints data model segment text web)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

@@ -4,6 +4,8 @@ Measures, on this machine's CPU with all its cores (PARTs in this order; default
   window   one 224 px window, 20 labels, ViT-B/16 (encode, score, label map), relative to a forward pass of
            transformers' CLIPVisionModel of the same size in the same precision, float32 and bfloat16; 8 bits
            relative to float32; and the same compiled
+  heads    a 500x375 photo in 6 windows of 224 px, 20 labels, a plain ViT-B/16 with each dense head (encode alone, and
+           all of it), relative to passes of transformers' CLIPVisionModel over the same 6 windows, float32
   labels   the same window with 1 to 1,000 labels, whose text is already embedded: time, and growth of memory
   photo    a 640x480 photo with `mini` under `open`, four labels, relative to encoding alone what `open` of version 0.1
            saw of it: windows of 224 px at two scales
@@ -40,15 +42,18 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from segclip import ModelConfig, SegCLIP, Segmenter
 from segclip.checkpoints.native import save_model
+from segclip.config import ImageConfig
 from segclip.data.photos import open_photo
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
+from segclip.segment.protocols.paper import PaperProtocol
 from segclip.segment.windows import Windows, encode_windows, fit_size
 
 ROUNDS = 15
 SIDE = 224
 LABEL_COUNTS = (1, 20, 200, 1000)
+DENSE_HEADS = ("naclip", "maskclip", "clearclip", "sclip", "qk", "proxy")
 COMPILED = ", compiled"
 # Arguments of each Segmenter.
 VARIANTS = {name + suffix: {"dtype": name, "compile": bool(suffix)} for suffix in ("", COMPILED) for name in DTYPES}
@@ -62,8 +67,8 @@ segmenter.segment(np.zeros(({1}, {1}, 3), np.uint8), [f"thing number {{i}}" for 
 
 def main() -> None:
     parts = {
-        "window": report_window, "labels": report_labels, "photo": report_photo, "onnx": report_onnx,
-        "folder": report_folder, "command": report_command, "import": report_import,
+        "window": report_window, "heads": report_heads, "labels": report_labels, "photo": report_photo,
+        "onnx": report_onnx, "folder": report_folder, "command": report_command, "import": report_import,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description="Speed of inference.")
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*parts, "changes"])
@@ -108,6 +113,35 @@ def report_window() -> None:
                 f"bfloat16 {seconds['bfloat16' + suffix] / bare_light:.2f} of it in bfloat16, "
                 f"int8 {seconds['int8' + suffix] / seconds['float32']:.2f} of our float32"
             )
+
+
+def report_heads() -> None:
+    config = ModelConfig(
+        ImageConfig(trunk_layers=11, region_layers=1, class_token=True),
+        grouping="patches",
+        head="naclip",
+        decoder_layers=0,
+    )
+    model, photo = SegCLIP(config).eval(), np.array(Image.fromarray(skimage.data.chelsea()).resize((500, 375)))
+    tower = CLIPVisionModel(CLIPVisionConfig(patch_size=16, image_size=SIDE)).eval()
+    protocol = PaperProtocol(short=336, window=SIDE, stride=SIDE // 2)
+    windows = protocol.cut_photo(photo, SIDE, 16)
+    pixels = model.image.normalise(np.stack(list(windows[0].crops())))
+
+    @torch.inference_mode()
+    def forward() -> None:
+        tower(pixel_values=pixels)
+
+    for head in DENSE_HEADS:
+        segmenter = Segmenter(model, protocol, head=head)
+        encode = partial(encode_windows, segmenter.encoder, windows)
+        runs = [forward, encode, partial(segmenter.segment, photo, label_names(20))]
+        bare, encoding, whole = medians(runs, rounds=7)
+        print(
+            f"heads, {head}: {len(pixels)} windows encoded {encoding:.2f} s, all {whole:.2f} s; bare tower {bare:.2f} "
+            f"s; ratios {encoding / bare:.2f}, {whole / bare:.2f}",
+            flush=True,
+        )
 
 
 def report_labels() -> None:

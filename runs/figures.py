@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/how-it-works.md with the embedded model: python runs/figures.py [FOLDER]
+"""Draw the pictures of docs/how-it-works.md and docs/labels.md with the embedded model: python runs/figures.py [FOLDER]
 
 The photos are scikit-image's samples, CC0 or in the public domain. This takes a minute on two cores and needs
 `pip install -e '.[dev]'`.
@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
+from PIL import Image
 from skimage.segmentation import mark_boundaries
 
 import segclip
@@ -27,7 +28,7 @@ from segclip.model.segclip import ImageOutput, SegCLIP
 from segclip.segment.protocols.paper import region_owner, region_scores
 from segclip.text.prompts import OPEN_TEMPLATES
 from segclip.utils.files import atomic
-from segclip.visualize import palette
+from segclip.visualize import draw_side_by_side, palette
 
 NAMES = ("chelsea", "coffee", "astronaut", "rocket")
 CAPTIONS = ("a cat", "a cup of coffee", "an astronaut", "a rocket")
@@ -197,6 +198,25 @@ def draw_masked(model: SegCLIP, photo: UInt8[ndarray, "S S 3"], file: Path) -> N
 
 
 @torch.inference_mode()
+def draw_labels(file: Path) -> None:
+    """The same photo, asked in several ways."""
+    photo, segmenter = skimage.data.coffee(), segclip.Segmenter("mini")
+    (encoded,) = segmenter.encode([photo])
+    ways = {
+        "cup": (["cup"], "auto"),
+        "cup, table": (["cup", "table"], "auto"),
+        "cup, spoon, table; no background": (["cup", "spoon", "table"], None),
+        "cup|mug, saucer|plate, spoon, table|wood": (["cup|mug", "saucer|plate", "spoon", "table|wood"], "auto"),
+        "cup, dog, car": (["cup", "dog", "car"], "auto"),
+    }
+    drawn = [("the photo", Image.fromarray(photo))]
+    for title, (labels, background) in ways.items():
+        drawn.append((title, segmenter.label(encoded, labels, background=background).overlay()))
+    sheet = draw_side_by_side(drawn, side=400)
+    with atomic(file) as temporary:
+        sheet.save(temporary, "JPEG", quality=85, optimize=True)
+
+
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,6 +233,7 @@ def main() -> None:
     draw_contrast(model, photos, folder / "contrastive.jpg")
     draw_superpixels("coffee", side, patch, output, folder / "superpixels.jpg")
     draw_masked(model, coffee, folder / "masked.jpg")
+    draw_labels(folder / "labels.jpg")
 
 
 if __name__ == "__main__":

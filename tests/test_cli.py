@@ -1,6 +1,7 @@
 """The command, in process: what it writes, its exit codes, and one line for whatever goes wrong."""
 
 import inspect
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+import segclip
 from segclip.cli import COMMANDS, find_command, main
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
@@ -272,6 +274,135 @@ def test_whatever_happens_is_one_line(
     assert got == code and err.count("\n") == 1 and why in err
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == main(["-V"]) == 0
+    assert capsys.readouterr().out == 2 * f"segclip {segclip.__version__}\n"
+
+
+def test_a_shell_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In bash: a command's name, and an option of it."""
+    assert main(["--print-completion", "bash"]) == 0
+    (tmp_path / "segclip.bash").write_text(capsys.readouterr().out)
+    for words, expected in ((["segclip", "seg"], "segment"), (["segclip", "segment", "--labels-f"], "--labels-file")):
+        script = f"""source segclip.bash; COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}
+            $(complete -p segclip | sed 's/.*-F \\([^ ]*\\).*/\\1/') segclip; echo "${{COMPREPLY[@]}}" """
+        found = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert expected in found.stdout.split(), found.stderr
+    assert main(["--print-completion", "csh"]) == 2
+    assert "--print-completion csh; give one of bash, zsh, fish, tcsh" in capsys.readouterr().err
+
+
+def test_short_and_default_out(
+    weights: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["segment", str(photo), "--model", str(weights), "--labels", "cup"]
+    assert main([*command, "-o", "there"]) == 0 and written(tmp_path / "there")
+    assert main(command) == 0 and "1 photo written to segclip-out" in capsys.readouterr().err
+    assert written(tmp_path / "segclip-out") == written(tmp_path / "there")
+    assert main(["regions", str(photo), "--model", str(weights)]) == 0
+    assert (tmp_path / "segclip-out/cup.regions.png").exists()
+
+
+def test_quiet(run: Run, photo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Only what failed is said; the next command speaks again."""
+    other = tmp_path / "other" / "cup.png"
+    other.parent.mkdir()
+    Image.fromarray(PHOTO).save(other)
+    assert run(photo, other, "--quiet") == (0, "", "")
+    assert not caplog.records and len(written(tmp_path / "out")) == 6
+    code, out, err = run(photo, tmp_path / "missing.png", "--quiet")
+    assert (code, out) == (1, "") and err.count("\n") == 1 and "missing.png" in err
+    assert "photo written" in run(photo)[2]
+
+
+def test_json_lines(run: Run, photo: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    code, out, err = run(photo, bad, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and "1 photo written" in err and len(lines) == 2
+    assert lines[0]["photo"] == str(photo) and lines[1]["photo"] == str(bad) and "not an image" in lines[1]["error"]
+    files = [tmp_path / "out" / f"cup.{end}" for end in ("overlay.png", "mask.png", "json")]
+    assert lines[0]["files"] == list(map(str, files)) and all(file.exists() for file in files)
+    record = json.loads(files[2].read_text())
+    assert {key: value for key, value in lines[0].items() if key not in ("photo", "files")} == record
+    assert len(run(photo, "--json", "--quiet")[1].splitlines()) == 1
+
+
+def test_several_photos_are_a_line_each(run: Run, photo: Path, tmp_path: Path) -> None:
+    Image.fromarray(PHOTO[:50]).save(tmp_path / "[b]猫.png")
+    code, out, _ = run(photo, tmp_path / "[b]猫.png", "--presence", "none")
+    title, *lines = out.splitlines()
+    assert code == 0 and title.split() == ["photo", "size", "found"] and len(lines) == 2
+    assert lines[0].startswith("cup.jpg ") and "150x100" in lines[0] and lines[1].startswith("[b]猫.png ")
+    for line, stem in zip(lines, ("cup", "[b]猫"), strict=True):
+        found = json.loads((tmp_path / f"out/{stem}.json").read_text())["found"]
+        assert all(f"{one['label']} {one['share']:.1%}" in line for one in found)
+
+
+def test_labels_of_a_file(run: Run, photo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("\ufeff# things\ntench, a fish\n\n  猫|cat \r\n", encoding="utf-8")
+    assert run(photo, "--labels-file", file, labels=("cup",))[0] == 0
+    assert json.loads((tmp_path / "out/cup.json").read_text(encoding="utf-8"))["labels"] == [
+        "cup",
+        "tench, a fish",
+        "猫",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "labels.txt: cannot be read (No such file or directory); check the path"),
+        (b"caf\xe9\n", "labels.txt: is not UTF-8 (invalid continuation byte, byte 3); save it as UTF-8"),
+        (b"# nothing\n\n", "labels.txt: has no label; write one a line"),
+        (b"cup\nCup\n", "repeats label 1"),
+    ],
+)
+def test_bad_files_of_labels(
+    weights: Path, photo: Path, tmp_path: Path, content: bytes | None, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "labels.txt").write_bytes(content)
+    command = ["segment", str(photo), "--model", str(weights), "--out", str(tmp_path / "out")]
+    assert main([*command, "--labels-file", str(tmp_path / "labels.txt")]) == 2
+    err = capsys.readouterr().err
+    assert why in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert main(command) == 2
+    assert "no labels; give --labels cat dog, or --labels-file FILE" in capsys.readouterr().err
+
+
+def test_folders_below(run: Run, tmp_path: Path) -> None:
+    """Each photo once, hidden folders and links to folders left out."""
+    for name in ("a.png", "b/c/a.png", "b/d.png", ".hidden/e.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PHOTO).save(tmp_path / "photos" / name)
+    (tmp_path / "photos/b/round").symlink_to(tmp_path / "photos")
+    assert run(tmp_path / "photos", "--recursive")[0] == 0
+    stems = {name.split(".")[0] for name in written(tmp_path / "out")}
+    assert stems == {"a", "a-2", "d"}
+    assert run(tmp_path / "photos", out=tmp_path / "flat")[0] == 0 and len(written(tmp_path / "flat")) == 3
+    (tmp_path / "empty/below").mkdir(parents=True)
+    code, _, err = run(tmp_path / "empty", "--recursive")
+    assert code == 2 and "no photos in this folder or below it" in err
+
+
+def test_a_photo_on_standard_input(run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
+    code, out, _ = run("-")
+    assert code == 0 and written(tmp_path / "out") == ["stdin.json", "stdin.mask.png", "stdin.overlay.png"]
+    assert "150x100" in out
+    assert run(photo, out=tmp_path / "file")[0] == 0
+    assert (tmp_path / "out/stdin.json").read_text() == (tmp_path / "file/cup.json").read_text()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    code, _, err = run("-")
+    assert code == 2 and "standard input (-): the file is empty" in err and err.count("\n") == 1
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert "standard input (-) is a terminal; give a photo" in run("-")[2]
+
+
 def test_convert(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(weights), str(tmp_path / "new.safetensors")]) == 0
     assert (tmp_path / "new.safetensors").exists()
@@ -305,7 +436,11 @@ def test_a_command_is_what_its_line_in_the_table_says(name: str, capsys: pytest.
     [
         (["segment"], ["one of open, paper, groupvit", "default: open"]),
         (["evaluate"], ["One of voc2012, context60"]),
-        (["train"], ["paper", "mini", "debug", "on generated scenes", "--resume"]),
+        (
+            ["train"],
+            ["paper", "mini", "debug", "on generated scenes", "--resume", "[1500 steps, batch 256, lr 0.001, bf16"],
+        ),
+        (["train"], ["[10 epochs, batch 768, lr 0.004, fp32, from --init-from]", "lr 0.002, fp32, a new model]"]),
         (["train", "debug"], ["--model.embed", "(default: 64)", "--init-from", "--max-grad-norm"]),
         (["train", "mini"], ["number C of learnable centers, so of regions. (default: 48)", "(default: mini)"]),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from helpers import ROOT
 from helpers.pages import blocks, commands, fenced, write_inputs
@@ -80,6 +81,45 @@ def test_pages_commands_and_code_run(name: str, inputs: Path, tmp_path: Path, mo
         for words in lines:
             if words[1:] not in exports:
                 run_command(words)
+
+
+@pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if blocks("py", text)])
+def test_code_that_is_not_run_can_be_read(name: str) -> None:
+    for number, text in enumerate(blocks("py", TEXTS[name])):
+        compile(text, f"{name}, block {number}", "exec")
+
+
+@pytest.mark.slow
+def test_the_service_of_the_recipes_answers(inputs: Path) -> None:
+    testclient = pytest.importorskip("fastapi.testclient")
+    (code,) = [text for text in blocks("py", PAGES["recipes.md"]) if text.startswith("# service.py")]
+    names: dict[str, Any] = {}
+    exec(compile(code, "service.py", "exec"), names)
+    client = testclient.TestClient(names["app"])
+    photo = (inputs / "photo.jpg").read_bytes()
+    answer = client.post("/segment", params={"labels": "cat,grass"}, content=photo)
+    assert answer.status_code == 200 and answer.json()["labels"] == ["cat", "grass"]
+    assert answer.json()["width"] == 451
+    bad = client.post("/segment", params={"labels": "cat"}, content=b"no photo")
+    assert bad.status_code == 422 and "not an image" in bad.json()["detail"]
+
+
+@pytest.mark.slow
+def test_the_example_of_a_video(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(tmp_path / "in.mp4", "w") as target:
+        stream = target.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(3):
+            frame = np.full((64, 96, 3), 60 * number, np.uint8)
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        target.mux(stream.encode())
+    command = [sys.executable, str(ROOT / "examples/video.py"), "in.mp4", "out.mp4", "cat", "dog", "--every", "2"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["frame 0", "frame 2"]
+    with av.open(tmp_path / "out.mp4") as written:
+        frames = [frame.to_ndarray(format="rgb24") for frame in written.decode(video=0)]
+    assert len(frames) == 3 and frames[0].shape == (64, 96, 3)
 
 
 def run_exports(commands: list[list[str]]) -> None:
@@ -195,7 +235,7 @@ def test_figures_are_drawn_by_the_code(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "runs/figures.py"), str(tmp_path)]
     subprocess.run(script, check=True, timeout=300)
     drawn = {path.name for path in tmp_path.iterdir()}
-    named = set(re.findall(r"\]\(images/(\S+)\)", PAGES["how-it-works.md"]))
+    named = set(re.findall(r"\]\(images/(\S+)\)", PAGES["how-it-works.md"] + PAGES["labels.md"]))
     assert drawn == named
     assert all((DOCS / "images" / name).stat().st_size < FIGURE for name in named)
 

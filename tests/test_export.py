@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 import torch
 from helpers import ROOT
-from helpers.export_script import LABELS, PLAIN_KINDS, plain_model, varied_model
+from helpers.export_script import LABELS, varied_model
 from helpers.pixels import normalise
 from helpers.small_model import CLIP, SENTENCE, small_model
 from helpers.small_runs import run_script
@@ -83,27 +83,6 @@ def test_label_maps_are_the_papers(folder: Path, name: str, kind: str, backgroun
         (labels,) = run(folder / f"{name}-{kind}.onnx", pixels)
         assert labels.dtype == np.int32 and (labels == expected.numpy()).mean() > 0.999
         assert len(np.unique(labels)) > 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", PLAIN_KINDS)
-def test_a_plain_clip_is_exported_with_its_head(folder: Path, kind: str) -> None:
-    model = plain_model(kind)
-    embeds = LabelEmbedder(model)(LABELS, PAPER_TEMPLATES)
-    for pixels in photos(model, (3, 4, 4), (2, 3, 7), (2, 6, 2)):
-        with torch.inference_mode():
-            output = model.encode_image(pixels)
-            size = (pixels.shape[2], pixels.shape[3])
-            expected = paper_scores(output, embeds, model.scale, size).argmax(dim=1) + 1
-        truths = (output.embedding, output.regions, output.soft)
-        for own, truth in zip(run(folder / f"{kind}.onnx", pixels), truths, strict=True):
-            np.testing.assert_allclose(own, truth, atol=1e-4)
-        (labels,) = run(folder / f"{kind}-labels.onnx", pixels)
-        assert labels.dtype == np.int32 and (labels == expected.numpy()).mean() > 0.999
-        if kind == "naclip":
-            with torch.inference_mode():
-                for own, truth in zip(torch.export.load(folder / "naclip.pt2").module()(pixels), truths, strict=True):
-                    torch.testing.assert_close(own, truth)
 
 
 @pytest.mark.slow

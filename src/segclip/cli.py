@@ -16,16 +16,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from segclip import __version__
+from segclip.commands.terminal import be_quiet
 from segclip.utils.failures import DEBUG, Stopped, unexpected
 
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 # A command's name, which is that of its module in segclip.commands and of the function in it, and what it is for.
 COMMANDS = {
     "segment": "Find where in photos the things are that you name.",
+    "compare": "Segment a photo with several models, dense heads or protocols, side by side on one sheet.",
     "annotate": "Make annotations of a folder of photos, for people to correct: COCO, CVAT, Label Studio, YOLO, index "
     "PNGs.",
-    "regions": "Draw what the learnable centers gathered in photos, each seen whole, not in windows.",
+    "regions": "Draw what learnable centers or k-means gathered in photos, each seen whole, not in windows.",
+    "models": "List the models that can be opened, what was published of them, and which are on this machine.",
     "convert": "Convert weights (the authors' segclip.bin, OpenAI's or transformers' CLIP) to segclip's safetensors.",
     "export": "Write a model as one file that runs without this package, for any number of photos of any size.",
     "prepare": "Make training data: photos and captions, of whatever source, into shards with superpixels.",
@@ -49,10 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     _print_any_letter()
+    be_quiet(False)
     try:
         if argv[:1] in (["-h"], ["--help"]):
             _show_help()
             return OK
+        if argv[:1] in (["-V"], ["--version"]):
+            print(f"segclip {__version__}")
+            return OK
+        if argv[:1] == ["--print-completion"]:
+            return _print_completion(argv[1:])
         name = argv[0] if argv else None
         if name not in COMMANDS:
             raise ValueError(f"{f'command {name!r}' if name else 'no command'}; known are {', '.join(COMMANDS)}")
@@ -79,6 +90,15 @@ def find_command(name: str, arguments: Sequence[str]) -> Callable[..., int]:
     return module.train_command(arguments) if name == "train" else getattr(module, name)
 
 
+def _print_completion(shell: Sequence[str]) -> int:
+    """Print what lets a shell complete commands, recipes and options."""
+    if len(shell) != 1 or shell[0] not in SHELLS:
+        raise ValueError(f"--print-completion {' '.join(shell)}".rstrip() + f"; give one of {', '.join(SHELLS)}")
+    table = {name: find_command(name, ()) for name in COMMANDS}
+    asked = ["--tyro-print-completion", shell[0]]
+    return tyro.extras.subcommand_cli_from_dict(table, prog="segclip", args=asked)
+
+
 def _print_any_letter() -> None:
     """Let a terminal that cannot print a letter (cp1252, a file name that is not UTF-8) show its number instead."""
     for stream in (sys.stdout, sys.stderr):
@@ -94,7 +114,12 @@ def _show_help() -> None:
     output.print(
         "usage: segclip COMMAND ...\n\nSegment photos by words, with SegCLIP (arXiv 2211.14813).\n", markup=False
     )
-    output.print(table, "\nsegclip COMMAND --help tells more of each.", sep="\n", markup=False)
+    output.print(
+        table,
+        "\nsegclip COMMAND --help tells more of each; segclip --version, segclip --print-completion bash.",
+        sep="\n",
+        markup=False,
+    )
 
 
 def _fail(why: str, code: int = NOTHING_DONE) -> int:

@@ -226,7 +226,7 @@ def current_name(name: str) -> str:
 
 
 SuperpixelLoss = Literal["reference", "one-softmax"]
-WORDS_POWER = 4.0  # docs/results.md has what others give
+WORDS_POWER = 4.0  # docs/lab-notes.md has what others give
 LABEL_SMOOTHING = 0.1  # of "one-softmax": the usual (arXiv 1512.00567, section 7)
 
 

@@ -23,6 +23,7 @@ from segclip.text.labels import Label, check_labels
 from segclip.text.labels import Labels as LabelSet
 from segclip.text.prompts import PAPER_TEMPLATES
 from segclip.utils.files import atomic
+from segclip.utils.finite import not_finite
 from segclip.utils.optional import require
 
 MAX_PATCHES = 128  # in a side: 2,048 pixels for a ViT-B/16
@@ -60,7 +61,7 @@ class Labels(Regions):
         self.register_buffer("label", torch.tensor(own if background is None else [0, *own]))
         self.scale = model.scale
         self.background, self.patch = background, model.config.image.patch
-        self.identity = getattr(model.image.grouping, "identity", False)
+        self.each_patch = getattr(model.image.grouping, "each_patch", False)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B H W"]:
         """Label: 0 the background, i the i-th label."""
@@ -69,9 +70,9 @@ class Labels(Regions):
         own = self.get_buffer("label")[scores.argmax(dim=-1)]
         height, width = pixels.shape[-2:]
         grid = height // self.patch, width // self.patch
-        if self.identity:  # the nearest patch's, without a map of each patch
-            squares = own.unflatten(1, grid)[:, :, None, :, None].expand(-1, -1, self.patch, -1, self.patch)
-            return squares.flatten(3).flatten(1, 2).to(torch.int32)
+        if self.each_patch:  # a map of each would be too many
+            blocks = own.unflatten(1, grid).repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)
+            return blocks.to(torch.int32)
         maps = output.soft.unflatten(-1, grid)
         owner = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False).argmax(dim=1)
         return own.gather(1, owner.flatten(1)).unflatten(1, (height, width)).to(torch.int32)
@@ -106,10 +107,13 @@ def export(
         background: with labels: the paper's threshold in 0..1 below which a pixel gets 0; None: every pixel gets one.
 
     Raises:
-        ValueError: an unknown suffix; labels or a background that cannot be used; the extra `export` is not installed.
+        ValueError: an unknown suffix; weights that are NaN or infinite; labels or a background that cannot be used; the
+            extra `export` is not installed.
     """
     if file.suffix not in EXPORTERS:
         raise ValueError(f"{file}: export writes {' or '.join(EXPORTERS)}; name the file so")
+    if bad := not_finite(model.state_dict()):
+        raise ValueError(f"{file}: not written: NaN or infinite weights, such as {bad[0]}; take an earlier checkpoint")
     if background is not None and (labels is None or not 0 <= background <= 1):
         raise ValueError(f"background {background}; give a number in 0..1, together with labels")
     if labels is None:

@@ -4,6 +4,7 @@ Axes: H W pixels, N colours.
 """
 
 import colorsys
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ OKABE_ITO = (
 OPACITY = 0.55  # of a label's colour over the photo
 LISTED = 40  # labels that are named, on the photo and in the legend; the others are only counted
 MISSING = 8  # labels that the legend names as not found; a longer list would outgrow the picture
+CELL, TITLE, GAP = 320, 22, 8  # of a contact sheet, in pixels: side of a picture, height of its title, space between
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly, however many there are
 # Pillow's font has only Latin letters; for other scripts, common system fonts are tried.
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "msyh.ttc")
@@ -63,6 +65,28 @@ def draw_overlay(
     sheet = Image.new("RGB", (max(image.width, legend.width), image.height + legend.height), "white")
     sheet.paste(image, (0, 0))
     sheet.paste(legend, (0, image.height))
+    return sheet
+
+
+def draw_contact_sheet(tiles: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Pictures in a grid, a title below each: scaled down to a cell, and as many in a row as make it squarish.
+
+    Args:
+        tiles: at least one picture and its title.
+    """
+    across = min(6, math.ceil(len(tiles) ** 0.5))
+    rows = -(-len(tiles) // across)
+    sheet = Image.new("RGB", (across * (CELL + GAP) + GAP, rows * (CELL + TITLE + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (picture, title) in enumerate(tiles):
+        x, y = GAP + i % across * (CELL + GAP), GAP + i // across * (CELL + TITLE + GAP)
+        small = picture.copy()
+        small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+        sheet.paste(small, (x + (CELL - small.width) // 2, y + CELL - small.height))
+        text, font = readable(title, i + 1, TITLE * 2 // 3)
+        while font.getlength(text) > CELL and len(text) > 1:
+            text = f"{text[:-2]}…"
+        draw.text((x + CELL // 2, y + CELL + TITLE // 2), text, fill="black", font=font, anchor="mm")
     return sheet
 
 
@@ -154,11 +178,17 @@ def readable(name: str, index: int, size: int) -> tuple[str, Font]:
     """The name, and a font with all its letters; if there is none, the label's number, which the JSON explains."""
     name = " ".join(name.split())
     name = name if len(name) <= 40 else name[:39] + "…"
+    font = _font_with(name, size)
+    return (f"label {index}", _default_font(size)) if font is None else (name, font)
+
+
+def _font_with(text: str, size: int) -> Font | None:
+    """The first font that has all letters of a text."""
     for file in (None, *FONTS):
         font = _default_font(size) if file is None else _system_font(file, size)
-        if font is not None and _draws(font, name):
-            return name, font
-    return f"label {index}", _default_font(size)
+        if font is not None and _draws(font, text):
+            return font
+    return None
 
 
 @lru_cache(maxsize=8)
@@ -182,3 +212,64 @@ def _draws(font: Font, text: str) -> bool:
 
 def _glyph(font: Font, letter: str) -> bytes:
     return bytes(font.getmask(letter))  # type: ignore[arg-type]  # Pillow's stubs do not know that it is a buffer
+
+
+def draw_side_by_side(pictures: Sequence[tuple[str, Image.Image | str]], side: int = 480) -> Image.Image:
+    """Pictures in rows of three, or of more where there are many, each with its whole title above it.
+
+    Args:
+        pictures: title, and the picture or, where there is none, why.
+        side: of the square that each is fitted into, in pixels.
+    """
+    across, gap, line = min(len(pictures), max(3, math.ceil(len(pictures) ** 0.5))), 12, 20
+    texts = [_wrap(title, side) + (_wrap(one, side) if isinstance(one, str) else []) for title, one in pictures]
+    fitted = [None if isinstance(one, str) else _fit(one, side) for _, one in pictures]
+    rows = [range(first, min(first + across, len(pictures))) for first in range(0, len(pictures), across)]
+    above = [line * max(len(texts[i]) for i in row) for row in rows]  # a row's pictures begin at one height
+    below = [max((one.height for i in row if (one := fitted[i])), default=0) for row in rows]
+    size = gap + across * (side + gap), gap + sum(above) + sum(below) + 2 * gap * len(rows)
+    sheet, top = Image.new("RGB", size, "white"), gap
+    draw = ImageDraw.Draw(sheet)
+    for row, words, height in zip(rows, above, below, strict=True):
+        for left, i in zip(range(gap, size[0], side + gap), row, strict=False):
+            for number, (text, font) in enumerate(texts[i]):
+                draw.text((left, top + number * line), text, fill="black", font=font)
+            if (picture := fitted[i]) is not None:
+                sheet.paste(picture, (left, top + words))
+        top += words + height + 2 * gap
+    return sheet
+
+
+def _fit(picture: Image.Image, side: int) -> Image.Image:
+    scale = side / max(picture.size)
+    size = [max(1, round(length * scale)) for length in picture.size]
+    return picture if size == list(picture.size) else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, width: int, size: int = 15) -> list[tuple[str, Font]]:
+    """Lines that are no wider, and their font; a word that is wider, such as a path, is broken."""
+    font = _font_with(text, size) or _default_font(size)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [(one, font) for one in lines]
+
+
+def scale_down(
+    photo: UInt8[ndarray, "H W 3"], labels: Int[ndarray, "H W"], side: int = 480
+) -> tuple[UInt8[ndarray, "h w 3"], Int[ndarray, "h w"]]:
+    """A photo and its label map with the long side at most `side`, so that names drawn on it stay readable there."""
+    height, width = labels.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return photo, labels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA), small

@@ -18,15 +18,18 @@ import supervision
 from PIL import Image
 from pycocotools.coco import COCO
 
+from segclip.annotate import preview
 from segclip.annotate.formats import FORMATS
 from segclip.annotate.formats.format import Format
 from segclip.annotate.segments import Collection, PhotoSegments
 from segclip.annotate.store import PROGRESS, Store
 from segclip.cli import main
+from segclip.data.own_pictures import is_own
 from segclip.data.photos import list_photos
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.utils.locks import only_one_run
+from segclip.visualize import CELL, GAP, TITLE, draw_contact_sheet
 
 Run = Callable[..., tuple[int, str]]
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -81,7 +84,7 @@ def test_what_it_writes(run: Run, tmp_path: Path, photos: Path) -> None:
     files = contents(tmp_path / "out")
     assert {name.split("/")[0] for name in files} == {
         *("coco.json", "coco-polygons.json", "panoptic.json", "cvat.xml", "cvat-labels.json", "label-studio.json"),
-        *("label-studio.xml", "review.csv", "masks", "panoptic", "yolo"),
+        *("label-studio.xml", "review.csv", "preview.jpg", "masks", "panoptic", "yolo"),
     }
     coco = COCO(tmp_path / "out/coco.json")
     assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == [f"{i}.png" for i in range(10)]
@@ -89,6 +92,48 @@ def test_what_it_writes(run: Run, tmp_path: Path, photos: Path) -> None:
     info = json.loads(files["coco.json"])["info"]
     assert "under 0.0500% of a photo's area" in info["description"] and info["labels"] == list(LABELS)
     assert not (tmp_path / "out/yolo/images/3.png").readlink().is_absolute()
+
+
+def test_the_contact_sheet(run: Run, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the photos, spread over all, each with its name, tinted where something was found."""
+    monkeypatch.setattr(preview, "SHOWN", 3)
+    titles: list[str] = []
+    monkeypatch.setattr(preview, "draw_contact_sheet", lambda tiles: draw_contact_sheet(seen(tiles, titles)))
+    assert run("--presence", "none", "--background", "none")[0] == 0
+    assert titles == ["0.png", "4.png", "9.png"]
+    with Image.open(tmp_path / "out/preview.jpg") as sheet:
+        assert sheet.size == (2 * (CELL + GAP) + GAP, 2 * (CELL + TITLE + GAP) + GAP)
+        pixels = np.asarray(sheet)
+    assert (pixels[-CELL // 2 :, -CELL // 2 :] == 255).all(), "three of four cells are taken"
+    assert len(np.unique(pixels[: GAP + CELL, : GAP + CELL].reshape(-1, 3), axis=0)) > 100
+
+
+def seen(tiles: list[tuple[Image.Image, str]], titles: list[str]) -> list[tuple[Image.Image, str]]:
+    titles += [title for _, title in tiles]
+    return tiles
+
+
+def test_the_contact_sheet_is_no_photo_and_takes_no_photos_place(
+    run: Run, tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(out="photos")[0] == 0 and is_own(photos / "preview.jpg")
+    assert [path.name for path in list_photos([photos])] == [f"{i}.png" for i in range(10)]
+    Image.fromarray(PHOTO).save(photos / "preview.jpg")
+    before = (photos / "preview.jpg").read_bytes()
+    assert run(out="photos")[0] == 0 and (photos / "preview.jpg").read_bytes() == before
+    assert "preview.jpg: is a photo of your own, so no contact sheet is written" in caplog.text
+
+
+def test_labels_of_a_file_and_quiet(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "labels.txt").write_text("cup\ntable|desk\n")
+    command = ["annotate", str(photos), "--model", str(weights), "--labels-file", str(tmp_path / "labels.txt")]
+    assert main([*command, "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+    info = json.loads((tmp_path / "out/coco.json").read_text())
+    assert [one["name"] for one in info["categories"]] == ["cup", "table"]
+    assert main(["annotate", str(photos), "--model", str(weights)]) == 2
+    assert "no labels; give --labels cat dog, or --labels-file" in capsys.readouterr().err
 
 
 def test_a_format_of_someone_elses(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,14 @@
 """Models go to the Hugging Face hub and come back; a local server plays the hub."""
 
-import base64
-import http.server
-import io
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.hub_server import run_with_hub, serve
 from safetensors.torch import load_file, save_file
 
 from segclip.checkpoints.loading import load
@@ -53,7 +47,7 @@ def test_a_missing_tensor_is_told(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     del state["image.norm_post.bias"]
     save_file(state, folder / "model.safetensors")
-    with pytest.raises(RuntimeError, match=r"image\.norm_post\.bias"):
+    with pytest.raises(ValueError, match=r"1 missing, 0 extra, .* such as image\.norm_post\.bias"):
         SegCLIP.from_pretrained(folder)
     with pytest.raises(CheckpointError, match=r"missing: 1 \(image\.norm_post\.bias"):
         load(folder)
@@ -68,6 +62,31 @@ def test_a_configuration_of_another_version(folder: Path, change: dict[str, Any]
             read(folder)
 
 
+def test_a_configuration_asks_for_no_more_than_the_file_has(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["text"]["vocabulary"] = 1 << 24  # of width 64: 4 GiB
+    (folder / "config.json").write_text(json.dumps(config))
+    for options in ({}, {"strict": False}):
+        with pytest.raises(ValueError, match=r"not those that config\.json asks for: 0 missing, 0 extra, 1 of another"):
+            SegCLIP.from_pretrained(folder, **options)
+
+
+@pytest.mark.parametrize("content", ["5", '{"image": 5}', "[" * 9999, "null"])
+def test_a_configuration_that_is_none(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError):
+        SegCLIP.from_pretrained(folder)
+
+
+def test_only_who_asks_for_it_gets_what_the_file_lacks_as_it_is_drawn(folder: Path, tiny: SegCLIP) -> None:
+    state = load_file(folder / "model.safetensors")
+    del state["image.norm_post.bias"]
+    save_file(state, folder / "model.safetensors")
+    found = SegCLIP.from_pretrained(folder, strict=False).state_dict()
+    assert found.pop("image.norm_post.bias").shape == tiny.state_dict()["image.norm_post.bias"].shape
+    assert all(torch.equal(tensor, tiny.state_dict()[name]) for name, tensor in found.items())
+
+
 def test_weights_without_their_configuration(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: .* put the config\.json"):
@@ -77,67 +96,6 @@ def test_weights_without_their_configuration(folder: Path) -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing here"):
         SegCLIP.from_pretrained(tmp_path / "nothing here")
-
-
-class Hub(http.server.SimpleHTTPRequestHandler):
-    """What the hub answers for files of models, kept in a folder ORG/NAME/FILE, and for commits."""
-
-    def send_head(self) -> Any:
-        found = re.fullmatch(r"/(\w+/\w+)/resolve/main/([\w.]+)", self.path)
-        path = Path(self.directory, *found.groups()) if found else Path("nothing")
-        if self.path.startswith("/api/models/org/pushed/revision/main?"):  # huggingface-hub before 1.0 asks first
-            answer = b'{"id": "org/pushed", "siblings": []}'
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            return io.BytesIO(answer)
-        if not path.is_file():
-            known = path.parent.is_dir() and found
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return None
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", f'"{found[2] if found else ""}"')
-        self.send_header("Content-Length", str(path.stat().st_size))
-        self.end_headers()
-        return path.open("rb")
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Authorization") != "Bearer hf_secret":
-            self.send_error(401)
-            return
-        answer = json.dumps(self.answer(body)).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def answer(self, body: bytes) -> dict[str, Any]:
-        address = f"http://{self.headers['Host']}/org/pushed"
-        if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            assert (asked["organization"], asked["name"]) == ("org", "pushed")
-            assert asked.get("private") or asked.get("visibility") == "private"  # by the version of huggingface-hub
-            return {"url": address}
-        if self.path.endswith("/preupload/main"):
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            return {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
-        if self.path.endswith("/commit/main"):
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    file = Path(self.directory, "org", "pushed", line["value"]["path"])
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(base64.b64decode(line["value"]["content"]))
-            return {"commitUrl": f"{address}/commit/1", "commitOid": "1", "hookOutput": ""}
-        return {"errors": [], "warnings": []}  # of the model card
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 PROGRAM = """
@@ -165,27 +123,14 @@ def test_hub_models(tiny: SegCLIP, tiny_bin: Path, tmp_path: Path) -> None:
     save_model(tiny, hub / "before" / "model.safetensors")
     shutil.copy(tiny_bin, hub / "theirs" / "pytorch_model.bin")
 
-    def handler(*arguments: Any) -> Hub:
-        return Hub(*arguments, directory=str(tmp_path / "hub"))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        # huggingface-hub reads its settings when it is imported: a process of its own
-        environment = os.environ | {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "home"),
-            "no_proxy": "127.0.0.1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_OFFLINE"):
-            environment.pop(name, None)
-        run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
-        server.shutdown()
-    assert run.returncode == 0, run.stderr
-    same, width, commit, same_again, empty, missing = run.stdout.splitlines()
+    with serve(tmp_path / "hub") as server:
+        lines = run_with_hub(PROGRAM, f"http://127.0.0.1:{server.server_port}", tmp_path / "home")
+    same, width, commit, same_again, empty, missing = lines
     assert same == same_again == "True"
     assert width == "128"
     assert commit.endswith(("/commit/1", "/org/pushed/tree/main/"))  # the latter before huggingface-hub 1.0
     assert sorted(os.listdir(hub / "pushed")) == ["README.md", "config.json", "model.safetensors"]
-    assert "org/empty: model.safetensors or pytorch_model.bin or " in empty and "cannot be fetched" in empty
-    assert "org/missing: model.safetensors" in missing and "RepositoryNotFound" in missing
+    assert empty.startswith(
+        "org/empty: cannot be fetched from the Hugging Face hub (it has none of model.safetensors, "
+    )
+    assert missing.startswith("org/missing: cannot be fetched") and "RepositoryNotFound" in missing

@@ -179,5 +179,7 @@ def test_unknown_names(name: str, message: str) -> None:
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a folder without model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(
+        CheckpointError, match=r"a folder without model\.safetensors or open_clip_model\.safetensors or"
+    ):
         load(tmp_path)

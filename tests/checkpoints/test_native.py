@@ -18,6 +18,7 @@ from segclip.checkpoints import native
 from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import CheckpointError, load_model, save_model
 from segclip.config import ImageConfig, ModelConfig, TextConfig
+from segclip.export import export
 from segclip.model.segclip import SegCLIP
 
 DINO_CONFIG = ModelConfig(
@@ -156,12 +157,17 @@ def test_a_row_of_zeros_survives_eight_bits(tmp_path: Path) -> None:
     assert load_model(tmp_path / "m").state_dict()["text.token_embedding.weight"][0].abs().max() == 0
 
 
-def test_weights_that_are_not_finite_are_refused_in_eight_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_weights_that_are_not_finite_are_not_written(eight_bit: bool, tmp_path: Path) -> None:
     model = SegCLIP(DINO_CONFIG)
     with torch.no_grad():
         model.state_dict()["text.token_embedding.weight"][0, 0] = torch.inf
-    with pytest.raises(CheckpointError, match=r"text\.token_embedding\.weight are not finite"):
-        save_model(model, tmp_path / "m", eight_bit=True)
+    with pytest.raises(CheckpointError, match=r"not written: NaN or infinite weights in 1 \(text\.token_emb"):
+        save_model(model, tmp_path / "m", eight_bit=eight_bit)
+    with pytest.raises(ValueError, match=r"NaN or infinite weights, such as text\.token_embedding\.weight"):
+        model.save_pretrained(tmp_path / "folder")
+    with pytest.raises(ValueError, match=r"m\.onnx: not written: NaN or infinite weights"):
+        export(model, tmp_path / "m.onnx")
 
 
 def test_saving_makes_folders_and_leaves_nothing_aside(tiny: SegCLIP, tmp_path: Path) -> None:

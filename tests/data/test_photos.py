@@ -20,7 +20,7 @@ from PIL import Image, features
 from safetensors.numpy import load_file
 
 from segclip.data import photos
-from segclip.data.own_png import save_own_png
+from segclip.data.own_pictures import save_own_png
 from segclip.data.photos import (
     PhotoError,
     decode_image,
@@ -279,8 +279,8 @@ def test_missing_file_folder_and_foreign_types(tmp_path: Path) -> None:
         open_photo(tmp_path / "nowhere.jpg")
     with pytest.raises(PhotoError, match="folder"):
         open_photo(tmp_path)
-    with pytest.raises(PhotoError, match="bytes is no photo"):
-        inspect.unwrap(open_photo)(b"\xff\xd8")  # unwrapped: the tests' own type check would answer first
+    with pytest.raises(PhotoError, match="int is no photo; give a path, bytes"):
+        inspect.unwrap(open_photo)(3)  # unwrapped: the tests' own type check would answer first
 
 
 def _pipe(path: Path) -> None:
@@ -395,15 +395,33 @@ def test_below_the_limit_pillows_own_does_not_interfere(tmp_path: Path) -> None:
     "array",
     [
         np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((4, 0), np.uint8),
         np.zeros((0, 4, 3), "u1"),
     ],
-    ids=["float", "grey", "alpha", "empty"],
+    ids=["float", "two channels", "one axis", "no column", "empty"],
 )
 def test_arrays_of_another_kind(array: np.ndarray) -> None:
-    with pytest.raises(PhotoError, match="expected RGB uint8"):
+    with pytest.raises(PhotoError, match=r"expected uint8, .* \(H,W\), RGB \(H,W,3\) or RGBA"):
         open_photo(array)
+
+
+def test_arrays_of_grey_and_of_transparent_pixels_and_bytes(cat: np.ndarray, tmp_path: Path) -> None:
+    grey = cat[..., 1]
+    np.testing.assert_array_equal(open_photo(grey), np.repeat(grey[..., None], 3, axis=2))
+    clear = np.dstack([cat, np.full(grey.shape, 255, np.uint8)])
+    clear[:10, :, 3] = 0
+    photo = open_photo(clear)
+    assert (photo[:10] == 255).all(), "nothing is white"
+    np.testing.assert_array_equal(photo[10:], cat[10:])
+    file = io.BytesIO()
+    Image.fromarray(cat).save(file, "PNG")
+    np.testing.assert_array_equal(open_photo(file.getvalue()), cat)
+    with pytest.raises(PhotoError, match=r"photo of 5 bytes: not an image"):
+        open_photo(b"photo")
+    with pytest.raises(PhotoError, match=r"photo of 0 bytes: the file is empty"):
+        open_photo(b"")
 
 
 def test_list_photos(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 import skimage.data
 from filelock import FileLock
+from helpers.dying_work import dying
 from helpers.shard_files import FAST, contents, make_source, map_serially
 from helpers.source_files import sample, write, write_json, write_tar
 from PIL import Image
@@ -385,6 +387,23 @@ def test_a_cut_tar_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> N
     assert not list((tmp_path / "out").glob("*.tar")) and not (tmp_path / "out" / "index.json").exists()
 
 
+def test_a_run_that_fails_at_its_start_leaves_the_folder_free(source: Path, tmp_path: Path) -> None:
+    """Another source can be prepared into it; a run that has done something keeps it."""
+    bad = write(tmp_path / "bad.csv", "image,image\na.jpg,b\n")
+    with pytest.raises(ValueError, match=r"bad\.csv"):
+        run(bad, tmp_path / "out")
+    assert not [path.name for path in (tmp_path / "out").glob("*") if path.name != ".lock"]
+
+    def failing(work, chunks):
+        raise ValueError("first line")
+        yield
+
+    with pytest.raises(ValueError, match="first line"):
+        run(source, tmp_path / "out", SMALL, map_chunks=failing)
+    assert not (tmp_path / "out" / shard_writer.DATABASE).exists()
+    assert run(source, tmp_path / "out", FAST).samples == 70
+
+
 def test_a_full_disk_keeps_what_is_done(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "segclip", "prepare", str(source), "--out", str(tmp_path / "out")]
     command += ["--superpixels", "opencv", "--shard-mb", "0.05", "--workers", "1"]
@@ -501,3 +520,32 @@ def test_a_ray_cluster_gives_the_same_bytes(
     finally:
         ray.shutdown()
     assert contents(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_a_photo_that_ends_its_process_is_named_and_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "CHUNK", 2)
+    source = make_source(tmp_path / "source", 8)
+    index = run(
+        source,
+        tmp_path / "out",
+        max_bad=0.2,
+        map_chunks=lambda _, chunks: map_locally(partial(dying, name="3.jpg"), chunks, 2),
+    )
+    assert (index.samples, index.left_out) == (7, {"corrupt": 1})
+    line = {
+        "item": 3,
+        "kind": "corrupt",
+        "photo": "3.jpg",
+        "why": "reading it ended the process; its file is damaged",
+    }
+    assert report(tmp_path / "out") == [line]
+    keys = [Shards(tmp_path / "out")[number].key for number in range(7)]
+    assert keys == [f"{i:09d}" for i in range(8) if i != 3]
+    assert "a worker process was killed" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"worker processes are killed one after the other, perhaps for want of memory"
+    ):
+        run(source, tmp_path / "none", map_chunks=lambda _, c: map_locally(partial(dying, name="jpg"), c, 2))

@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
-from helpers.benchmark_files import write_coco_instances, write_folder, write_mask, write_voc
+from helpers.benchmark_files import write_coco_instances, write_context, write_folder, write_mask, write_voc
 from helpers.small_model import small_model
 from helpers.small_runs import run_script
 from PIL import Image
@@ -25,15 +25,18 @@ from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.data.scenes import write_scenes
 from segclip.evaluate.datasets import open_benchmark
+from segclip.evaluate.datasets.benchmark import Benchmark
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.evaluate.datasets.voc2012 import SCLIP_BACKGROUND
 from segclip.evaluate.diagnosis import Diagnosis
 from segclip.evaluate.evaluator import Evaluator, PhotoCounts, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion, count_pairs
 from segclip.evaluate.records import Records
+from segclip.segment.protocols.dense import DenseProtocol
 from segclip.segment.protocols.paper import PaperProtocol
 from segclip.segment.protocols.settings import settings_of
 from segclip.segment.segmenter import Segmentation, Segmenter
+from segclip.text.labels import Labels
 from segclip.utils.failures import Failed
 from segclip.utils.locks import only_one_writer
 
@@ -72,9 +75,7 @@ def test_a_label_map_computed_by_hand(
 ) -> None:
     """Halves that are found as thirds, in both orders of classes; the middle of 20 columns is wrong in each photo."""
 
-    def label(
-        self: Segmenter, encoded: Any, labels: tuple[str, ...], *, background: object, presence: object
-    ) -> Segmentation:
+    def label(self: Segmenter, encoded: Any, labels: Labels, *, background: object, presence: object) -> Segmentation:
         assert labels.names == ("cat", "dog") and background == presence == "auto"
         found = np.arange(60)[None].repeat(40, 0) // 20  # 0, 1, 2
         scores, there = np.ones(found.shape), np.ones(2)
@@ -140,6 +141,28 @@ def test_labels_become_the_classes_they_stand_for(tmp_path: Path) -> None:
     for label, found in {(int(a), int(b)) for a, b in zip(result.labels.flat, classes.flat, strict=True)}:
         assert label == found == 0 or result.names[label - 1] == words_of(benchmark, "sclip")[found][0]
     assert classes.shape == truth.shape
+
+
+def test_the_word_background_as_context_has_it(tmp_path: Path) -> None:
+    """It competes with the classes, and what it wins is class 0, as what the threshold of `dense` leaves is."""
+    write_context(tmp_path, "converted")
+    benchmark = open_benchmark("context60", tmp_path)
+    (word, one) = (evaluator_of(benchmark, names) for names in ("sclip", "own"))
+    assert word.labels.background == ("background",) and one.labels.background == ()
+    assert word.labels.words == one.labels.words and len(word.labels.names) == 59
+    ((_, encoded, _),) = next(word.encode(cut_batches(benchmark.pairs)))
+    every, many = (own.segmenter.label(encoded, own.labels, background=None).labels for own in (one, word))
+    assert (every > 0).all() and set(np.unique(many[many != every])) <= {0}
+    likely = word.segmenter.label(encoded, word.labels, background=0.5)
+    np.testing.assert_array_equal(word.label(encoded, 0.5), likely.labels)
+    assert word.threshold and one.threshold
+    paper = Evaluator(Segmenter(small_model(), "paper"), benchmark, words_of(benchmark, "sclip"))
+    assert not paper.threshold
+
+
+def evaluator_of(benchmark: Benchmark, names: Literal["own", "sclip"]) -> Evaluator:
+    protocol = DenseProtocol(short=64, window=64, templates=("a {}",))
+    return Evaluator(Segmenter(small_model(), protocol), benchmark, words_of(benchmark, names))
 
 
 def test_it_goes_on_where_it_was_killed(tmp_path: Path, weights: Path, scenes: Path) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.small_model import CLIP, PLAIN, SENTENCE, small_model
-from segclip.checkpoints.heads import change_grouping, change_head
+from helpers.small_model import CLIP, SENTENCE, small_model
 from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.config import ModelConfig
@@ -15,7 +14,6 @@ from segclip.export import EXPORTERS, Exported, export
 from segclip.model.segclip import SegCLIP
 
 LABELS = ["cat", "dog", "grass"]
-PLAIN_KINDS = ("naclip", "proxy", "k-means")
 
 
 def varied_model(config: ModelConfig) -> SegCLIP:
@@ -26,12 +24,6 @@ def varied_model(config: ModelConfig) -> SegCLIP:
         for parameter in model.image.region_blocks.parameters():
             parameter.mul_(0.1)
     return model
-
-
-def plain_model(kind: str) -> SegCLIP:
-    """A plain CLIP with a dense head of that name, or with k-means."""
-    model = small_model(PLAIN)
-    return change_grouping(model, kind, 3) if kind == "k-means" else change_head(model, kind)
 
 
 def write_mine(exported: Exported, file: Path) -> None:
@@ -48,10 +40,6 @@ if __name__ == "__main__":
         export(model, folder / f"{name}.pt2")
         export(model, folder / f"{name}-labels.onnx", LABELS)
         export(model, folder / f"{name}-background.onnx", LABELS, background=0.4)
-    for kind in PLAIN_KINDS:
-        export(plain_model(kind), folder / f"{kind}.onnx")
-        export(plain_model(kind), folder / f"{kind}-labels.onnx", LABELS)
-    export(plain_model("naclip"), folder / "naclip.pt2")
     EXPORTERS[".mine"] = write_mine
     save_model(varied_model(CLIP), folder / "clip.safetensors")
     sys.exit(main(["export", str(folder / "clip.mine"), "--model", str(folder / "clip.safetensors")]))

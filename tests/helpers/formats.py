@@ -37,6 +37,45 @@ def to_openai(authors: State) -> State:
     return state | {name: torch.tensor(size) for name, size in sizes.items()}
 
 
+def from_transformers(state: State) -> State:
+    """A CLIPModel's towers under OpenAI's names, which are OpenCLIP's too."""
+    names = {
+        "vision_model.embeddings.class_embedding": "visual.class_embedding",
+        "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+        "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+        "logit_scale": "logit_scale",
+    }
+    pieces = {
+        "vision_model.pre_layrnorm": "visual.ln_pre",
+        "vision_model.post_layernorm": "visual.ln_post",
+        "text_model.final_layer_norm": "ln_final",
+        "vision_model.encoder.layers": "visual.transformer.resblocks",
+        "text_model.encoder.layers": "transformer.resblocks",
+        ".self_attn.out_proj": ".attn.out_proj",
+        ".layer_norm": ".ln_",
+        "fc1": "c_fc",
+        "fc2": "c_proj",
+    }
+    openai = {
+        "visual.proj": state["visual_projection.weight"].T.contiguous(),
+        "text_projection": state["text_projection.weight"].T.contiguous(),
+    }
+    for name, tensor in state.items():
+        if name in names:
+            openai[names[name]] = tensor.clone()
+            continue
+        parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"] if ".q_proj." in name else []
+        for theirs, ours in pieces.items():
+            name = name.replace(theirs, ours)
+        if parts:
+            openai[name.replace(".self_attn.q_proj.", ".attn.in_proj_")] = torch.cat(parts)
+        elif ".self_attn." not in name and not name.startswith(("visual_projection", "text_projection")):
+            openai[name] = tensor.clone()
+    return openai
+
+
 def to_transformers(openai: State) -> State:
     """The same towers in transformers' names and layout."""
     names = {

@@ -1,7 +1,8 @@
 """What pages show: fenced blocks, by language, and the commands in them.
 
 `sh`: commands that a test runs, in order. `bash`: commands that need a network, hardware or data that a test has not,
-or that another test runs at length; a test reads their options. `python`: run, in order with the commands.
+or that another test runs at length; a test reads their options. `python`: run, in order with the commands. `py`: code
+that needs what a test has not; a test compiles it.
 """
 
 import json

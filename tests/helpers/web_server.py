@@ -2,15 +2,13 @@
 
 import base64
 import io
-import json
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,52 +18,40 @@ from PIL import Image
 
 from segclip.cli import TERMINATED
 from segclip.segment.segmenter import Segmenter
-from segclip.web.server import make_app
-from segclip.web.service import PROTOCOLS, QUEUE_SIZE, Service
+from segclip.web.label_studio import Studio
+from segclip.web.middleware import Middleware
+from segclip.web.server import make_app, make_config
+from segclip.web.service import PROTOCOLS, Service
 
 TIMEOUT = 60  # seconds for any answer
 
 
 class Served:
-    """A running server: its service, and how to send it requests."""
+    """A running server: its service, its application, and how to send it requests."""
 
-    def __init__(self, service: Service, address: str, uploads: Path) -> None:
-        self.service, self.address, self.uploads = service, address, uploads
+    def __init__(self, service: Service, app: Middleware, address: str) -> None:
+        self.service, self.app, self.address = service, app, address
         self.client = httpx.Client(base_url=address, timeout=TIMEOUT)
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rsplit(":", 1)[1])
 
     def ask(self, **question: Any) -> httpx.Response:
         return self.client.post("/segment", json=question)
 
-    def upload(self, data: bytes, name: str = "photo.png") -> dict[str, Any]:
-        """What the page has after a photo was dropped on it."""
-        response = self.client.post("/gradio_api/upload", files={"files": (name, data)})
-        response.raise_for_status()
-        return as_file(response.json()[0])
-
-    def press(self, *values: Any) -> httpx.Response:
-        """Press "Segment" with these values: photo, labels, background, threshold, protocol, model."""
-        (button,) = [d["id"] for d in self.client.get("/config").json()["dependencies"] if len(d["inputs"]) == 6]
-        message = {"data": values, "fn_index": button, "session_hash": f"s{time.monotonic_ns()}"}
-        joined = self.client.post("/gradio_api/queue/join", json=message)
-        if joined.status_code != 200:
-            return joined
-        return self.client.get("/gradio_api/queue/data", params={"session_hash": message["session_hash"]})
-
-    def stage(self, *values: Any) -> str:
-        """What the page shows after "Segment" was pressed."""
-        events = [json.loads(line[6:]) for line in self.press(*values).text.splitlines() if line.startswith("data: ")]
-        (done,) = [event for event in events if event["msg"] == "process_completed"]
-        assert done["success"], done
-        return done["output"]["data"][0]
+    def send(self, data: bytes, **ask: str) -> httpx.Response:
+        """What the page does when a photo is dropped on it."""
+        return self.client.post("/photos", content=data, params=ask)
 
 
 @contextmanager
-def serve(segmenters: dict[str, dict[Any, Segmenter]], uploads: Path, queue_size: int = QUEUE_SIZE) -> Iterator[Served]:
-    service = Service(segmenters, queue_size)
-    config = uvicorn.Config(
-        make_app(service, uploads), port=0, log_level="error", ws="none", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+def serve(
+    segmenters: dict[str, dict[Any, Segmenter]], studio: Studio | None = None, hosts: Sequence[str] = ()
+) -> Iterator[Served]:
+    service = Service(segmenters)
+    app = make_app(service, hosts, studio)
+    server = uvicorn.Server(make_config(app, port=0, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -73,7 +59,7 @@ def serve(segmenters: dict[str, dict[Any, Segmenter]], uploads: Path, queue_size
             assert thread.is_alive()
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(service, f"http://127.0.0.1:{port}", uploads)
+        yield Served(service, app, f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
         thread.join()
@@ -104,11 +90,6 @@ def assert_in_words(response: httpx.Response, status: int, words: str = "") -> N
     error = response.json()["error"]
     assert words in error and len(error) < 400
     assert not re.search(r"Traceback|File \"|site-packages|\.py|/tmp|0x", response.text), response.text
-
-
-def as_file(path: object) -> dict[str, Any]:
-    """How a page names a file."""
-    return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
 def png(photo: np.ndarray) -> bytes:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segclip import load
-from segclip.checkpoints.heads import change_grouping, change_head
 from segclip.checkpoints.native import load_model, save_model
+from segclip.checkpoints.variants import change_grouping, change_head
 from segclip.model import dense
 from segclip.model.dense import HEADS, Around, neighbourhood, run_blocks
 from segclip.model.grouping import k_means
@@ -197,9 +197,9 @@ def test_anyone_can_add_a_head(clip: SegCLIP, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_head_that_cannot_be(clip: SegCLIP, tiny: SegCLIP, weights_file: Path) -> None:
     with pytest.raises(ValueError, match="head 'nacl'; known are naclip, sclip, clearclip, maskclip"):
-        load(weights_file, "cpu", head="nacl")
+        change_head(load(weights_file, "cpu"), "nacl")
     with pytest.raises(ValueError, match="this model's regions come of its centers, and only a CLIP without such has"):
-        load("mini", "cpu", head="sclip")
+        change_head(load("mini", "cpu"), "sclip")
     with pytest.raises(ValueError, match="head 'naclip' over an image tower without its class token"):
         replace(tiny.config, head="naclip")
     with pytest.raises(ValueError, match="head 'proxy' asks for another tower's features"):

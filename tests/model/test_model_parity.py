@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from segclip.checkpoints import authors
 from segclip.checkpoints.clip_weights import add_centers, our_name
-from segclip.checkpoints.heads import change_head
 from segclip.checkpoints.loading import load
+from segclip.checkpoints.variants import change_head
 from segclip.model.segclip import Noise, SegCLIP
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
 """The protocol of dense heads: label maps equal to what the authors' codes computed (tests/golden)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import GOLDEN
 from helpers.pixels import random_photo
 from helpers.small_model import CLIP, PLAIN, SENTENCE, small_model
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segclip import Segmenter, load
-from segclip.checkpoints.heads import change_grouping, change_head
+from segclip.checkpoints.variants import change_grouping, change_head
+from segclip.model.dense import HEADS, proxy
 from segclip.model.segclip import SegCLIP
 from segclip.segment.pamr import refine
 from segclip.segment.protocols.dense import DenseProtocol
@@ -63,8 +65,34 @@ def test_windows(clip: SegCLIP, heads: dict[str, Tensor], head: str) -> None:
 
 
 @pytest.mark.parametrize("shape", ["square", "wide"])
-def test_the_whole_photo(clip: SegCLIP, heads: dict[str, Tensor], shape: str) -> None:
-    assert_same(label(clip, heads, shape, replace(GIVEN, window=None)), heads[f"naclip.{shape}.labels"])
+@pytest.mark.parametrize("head", ["naclip", "qk"])
+def test_the_whole_photo(clip: SegCLIP, heads: dict[str, Tensor], head: str, shape: str) -> None:
+    """As NACLIP's code, which has the plain block too, draws it."""
+    found = label(change_head(clip, head), heads, shape, replace(GIVEN, window=None))
+    assert_same(found, heads[f"{TAGS.get(head, head)}.{shape}.labels"])
+
+
+@pytest.mark.parametrize("shape", ["square", "wide"])
+@pytest.mark.parametrize("head", ["sclip", "clearclip", "maskclip", "maskclip_kept"])
+def test_the_whole_photo_drawn_in_one_step(clip: SegCLIP, heads: dict[str, Tensor], head: str, shape: str) -> None:
+    """As all but NACLIP's code do."""
+    found = label(change_head(clip, head), heads, shape, replace(GIVEN, window=None, two_steps=False))
+    assert torch.equal(found, heads[f"{TAGS.get(head, head)}.{shape}.labels"].long())
+
+
+@pytest.mark.parametrize("shape", ["square", "wide"])
+def test_labels_of_little_area_in_the_whole_photo(clip: SegCLIP, heads: dict[str, Tensor], shape: str) -> None:
+    protocol = replace(GIVEN, window=None, two_steps=False, area=0.25)
+    assert_same(label(change_head(clip, "sclip"), heads, shape, protocol), heads[f"sclip_area.{shape}.labels"])
+
+
+def test_likeness_of_another_model(clip: SegCLIP, heads: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """ProxyCLIP, with the features that its authors' code was given in place of the embedded model's."""
+    given = F.normalize(heads["dino.square"].flatten(2).mT, dim=-1)
+    head = replace(HEADS["proxy"], mix=lambda q, k, v, around: proxy(q, k, v, replace(around, affinity=given)))
+    monkeypatch.setitem(HEADS, "proxy", head)
+    found = label(change_head(clip, "proxy"), heads, "square", replace(GIVEN, window=None, two_steps=False))
+    assert_same(found, heads["proxyclip.square.labels"])
 
 
 def test_windows_that_are_smaller_than_the_model_has_seen(clip: SegCLIP, heads: dict[str, Tensor]) -> None:
@@ -91,13 +119,10 @@ def test_pamr_by_itself(heads: dict[str, Tensor], steps: int, dilations: tuple[i
 
 def test_of_many_words_those_that_cannot_win_are_not_drawn() -> None:
     """But count: a label is as likely among all of them as if each were drawn."""
-    segmenter = Segmenter(small_model(), DenseProtocol(templates=("a {}",)))
-    (encoded,) = segmenter.encode([random_photo(120, 160)])
+    few = DenseProtocol(templates=("a {}",))
+    (encoded,) = Segmenter(small_model(), few).encode([random_photo(120, 160)])
     labels = EmbeddedLabels(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))
-    maps = [
-        protocol.label_photo(encoded, labels, background, None, 100.0)
-        for protocol, background in ((segmenter.protocol, None), (_drawing_all(segmenter.protocol), None))
-    ]
+    maps = [protocol.label_photo(encoded, labels, None, None, 100.0) for protocol in (few, _drawing_all(few))]
     assert (maps[0].labels != maps[1].labels).float().mean() < 0.001
     torch.testing.assert_close(maps[0].scores, maps[1].scores, atol=5e-3, rtol=0)
     assert maps[1].scores.mean() < 0.5, "all 300 words share in what a pixel is"
@@ -143,14 +168,13 @@ def test_settings_of_benchmarks() -> None:
         DenseProtocol(area=2.0)
 
 
-def test_templates_are_normalised_one_by_one(tmp_path: Path) -> None:
-    segmenter = Segmenter(small_model(), DenseProtocol())
+def test_templates_are_normalised_one_by_one() -> None:
     asked = []
 
-    def embed(words: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+    def embed(words: Sequence[str], templates: tuple[str, ...]) -> Tensor:
         asked.append(templates)
         return torch.nn.functional.normalize(torch.randn(len(words), 8), dim=-1)
 
-    found = segmenter.protocol.embed_labels(("cat", "dog"), embed).labels
+    found = DenseProtocol().embed_labels(("cat", "dog"), embed).labels
     assert len(asked) == 80 and all(len(own) == 1 for own in asked) and found.shape == (2, 8)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(2))

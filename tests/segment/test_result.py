@@ -134,10 +134,13 @@ def test_how_a_result_shows_itself() -> None:
     assert repr(quarters()) == "<Segmentation 120x80: background 75.0%, cat 25.0%; not found: dog>"
     absent = make(tuple(f"thing {i}" for i in range(20)), np.full((4, 4), 20))
     assert repr(absent).startswith("<Segmentation 4x4: thing 19 100.0%; not found: thing 0, thing 1, ")
-    assert repr(absent).endswith(", thing 7, and 11 more>")
+    assert repr(absent).endswith(", thing 5, and 13 more>") and len(repr(absent)) <= 120
     many = make(tuple(f"thing {i}" for i in range(20)), np.resize(np.arange(21), (21, 21)))
-    assert repr(many).endswith(", and 13 more>") and len(repr(many)) < 200
-    with Image.open(io.BytesIO(quarters()._repr_png_())) as image:
+    assert repr(many).endswith(" more>") and "; not found" not in repr(many) and 90 < len(repr(many)) <= 120
+    both = make(tuple(f"thing {i}" for i in range(20)), np.resize(np.arange(10), (21, 21)))
+    assert "; not found: thing 9, " in repr(both) and repr(both).count(" more") == 2 and len(repr(both)) <= 150
+    assert len(repr(make(("very " * 200, "so " * 200), np.ones((4, 4))))) <= 200
+    with Image.open(io.BytesIO(quarters()._repr_png_() or b"")) as image:
         assert (np.asarray(image) == np.asarray(quarters().overlay())).all()
 
 
@@ -161,6 +164,97 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="disk full"):
         quarters().save(tmp_path, "photo")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    result = quarters()
+    result.save(tmp_path, "photo.1")
+    loaded = Segmentation.load(tmp_path, "photo.1")
+    np.testing.assert_array_equal(loaded.labels, result.labels)
+    np.testing.assert_array_equal(loaded.scores, result.scores)
+    assert (loaded.names, loaded.protocol, loaded.background) == (result.names, result.protocol, result.background)
+    assert loaded.found() == result.found() and loaded.record() == result.record() and repr(loaded) == repr(result)
+    assert loaded.presence.tolist() == result.presence.tolist() and loaded.labels.dtype == result.labels.dtype
+    assert loaded.to_coco() == result.to_coco() and (loaded.mask("cat") == result.mask("cat")).all()
+    for use in (Segmentation.overlay, lambda one: one.crop("cat"), lambda one: one.cutout("cat")):
+        with pytest.raises(ValueError, match=r"not saved .*; give it: Segmentation\.load\(folder, stem, photo\)"):
+            use(loaded)
+    assert loaded._repr_png_() is None
+    with pytest.raises(ValueError, match="segment the photo again"):
+        loaded.probability("cat")
+    whole = Segmentation.load(tmp_path, "photo.1", result.photo)
+    assert (np.asarray(whole.overlay()) == np.asarray(result.overlay())).all()
+
+
+@pytest.mark.parametrize("count", [255, 300])
+def test_many_labels_come_back(tmp_path: Path, count: int) -> None:
+    labels = np.resize(np.arange(count + 1), (80, 80))
+    result = make(tuple(f"thing {i}" for i in range(count)), labels)
+    result.save(tmp_path, "many")
+    loaded = Segmentation.load(tmp_path, "many")
+    assert (loaded.labels == labels).all() and loaded.names == result.names
+    np.testing.assert_allclose(loaded.presence, result.presence, atol=1e-4)
+
+
+def change(**fields: object) -> Callable[[Path], object]:
+    """Edits fields of the record; None removes one."""
+
+    def edit(folder: Path) -> None:
+        record = json.loads((folder / "a.json").read_text()) | fields
+        (folder / "a.json").write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
+
+    return edit
+
+
+def paint(folder: Path) -> None:
+    """A corner of the mask, by hand."""
+    with Image.open(folder / "a.mask.png") as mask:
+        mask.load()
+    mask.putpixel((119, 79), 1)
+    mask.save(folder / "a.mask.png")
+
+
+EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no record": (lambda folder: (folder / "a.json").unlink(), r"a\.json: cannot be read \(No such file"),
+    "no mask": (lambda folder: (folder / "a.mask.png").unlink(), r"a\.mask\.png: no such file, only half of"),
+    "half a record": (lambda folder: (folder / "a.json").write_text('{"width": 3'), "is no whole JSON"),
+    "half a mask": (
+        lambda folder: (folder / "a.mask.png").write_bytes((folder / "a.mask.png").read_bytes()[:-60]),
+        r"a\.mask\.png: cannot be read",
+    ),
+    "a list": (lambda folder: (folder / "a.json").write_text("[]"), "without 'width'"),
+    "no labels": (change(labels=None), "without 'labels'"),
+    "another size": (change(width=7), "120x80, but a.json says 7x80"),
+    "fewer labels": (change(labels=["dog"], found=[]), "has label 2, but a.json names 1"),
+    "odd labels": (change(labels=["dog", 3]), "a label without a presence"),
+    "odd presence": (change(presence={"dog": 0.2, "cat": 7}), "a label without a presence in 0..1"),
+    "odd background": (change(background="grey"), "background 'grey'; give auto"),
+    "odd findings": (change(found=[{"index": 9}]), "which is not so written"),
+    "renamed": (change(labels=["dog", "cow"], presence={"dog": 0.2, "cow": 0.3}), "one of both was changed"),
+    "painted": (paint, "one of both was changed"),
+    "a photo in its place": (
+        lambda folder: Image.new("RGB", (120, 80)).save(folder / "a.mask.png"),
+        "mode RGB, whose pixels are no indices",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_half_or_edited_files_are_refused(tmp_path: Path, name: str) -> None:
+    edit, why = EDITS[name]
+    quarters().save(tmp_path, "a")
+    edit(tmp_path)
+    with pytest.raises(ValueError, match=why) as raised:
+        Segmentation.load(tmp_path, "a")
+    assert "\n" not in str(raised.value)
+
+
+def test_another_photo_is_refused(tmp_path: Path) -> None:
+    quarters().save(tmp_path, "a")
+    with pytest.raises(ValueError, match=r"photo of 80x120; .*a\.json is of 120x80: give that photo"):
+        Segmentation.load(tmp_path, "a", np.zeros((120, 80, 3), np.uint8))
+    with pytest.raises(ValueError, match="without a folder"):
+        Segmentation.load(tmp_path, "../a")
 
 
 @pytest.mark.parametrize("stem", ["", "../photo", "a/b", ".", ".."])

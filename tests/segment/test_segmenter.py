@@ -1,8 +1,10 @@
 """Segmenter and its results: any photo, any number of labels, and the open protocol's promises."""
 
+import inspect
 import logging
 import pickle
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -159,8 +161,13 @@ def test_background_is_checked_before_the_model_works(segmenter: Segmenter) -> N
 def test_photo_kinds_agree(segmenter: Segmenter, tmp_path: Path) -> None:
     path = tmp_path / "cup.png"
     Image.fromarray(PHOTO).save(path)
-    results = [segmenter.segment(photo, ["cup", "table"]) for photo in (PHOTO, Image.fromarray(PHOTO), path, str(path))]
+    opaque = np.dstack([PHOTO, np.full(PHOTO.shape[:2], 255, np.uint8)])
+    kinds = (PHOTO, Image.fromarray(PHOTO), path, str(path), path.read_bytes(), opaque)
+    results = [segmenter.segment(photo, ["cup", "table"]) for photo in kinds]
     assert all((r.labels == results[0].labels).all() for r in results)
+    grey = PHOTO[..., 0]
+    found = segmenter.segment(grey, ["cup", "table"])
+    assert (found.labels == segmenter.segment(np.dstack([grey] * 3), ["cup", "table"]).labels).all()
 
 
 def test_a_photo_that_cannot_be_read(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -251,6 +258,101 @@ def test_a_compiled_segmenter_can_be_pickled(model: SegCLIP) -> None:
     """The program is made anew where it is loaded, when the first photo comes."""
     segmenter = pickle.loads(pickle.dumps(Segmenter(model, dtype="int8", compile=True)))
     assert segmenter.encoder._made_of == (segmenter.model, "int8", True)
+
+
+@pytest.mark.parametrize("background", ["auto", None, 0.3])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_soft_maps_agree_with_the_label_map(model: SegCLIP, protocol: str, background: float | None) -> None:
+    names = ["cat", "cup", "a wall", "猫"]
+    result = Segmenter(model, protocol).segment(PHOTO, names, background=background, presence=None)
+    soft = dict(result.probabilities())
+    assert list(soft) == ["background", *names] and {one.shape for one in soft.values()} == {PHOTO.shape[:2]}
+    stack = np.stack([*soft.values()])
+    assert stack.dtype == np.float32 and stack.min() >= 0 and stack.max() <= 1
+    own = np.take_along_axis(stack, result.labels[None].astype(np.int64), axis=0)[0]
+    expected = result.scores if protocol != "dense" else np.where(result.labels, result.scores, 1 - result.scores)
+    np.testing.assert_allclose(own, expected, atol=1e-4)
+    np.testing.assert_array_equal(result.probability("cup"), soft["cup"])
+    assert soft["background"].any() == (background is not None)
+    assert len(np.unique(soft["cup"])) > 1, "it is a map, not a number"
+    if protocol in ("paper", "groupvit"):
+        first = stack.argmax(axis=0)
+        assert (stack.max(axis=0) - own).max() < 1e-4 and (first == result.labels).mean() > 0.99
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_soft_maps_of_labels_of_several_words(model: SegCLIP, protocol: str) -> None:
+    """A label is as likely as its best word, and what words say is the background is named so."""
+    labels = ["cat|kitten", "cup", "background|wall|sky"]
+    result = Segmenter(model, protocol).segment(PHOTO, labels, background=None, presence=None)
+    soft = dict(result.probabilities())
+    assert list(soft) == ["background", "cat", "cup"]
+    own = np.take_along_axis(np.stack([*soft.values()]), result.labels[None].astype(np.int64), axis=0)[0]
+    np.testing.assert_allclose(own, result.scores, atol=1e-4)
+
+
+def test_the_soft_map_of_a_label_that_is_absent(model: SegCLIP) -> None:
+    """It is nowhere, unless every label is taken to be in the photo."""
+    names = [f"thing {i}" for i in range(12)]
+    segmenter = Segmenter(model)
+    result = segmenter.segment(PHOTO, names)
+    absent = [name for name, there in zip(names, result.presence, strict=True) if there < 0.5]
+    assert absent and not any(result.probability(name).any() for name in absent)
+    assert segmenter.segment(PHOTO, names, presence=None).probability(absent[0]).any()
+    with pytest.raises(ValueError, match=r"'cow' was not given"):
+        result.probability("cow")
+
+
+def test_soft_maps_of_five_hundred_labels_are_drawn_one_at_a_time(segmenter: Segmenter) -> None:
+    names = [f"thing {i}" for i in range(500)]
+    drawn: list[int] = []
+    result = segmenter.segment(PHOTO, names, presence=None)
+    draw = result.draw
+    assert draw is not None
+    object.__setattr__(result, "draw", lambda index: drawn.append(index) or draw(index))
+    maps = result.probabilities()
+    assert isinstance(maps, Iterator) and not drawn
+    assert [next(maps)[0] for _ in range(3)] == ["background", "thing 0", "thing 1"] and drawn == [0, 1, 2]
+
+
+def test_a_result_goes_without_the_model(segmenter: Segmenter) -> None:
+    result = segmenter.segment(PHOTO, ["cup", "table"])
+    sent = pickle.dumps(result)
+    assert len(sent) < 2 * (result.labels.nbytes + result.scores.nbytes + result.photo.nbytes)
+    again = pickle.loads(sent)
+    assert (again.labels == result.labels).all() and result.draw is not None
+    with pytest.raises(ValueError, match="segment the photo again"):
+        again.probability("cup")
+
+
+def test_embeddings_of_labels(model: SegCLIP) -> None:
+    segmenter = Segmenter(model, "paper")
+    embeds = segmenter.embed_labels(["cup", "table"])
+    assert embeds.shape == (2, 64)
+    torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(2))
+    torch.testing.assert_close(embeds.flip(0), segmenter.embed_labels(["table", "cup"]))
+    expected = segmenter.segment(PHOTO, ["cup", "table"], background=None).labels
+    np.testing.assert_array_equal(segmenter.segment_embeddings(PHOTO, embeds), expected)
+    embeds.zero_()
+    assert segmenter.embed_labels(["cup", "table"]).norm() > 1, "they are the caller's own"
+    with pytest.raises(ValueError, match="repeats"):
+        segmenter.embed_labels(["cup", "cup"])
+    with pytest.raises(ValueError, match=r"several words, \['cup\|mug'\]; give each word"):
+        segmenter.embed_labels(["cup|mug"])
+
+
+def test_texts_in_place_of_token_ids(model: SegCLIP) -> None:
+    encode = inspect.unwrap(SegCLIP.encode_text)  # the tests' own type check would answer first
+    with pytest.raises(ValueError, match=r"encode_text\(\['dog'\]\): expected token ids .* model\.tokenize"):
+        encode(model, ["dog"])
+
+
+def test_a_model_and_a_segmenter_show_themselves_in_a_line(model: SegCLIP) -> None:
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert repr(model) == f"<SegCLIP clip + clip, 4 centers, {size:.1f} M parameters, cpu>"
+    segmenter = Segmenter(model, "paper", dtype="bfloat16")
+    assert repr(segmenter) == f"<Segmenter of {model!r}: protocol paper, bfloat16, cpu>" and len(repr(segmenter)) < 120
+    assert "Linear" in repr(model.image), "the layers can still be listed"
 
 
 class Maps(Dataset):

@@ -176,13 +176,22 @@ def test_what_is_kept_of_texts_is_for_the_tower_that_read_them(tmp_path: Path) -
         assert torch.equal(embed_texts(model, ["a cat"], file)["a cat"], changed)
 
 
-def test_a_chunk_of_features_that_was_cut_is_computed_again(
-    data: Shards, config: TrainConfig, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("damage", ["cut", "a bit", "NaN, without checksums"])
+def test_a_damaged_chunk_of_features_is_computed_again(
+    damage: str, data: Shards, config: TrainConfig, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(whole / "features", tmp_path / "features")
     file = tmp_path / "features/crop1/00000/patches.npy"
     expected = file.read_bytes()
-    file.write_bytes(expected[:-1])
+    changed = bytearray(expected)
+    if damage == "a bit":
+        changed[-5] ^= 1
+    elif damage == "cut":
+        del changed[-1:]
+    else:
+        changed[-2:] = np.float16("nan").tobytes()
+        file.with_name("crc32.json").unlink()
+    file.write_bytes(changed)
     assert config.init_from
     settings = FeatureSettings(masked_photos=CACHE.reconstruction_fraction, mask_ratio=ADAPTED.mask_ratio)
     cache_features(config.init_from, data, tmp_path / "features", settings, crops=2)

@@ -1,9 +1,9 @@
-"""`segclip web` without a browser: the endpoint, the page's own requests, and what must not pass."""
+"""`segclip web` without a browser: the endpoint, the page's own requests, and the command."""
 
-import http.client
+import base64
+import hashlib
 import io
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,14 @@ import skimage.data
 from helpers import ROOT
 from helpers.pages import blocks
 from helpers.small_model import small_model
-from helpers.web_server import TIMEOUT, Served, assert_in_words, png, segmenters_of, serve, text, unpacked
+from helpers.web_server import Served, assert_in_words, png, segmenters_of, serve, text, unpacked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from segclip.cli import main
 from segclip.segment.segmenter import Segmenter
+from segclip.web.api import FIELDS
 from segclip.web.service import MAX_BYTES, MAX_LABELS, MAX_LETTERS, MAX_PIXELS, QUEUE_SIZE, Service, open_service
 
 PHOTO = skimage.data.coffee()[::4, ::4]  # 100x150
@@ -35,9 +35,9 @@ LABELS = ["cup", "potted plant"]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served() -> Iterator[Served]:
     model = small_model()
-    with serve({"small": segmenters_of(model), "other": segmenters_of(model)}, tmp_path_factory.mktemp("up")) as served:
+    with serve({"small": segmenters_of(model), "other": segmenters_of(model)}) as served:
         yield served
 
 
@@ -64,6 +64,7 @@ def test_the_endpoint_gives_what_the_segmenter_gives(
     np.testing.assert_array_equal(unpacked(answer.pop("mask_png")), expected.labels)
     assert answer.pop("model") == asked.get("model", "small")
     assert answer.pop("coco") == json.loads(json.dumps(expected.to_coco()))
+    assert answer.pop("photo_sha256") == hashlib.sha256(png(PHOTO)).hexdigest()
     assert answer == json.loads(json.dumps(expected.record()))
 
 
@@ -92,7 +93,7 @@ def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
     root = ROOT
     (tmp_path / "photo.jpg").write_bytes(png(PHOTO))
     (tmp_path / "examples").symlink_to(root / "examples")
-    _, *asking = blocks("bash", (root / "docs/web.md").read_text())
+    asking = [block for block in blocks("bash", (root / "docs/web.md").read_text()) if "http://127.0.0.1:7860" in block]
     assert len(asking) == 2
     for block in asking:
         command = block.replace("http://127.0.0.1:7860", served.address).replace("python ", f"{sys.executable} ")
@@ -132,6 +133,9 @@ def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
         ({"model": "../../mini.safetensors"}, "choose one of small, other"),
         ({"model": {}}, "choose one of small, other"),
         ({"coco": 1}, "coco"),
+        ({"scores": "yes"}, "scores"),
+        ({"photo": ..., "photo_sha256": "../../etc/passwd"}, "64 hexadecimal digits"),
+        ({"photo": ..., "photo_sha256": ["0" * 64]}, "64 hexadecimal digits"),
         ({"file": "/etc/passwd"}, "unknown field 'file'"),
     ],
     ids=lambda value: "" if isinstance(value, str) else repr(value)[:40],
@@ -158,22 +162,15 @@ def bomb(width: int, height: int) -> bytes:
 
 def test_too_many_pixels_or_bytes(served: Served) -> None:
     side = int(MAX_PIXELS**0.5) + 1
-    assert_in_words(served.ask(photo=text(bomb(side, side)), labels=LABELS), 400, f"at most {MAX_PIXELS // 10**6}")
-    assert_in_words(served.ask(photo=text(bytes(MAX_BYTES + 1)), labels=LABELS), 400, "MiB")
-    for address in ("/segment", "/gradio_api/upload", "/gradio_api/queue/join"):
-        # Refused by its header: nothing of so large a body is read, nor sent here.
-        connection = http.client.HTTPConnection(served.address.removeprefix("http://"), timeout=TIMEOUT)
-        connection.request("POST", address, headers={"Content-Length": str(2 * MAX_BYTES)})
-        answer = connection.getresponse()
-        assert answer.status == 413 and b"too large" in answer.read()
-        connection.close()
-    assert_in_words(served.client.post("/segment", content=iter([b"{}"])), 411, "Content-Length")
+    for photo, words in ((bomb(side, side), f"at most {MAX_PIXELS // 10**6}"), (bytes(MAX_BYTES + 1), "MiB")):
+        assert_in_words(served.ask(photo=text(photo), labels=LABELS), 400, words)
+    assert_in_words(served.send(bomb(side, side)), 400, f"at most {MAX_PIXELS // 10**6}")
 
 
-def test_a_full_disk(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
-    response = served.client.post("/gradio_api/upload", files={"files": ("photo.png", png(PHOTO))})
-    assert_in_words(response, 507, "no room")
+def test_json_that_would_fill_the_memory(served: Served) -> None:
+    body = b'{"labels": [' + b"{}," * 1_000_000 + b"{}]}"
+    response = served.client.post("/segment", content=body, headers={"content-type": "application/json"})
+    assert_in_words(response, 400, "more than")
 
 
 def test_only_json_and_only_post(served: Served) -> None:
@@ -198,82 +195,103 @@ def test_damaged_photos_never_end_it(served: Served, data: st.DataObject) -> Non
 # Many at once
 
 
-def test_a_full_queue_is_told_to_wait(served: Served) -> None:
-    """20 at once: as many as the queue holds are served, the others are told when to retry; none is lost."""
+def test_twenty_at_once_are_all_served(served: Served) -> None:
     expected = Segmenter(small_model()).segment(PHOTO, LABELS).labels
     with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: served.ask(photo=text(png(PHOTO)), labels=LABELS), range(20)))
+    for answer in answers:
+        np.testing.assert_array_equal(unpacked(answer.json()["mask_png"]), expected)
+
+
+def test_a_full_queue_is_told_to_wait(served: Served) -> None:
+    """More than the queue holds: as many are served, the others are told when to retry; none is lost."""
+    over = 3
+    with ThreadPoolExecutor(QUEUE_SIZE + over) as pool:
         with served.service.lock:  # nobody is served until all who find no slot have been told so
-            asked = [pool.submit(served.ask, photo=text(png(PHOTO)), labels=LABELS) for _ in range(20)]
+            asked = [
+                pool.submit(served.ask, photo=text(png(PHOTO)), labels=LABELS) for _ in range(QUEUE_SIZE + over - 1)
+            ] + [pool.submit(served.send, png(PHOTO))]
             deadline = time.monotonic() + 60
-            while sum(a.done() for a in asked) < 20 - QUEUE_SIZE:
+            while sum(a.done() for a in asked) < over:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         answers = [a.result() for a in asked]
     refused = [answer for answer in answers if answer.status_code == 503]
-    assert len(refused) == 20 - QUEUE_SIZE
+    assert len(refused) == over
     for answer in refused:
         assert_in_words(answer, 503, "waiting")
         assert int(answer.headers["retry-after"]) > 0
-    for answer in answers:
-        if answer not in refused:
-            np.testing.assert_array_equal(unpacked(answer.json()["mask_png"]), expected)
+    assert all(answer.status_code == 200 for answer in answers if answer not in refused)
     assert served.ask(photo=text(png(PHOTO)), labels=LABELS).status_code == 200
 
 
-def test_a_full_queue_of_the_page(served: Served) -> None:
-    values = (served.upload(png(PHOTO)), "cup", "automatic", 0.5, "open", "small")
-    with ThreadPoolExecutor(20) as pool:
-        with served.service.lock:
-            pressed = [pool.submit(served.press, *values) for _ in range(20)]
-            deadline = time.monotonic() + 60
-            while not any(p.done() for p in pressed):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        answers = [p.result() for p in pressed]
-    refused = [answer for answer in answers if answer.status_code == 503]
-    assert refused
-    for answer in refused:
-        assert_in_words(answer, 503, "waiting")
-        assert int(answer.headers["retry-after"]) > 0
-    assert all("seg-table" in answer.text for answer in answers if answer not in refused)
+# A photo that is sent once
 
 
-# The page
+def test_a_photo_is_encoded_once_and_asked_about_by_its_hash(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = png(PHOTO[:60])
+    sent = served.send(data, preview="true").json()
+    assert (sent["width"], sent["height"]) == (150, 60)
+    assert Image.open(io.BytesIO(base64.b64decode(sent["preview_jpeg"]))).size == (150, 60)
+    for _ in range(600):  # the other protocols follow while nobody waits
+        if served.service.encodings.get((sent["photo_sha256"], "small", "paper")):
+            break
+        time.sleep(0.05)
+    monkeypatch.setattr(Segmenter, "_encode", lambda *_: pytest.fail("it was encoded again"))
+    for asked, protocol, labels in [({}, "open", LABELS), ({"protocol": "paper"}, "paper", ["dog"])]:
+        answer = served.ask(photo_sha256=sent["photo_sha256"], labels=labels, scores=True, **asked).json()
+        monkeypatch.undo()
+        expected = Segmenter(small_model(), protocol).segment(PHOTO[:60], labels)
+        np.testing.assert_array_equal(unpacked(answer["mask_png"]), expected.labels)
+        np.testing.assert_allclose(unpacked(answer["scores_png"]) / 255, expected.scores, atol=0.5 / 255 + 1e-6)
+        monkeypatch.setattr(Segmenter, "_encode", lambda *_: pytest.fail("it was encoded again"))
 
 
-def test_the_page_shows_what_the_segmenter_finds(served: Served) -> None:
-    expected = Segmenter(small_model(), "paper").segment(PHOTO, LABELS, background=0.26)
-    html = served.stage(
-        served.upload(png(PHOTO), "my cup.png"), "cup\npotted plant", "threshold", 0.26, "paper", "other"
-    )
-    for found in expected.found():
-        row = html.split(f'class="seg-row-{found.index}"')[1].split("</tr>")[0]
-        assert found.label in row and f"{100 * found.share:.1f}%" in row and f"{found.score:.2f}" in row
-    files = dict(re.findall(r'download="([^"]+)" href="data:[^,]*;base64,([^"]+)"', html))
-    assert list(files) == ["my cup.mask.png", "my cup.json", "my cup.coco.json"]
-    np.testing.assert_array_equal(unpacked(files["my cup.mask.png"]), expected.labels)
+def test_another_model_needs_no_second_sending(served: Served) -> None:
+    photo = served.send(png(PHOTO[:50])).json()["photo_sha256"]
+    answer = served.ask(photo_sha256=photo, labels=LABELS, model="other", protocol="paper").json()
+    expected = Segmenter(small_model(), "paper").segment(PHOTO[:50], LABELS)
+    np.testing.assert_array_equal(unpacked(answer["mask_png"]), expected.labels)
 
 
-def test_words_in_place_of_an_overlay(served: Served) -> None:
-    good, bad = served.upload(png(PHOTO)), served.upload(b"no image", "cat.jpg")
-    for values, words in [
-        ((None, "cup", "automatic", 0.5, "open", "small"), "No photo yet"),
-        ((bad, "cup", "automatic", 0.5, "open", "small"), "cat.jpg: not an image"),
-        ((good, "", "automatic", 0.5, "open", "small"), "No labels"),
-        ((good, "cup", "threshold", 7, "open", "small"), "0..1"),
-        ((good, "cup", "sometimes", 0.5, "open", "small"), "Background"),
-        ((good, "cup", "none", 0.5, "closed", "small"), "Protocol"),
-        ((good, "cup", "none", 0.5, "open", "/etc/passwd"), "Model"),
-        ((good, {"a": 1}, "none", 0.5, "open", "small"), "Labels: give"),
-    ]:
-        html = served.stage(*values)
-        assert 'role="alert"' in html and words in html and "Traceback" not in html and str(served.uploads) not in html
+def test_a_photo_that_was_forgotten(served: Served) -> None:
+    assert_in_words(served.ask(photo_sha256="0" * 64, labels=LABELS), 410, "send it again")
 
 
-def test_labels_are_text_never_markup(served: Served) -> None:
-    label = '<img src=x onerror="alert(1)">'
-    html = served.stage(served.upload(png(PHOTO)), label, "none", 0.5, "open", "small")
-    assert "&lt;img src=x onerror=&#34;" in html and "<img src=x" not in html
+@pytest.mark.parametrize(
+    ("data", "asked", "words"),
+    [
+        (b"", {}, "empty"),
+        (b"no image", {}, "not an image"),
+        (png(PHOTO), {"model": "../mini"}, "choose one of small, other"),
+        (png(PHOTO), {"protocol": "groupvit"}, "choose one of open, paper"),
+    ],
+)
+def test_a_photo_that_cannot_be_sent(served: Served, data: bytes, asked: dict[str, str], words: str) -> None:
+    assert_in_words(served.send(data, **asked), 400, words)
+
+
+# What is told of the server
+
+
+def test_health(served: Served) -> None:
+    health = served.client.get("/health").json()
+    assert health["status"] == "UP" and health["models"] == ["small", "other"] and health["waiting"] == 0
+
+
+def test_the_description_names_every_field_and_path(served: Served) -> None:
+    about = served.client.get("/openapi.json").json()
+    query = about["paths"]["/segment"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(query["properties"]) == set(FIELDS)
+    answer = about["paths"]["/segment"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    told = served.ask(photo=text(png(PHOTO)), labels=LABELS, coco=True, scores=True).json()
+    assert set(answer["properties"]) == set(told)
+    found = answer["properties"]["found"]["items"]["properties"]
+    assert all(set(one) == set(found) for one in told["found"])
+    added = about["paths"]["/photos"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert set(added["properties"]) == set(served.send(png(PHOTO), preview="true").json())
+    health = about["paths"]["/health"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert set(health["properties"]) == set(served.client.get("/health").json())
 
 
 # The command
@@ -303,6 +321,7 @@ def weights(tmp_path: Path) -> Path:
         (("--port", "0", "--host", "256.1.1.1"), "cannot be listened on"),
         (("--port", "0", "--model", "minni"), "did you mean mini"),
         (("--port", "0", "--device", "abacus"), "device 'abacus'"),
+        (("--port", "0", "--label-studio", "localhost:8080"), "http://localhost:8080"),
     ],
 )
 def test_bad_arguments(arguments: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,7 +336,7 @@ def test_a_port_that_is_taken(served: Served, capsys: pytest.CaptureFixture[str]
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
     assert main(["web", "--port", "0"]) == 2
     assert 'pip install "segclip[web]"' in capsys.readouterr().err
 

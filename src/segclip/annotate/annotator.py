@@ -58,6 +58,7 @@ class Request:
     Attributes:
         labels: what to look for.
         model: as `segclip.load` takes it.
+        head: as for `segclip.Segmenter`.
         device: auto, cpu, cuda, mps ...
         protocol, background, presence, dtype: as for `segclip.Segmenter`.
         drawing: of the shapes.
@@ -65,6 +66,7 @@ class Request:
 
     labels: Labels
     model: str = "mini"
+    head: str | None = None
     device: str = "auto"
     protocol: str = "open"
     background: Background = "auto"
@@ -94,7 +96,9 @@ class Annotator:
 
     def __init__(self, request: Request, formats: Mapping[str, Format] = FORMATS) -> None:
         self.request, self.formats = request, formats
-        self.segmenter = Segmenter(request.model, request.protocol, device=request.device, dtype=request.dtype)
+        self.segmenter = Segmenter(
+            request.model, request.protocol, head=request.head, device=request.device, dtype=request.dtype
+        )
 
     def __call__(self, named: Named) -> Results:
         """Annotate photos, reading and drawing while the model works."""

@@ -6,10 +6,13 @@ configuration can ask for, and no model here computes, is refused.
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from segclip.checkpoints.native import CONFIG_FILE, CheckpointError, read_config
 from segclip.model.towers.clip import DEVIATION, MEAN
@@ -38,12 +41,10 @@ class Told:
     Attributes:
         activation: as a tower's configuration names it; None: CLIP's own.
         heads: of attention; None: one for each 64 channels.
-        width: channels of the tower that it is told of; None: not said.
     """
 
     activation: str | None = None
     heads: int | None = None
-    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,56 @@ class ClipConfig:
     Attributes:
         image, text: the towers.
         mean, deviation: that its pixels, RGB of 0-1, are normalised by.
+        sizes: which the tensors tell too, by the names of `check_sizes`, as far as the configuration says them.
     """
 
     image: Told = Told()
     text: Told = Told()
     mean: tuple[float, ...] = MEAN
     deviation: tuple[float, ...] = DEVIATION
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+def check_sizes(told: ClipConfig | None, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where a configuration tells of other sizes than the tensors beside it have.
+
+    Args:
+        told: None: nothing is told.
+        state: tensors under our names, all blocks of the image tower as `image.layers.N`.
+        path: of the file, for the errors.
+    """
+    if told is None:
+        return
+    found = _sizes(state)
+    for name, size in told.sizes.items():
+        if found.get(name, size) != size:
+            raise CheckpointError(
+                f"{path}: the configuration beside it tells of another model: {name} {brief(size)}, and its tensors "
+                f"have {found[name]}; put the configuration of these weights there"
+            )
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Sizes that tensors tell; a tensor that is missing or of another shape tells none."""
+    axes = (
+        ("image width", "image.tower.patch_embed.weight", 4, 0),
+        ("image patch", "image.tower.patch_embed.weight", 4, 3),
+        ("image hidden channels", "image.layers.0.mlp.fc1.weight", 2, 0),
+        ("embedding", "image.projection", 2, 1),
+        ("text width", "text.positions", 2, 1),
+        ("text context", "text.positions", 2, 0),
+        ("text vocabulary", "text.token_embedding.weight", 2, 0),
+        ("text hidden channels", "text.blocks.0.mlp.fc1.weight", 2, 0),
+    )
+    found = {name: state[key].shape[axis] for name, key, ndim, axis in axes if key in state and state[key].ndim == ndim}
+    for name, prefix in (("image layers", "image.layers."), ("text layers", "text.blocks.")):
+        blocks = {match[1] for key in state if (match := re.match(re.escape(prefix) + r"([0-9]+)\.", key))}
+        if blocks:
+            found[name] = len(blocks)
+    positions = state.get("image.tower.positions")
+    if positions is not None and positions.ndim == 2 and "image patch" in found:
+        found["image side"] = math.isqrt(max(len(positions) - 1, 0)) * found["image patch"]
+    return found
 
 
 def read_clip_config(path: Path, names: tuple[str, ...]) -> ClipConfig | None:
@@ -72,12 +117,31 @@ def read_clip_config(path: Path, names: tuple[str, ...]) -> ClipConfig | None:
         CheckpointError: damaged, or it asks for what no model here computes.
     """
     for name in names:
-        file = path.with_name(name)
-        raw = _read_json(file)
-        if isinstance(raw.get("model_cfg"), dict):
-            return _open_clip(raw, file)
-        if raw.get("model_type") == "clip" or "vision_config" in raw or "text_config" in raw:
-            return _transformers(raw, file)
+        if (told := read_one_config(path.with_name(name))) is not None:
+            return told
+    return None
+
+
+def read_one_config(file: Path) -> ClipConfig | None:
+    """What a configuration tells of a CLIP; None where there is no such file, or it is of something else unknown.
+
+    Raises:
+        CheckpointError: damaged, or it asks for what no model here computes.
+    """
+    raw = _read_json(file)
+    if isinstance(raw.get("model_cfg"), dict):
+        return _open_clip(raw, file)
+    if "vision_cfg" in raw and "text_cfg" in raw:  # one of OpenCLIP's model_configs
+        return _open_clip({"model_cfg": raw}, file)
+    kind = raw.get("model_type")
+    if isinstance(kind, str) and kind != "clip":
+        raise CheckpointError(
+            f"{file}: the configuration of a {shorten(kind)}, not of a CLIP with both towers, which is what can be "
+            "opened; put the configuration of these weights there, or take another model, such as "
+            "openai/clip-vit-base-patch16"
+        )
+    if kind == "clip" or "vision_config" in raw or "text_config" in raw:
+        return _transformers(raw, file)
     return None
 
 
@@ -101,19 +165,24 @@ def _open_clip(raw: Mapping[str, Any], file: Path) -> ClipConfig:
             if value and name not in OPEN_CLIP_FIELDS and value not in OPEN_CLIP_DEFAULTS.get(name, ()):
                 raise _unknown(file, f"{part}.{name}", value)
     activation = None if model.get("quick_gelu", False) else "gelu"
+    _whole(image, "layers", 12, file)  # a ResNet's is a list
     width, head = (_whole(image, name, default, file) for name, default in (("width", 768), ("head_width", 64)))
     text_width, heads = (_whole(text, name, default, file) for name, default in (("width", 512), ("heads", 8)))
     mean, deviation = _statistics(_fields(raw, "preprocess_cfg", file), "mean", "std", file)
-    return ClipConfig(
-        Told(activation, width // head, width),
-        Told(activation, heads, text_width),
-        mean,
-        deviation,
+    sizes = {"image width": width, "text width": text_width} | _said(
+        ("image layers", image, "layers"),
+        ("image patch", image, "patch_size"),
+        ("image side", image, "image_size"),
+        ("text layers", text, "layers"),
+        ("text context", text, "context_length"),
+        ("text vocabulary", text, "vocab_size"),
+        ("embedding", model, "embed_dim"),
     )
+    return ClipConfig(Told(activation, width // head), Told(activation, heads), mean, deviation, sizes)
 
 
 def _transformers(raw: Mapping[str, Any], file: Path) -> ClipConfig:
-    towers = {}
+    towers, sizes = {}, _said(("embedding", raw, "projection_dim"))
     for name, default in TRANSFORMERS_HEADS.items():
         fields = {**_fields(raw, name, file), **_fields(raw, f"{name}_dict", file)}
         activation, eps = fields.get("hidden_act", "quick_gelu"), fields.get("layer_norm_eps", NORM_EPS)
@@ -122,11 +191,25 @@ def _transformers(raw: Mapping[str, Any], file: Path) -> ClipConfig:
         if eps != NORM_EPS:
             raise _unknown(file, f"{name}.layer_norm_eps", eps)
         heads = _whole(fields, "num_attention_heads", default, file)
-        width = _whole(fields, "hidden_size", 0, file) or None
-        towers[name] = Told(None if activation == "quick_gelu" else activation, heads, width)
+        towers[name] = Told(None if activation == "quick_gelu" else activation, heads)
+        tower = name.removesuffix("_config").replace("vision", "image")
+        sizes |= _said(
+            (f"{tower} width", fields, "hidden_size"),
+            (f"{tower} layers", fields, "num_hidden_layers"),
+            (f"{tower} hidden channels", fields, "intermediate_size"),
+            (f"{tower} patch", fields, "patch_size"),
+            (f"{tower} side", fields, "image_size"),
+            (f"{tower} context", fields, "max_position_embeddings"),
+            (f"{tower} vocabulary", fields, "vocab_size"),
+        )
     pixels = file.with_name(PIXELS_FILE)
     mean, deviation = _statistics(_read_json(pixels), "image_mean", "image_std", pixels)
-    return ClipConfig(towers["vision_config"], towers["text_config"], mean, deviation)
+    return ClipConfig(towers["vision_config"], towers["text_config"], mean, deviation, sizes)
+
+
+def _said(*sizes: tuple[str, Mapping[str, Any], str]) -> dict[str, int]:
+    """Sizes by our names, of those fields that are there and hold a whole number."""
+    return {name: fields[key] for name, fields, key in sizes if type(fields.get(key)) is int}
 
 
 def _fields(raw: Mapping[str, Any], name: str, file: Path) -> dict[str, Any]:

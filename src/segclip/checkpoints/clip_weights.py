@@ -16,7 +16,6 @@ from segclip.config import ImageConfig, ModelConfig, TextConfig
 from segclip.model.segclip import SegCLIP
 from segclip.model.towers.clip import DEVIATION, MEAN
 from segclip.model.towers.inputs import HEAD_WIDTH
-from segclip.utils.messages import brief
 
 log = logging.getLogger(__name__)
 
@@ -153,12 +152,6 @@ def read_sizes(state: State, trunk: int, region: int, told: ClipConfig, path: Pa
             f"{path}: {positions.shape[0]} image positions; expected one for the class token and those of a square grid"
         )
     text_width = text_positions.shape[1]
-    for name, tower, found in (("image", told.image, width), ("text", told.text, text_width)):
-        if tower.width not in (None, found):
-            raise CheckpointError(
-                f"{path}: the configuration beside it tells of another model: {name} width {brief(tower.width)}, and "
-                f"its tensors have {found}; put the configuration of these weights there"
-            )
     try:
         return ModelConfig(
             ImageConfig(

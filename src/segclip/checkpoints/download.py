@@ -12,6 +12,8 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,15 @@ LARGEST = 4 << 30  # bytes of a file, announced or not; weights of the largest C
 
 
 class DownloadError(CheckpointError):
-    """A file that could not be downloaded: says from where, why, and where to put it by hand."""
+    """A file that could not be downloaded: says from where, why, and where to put it by hand.
+
+    Attributes:
+        reason: why, alone.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class _Broken(Exception):
@@ -42,7 +52,25 @@ class _Refused(Exception):
     """What the server sends is not taken."""
 
 
-def download(url: str, target: Path, *, sha256: str | None = None, largest: int = LARGEST) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked for: an address, headers for it alone, and what to call it."""
+
+    url: str
+    headers: Mapping[str, str]
+    title: str
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    largest: int = LARGEST,
+    size: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    title: str = "",
+) -> None:
     """Download a file to `target`. A part left by a broken download (`NAME.part`) is continued.
 
     Callers hold a lock where several processes may download the same file.
@@ -52,18 +80,24 @@ def download(url: str, target: Path, *, sha256: str | None = None, largest: int 
         target: where it goes.
         sha256: of the file, in hexadecimal digits, where it is known.
         largest: bytes that are taken at most.
+        size: of the file in bytes, where it is known from elsewhere than this server's answer.
+        headers: to send, and to no other address that it leads to.
+        title: of the progress bar; else the name in the address.
 
     Raises:
         DownloadError: no network, an error of the server, a connection that keeps breaking, a full disk; a file that is
-            larger than `largest`, or not the one of `sha256`; a way that leads from https to http.
+            larger than `largest`, not of `size`, or not the one of `sha256`; a way that leads from https to http.
     """
+    asked = _Asked(url, dict(headers or {}), title or url.rpartition("/")[2])
     part = target.with_name(target.name + ".part")
     reason = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(ATTEMPTS):
             try:
-                _continue(url, part, largest)
+                _continue(asked, part, largest if size is None else size)
+                if size is not None and _size(part) != size:
+                    raise _Broken(f"{size:,} were announced")
                 if sha256 and (found := file_sha256(part)) != sha256:
                     part.unlink()
                     raise _Refused(f"its sha256 is {found}, expected {sha256}")
@@ -81,7 +115,7 @@ def download(url: str, target: Path, *, sha256: str | None = None, largest: int 
         reason = f"no connection: {error.reason}"
     except (OSError, ValueError) as error:  # ValueError: an address or a header that makes no sense
         reason = str(error)
-    raise DownloadError(f"cannot download {url} ({reason}); or download it by hand and put it at {target}")
+    raise DownloadError(f"cannot download {url} ({reason}); or download it by hand and put it at {target}", reason)
 
 
 def file_sha256(path: Path) -> str:
@@ -134,18 +168,18 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _continue(url: str, part: Path, largest: int) -> None:
+def _continue(asked: _Asked, part: Path, largest: int) -> None:
     """One connection: append to the part what is missing, or start over where the server or its file demands it."""
     have = _size(part)
     try:
-        response = urllib.request.build_opener(_Redirects).open(_request(url, part, have), timeout=TIMEOUT)
+        response = urllib.request.build_opener(_Redirects).open(_request(asked, part, have), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:  # 416: nothing follows what we have
             raise
         if error.headers.get("Content-Range", "") == f"bytes */{have}":
             return  # whole, only not yet renamed
         part.unlink()  # longer than the file now is
-        _continue(url, part, largest)
+        _continue(asked, part, largest)
         return
     with response:
         resumed = response.status == 206
@@ -160,7 +194,7 @@ def _continue(url: str, part: Path, largest: int) -> None:
         _validator(part).write_text(validator, encoding="latin-1")  # as headers are
         most, size = largest if total is None else total, start
         with part.open("ab" if resumed else "wb") as file, _progress() as progress:
-            task = progress.add_task(url.rpartition("/")[2], total=total, completed=start)
+            task = progress.add_task(asked.title, total=total, completed=start)
             while chunk := response.read(CHUNK):
                 size += len(chunk)
                 if size > most:
@@ -174,13 +208,16 @@ def _continue(url: str, part: Path, largest: int) -> None:
         raise _Broken(f"{total:,} were announced")
 
 
-def _request(url: str, part: Path, have: int) -> urllib.request.Request:
+def _request(asked: _Asked, part: Path, have: int) -> urllib.request.Request:
     headers = {"User-Agent": "segclip", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
         if _validator(part).is_file() and (validator := _validator(part).read_text(encoding="latin-1")):
             headers["If-Range"] = validator  # another file by now: the server sends it from its start
-    return urllib.request.Request(url, headers=headers)
+    request = urllib.request.Request(asked.url, headers=headers)
+    for name, value in asked.headers.items():
+        request.add_unredirected_header(name, value)
+    return request
 
 
 def _extent(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:

@@ -13,9 +13,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from segclip.checkpoints import authors, native, openai, transformers
-from segclip.checkpoints.clip_config import CONFIG_FILES
-from segclip.checkpoints.download import check_sha256, download, forget_sha256, keep_sha256
-from segclip.checkpoints.heads import change_head
+from segclip.checkpoints.at_hand import WEIGHTS_FILES, at_hand
+from segclip.checkpoints.download import DownloadError, check_sha256, download, forget_sha256, keep_sha256
 from segclip.checkpoints.hub import fetch_weights
 from segclip.checkpoints.native import (
     EXPECTED,
@@ -27,12 +26,11 @@ from segclip.checkpoints.native import (
     load_state,
     save_model,
 )
+from segclip.checkpoints.strangers import refuse_strangers
 from segclip.checkpoints.tensors import read_tensors
-from segclip.model.dense import HEADS
 from segclip.model.segclip import SegCLIP
 from segclip.utils.devices import pick_device
 from segclip.utils.files import cache_folder
-from segclip.utils.tables import choose
 
 log = logging.getLogger(__name__)
 
@@ -61,37 +59,32 @@ ADAPTERS: dict[str, Adapter] = {
 NAMES = ("mini", "vit-b16")
 AUTHORS_URL = "https://github.com/ArrowLuo/SegCLIP/releases/download/checkpoint_v0/segclip.bin"
 AUTHORS_SHA256: str | None = None  # not known here: nobody who wrote this has downloaded it
-# Of save_pretrained, ours and transformers', and OpenCLIP's.
-FOLDER_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# Of torch's DataParallel and DistributedDataParallel, of Lightning and other trainers, of torch.compile.
+PREFIXES = re.compile(r"^((module|model|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 FILE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
 
 
-def load(
-    name_or_path: str | os.PathLike[str], device: str | torch.device = "auto", *, head: str | None = None
-) -> SegCLIP:
+def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "auto") -> SegCLIP:
     """A model in evaluation mode, float32, every parameter trainable.
 
     Args:
         name_or_path: "mini" (embedded in the package); "vit-b16" (the authors' published weights: downloaded once,
             converted and kept in the cache folder); a local file or folder of any format: ours, the authors'
-            segclip.bin, OpenAI's CLIP, OpenCLIP, transformers' CLIPModel; or a Hugging Face hub id "org/name".
-            Weights of a CLIP alone give a model without centers, of which each patch is a region, by a dense head. What
-            their tensors do not tell, activation and heads, is read of the open_clip_config.json or config.json beside
-            them.
+            segclip.bin, OpenAI's CLIP, OpenCLIP, transformers' CLIPModel (in one file, or several with an index); or a
+            Hugging Face hub id "org/name". `segclip models` lists what there is.
+            Weights of a CLIP alone give a model without centers, of which each patch is a region, by the dense head
+            "naclip" (others: `Segmenter(head=...)`). What their tensors do not tell, activation and heads, is read of
+            the open_clip_config.json or config.json beside them.
         device: where the model goes, as torch names it; "auto": to CUDA or else Apple's GPU where there is one, or
             else the processor.
-        head: of a CLIP alone: the dense head, one of `segclip.model.dense.HEADS`; None: "naclip".
 
     Raises:
         CheckpointError: (a ValueError) an unknown name, or a file that is damaged or of another model.
-        ValueError: a device that is not there; an unknown head, or a head for a model that has none.
+        ValueError: a device that is not there.
     """
     target = pick_device(device)  # before a model is read or downloaded for nothing
-    if head is not None:
-        choose(HEADS, head, "head")
-    model = read_file(locate(name_or_path))
-    return (model if head is None else change_head(model, head)).to(target)
+    return read_file(locate(name_or_path)).to(target)
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Path:
@@ -107,7 +100,7 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     ):  # unlike Path.exists, takes names of any length; an empty name is not the current folder
         return _weights_in(path) if path.is_dir() else path
     if HUB_ID.fullmatch(name) and not name.endswith(FILE_SUFFIXES):
-        return fetch_weights(name, FOLDER_FILES, CONFIG_FILES)
+        return fetch_weights(name)
     raise CheckpointError(_unknown(name))
 
 
@@ -145,9 +138,12 @@ def find_adapter(state: Mapping[str, Tensor], path: Path) -> tuple[Adapter, dict
         CheckpointError: none does.
     """
     count = len(state)
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of torch's DataParallel
+    state = {PREFIXES.sub("", name): tensor for name, tensor in state.items()}
     if len(state) < count:
-        raise CheckpointError(f"{path}: two tensors for one weight, with and without `module.`; {EXPECTED}")
+        raise CheckpointError(
+            f"{path}: two tensors for one weight, with and without `module.`, `model.` or `_orig_mod.`; {EXPECTED}"
+        )
+    refuse_strangers(state, path)
     for adapter in ADAPTERS.values():
         if adapter.recognises(state):
             return adapter, state
@@ -176,7 +172,10 @@ def _fetch_authors() -> Path:
                 AUTHORS_URL,
                 folder,
             )
-            download(AUTHORS_URL, theirs, sha256=AUTHORS_SHA256)
+            try:
+                download(AUTHORS_URL, theirs, sha256=AUTHORS_SHA256)
+            except DownloadError as error:
+                raise DownloadError(f"{error}; {at_hand()}") from error
         try:
             model = read_file(theirs)
         except CheckpointError:
@@ -190,10 +189,10 @@ def _fetch_authors() -> Path:
 
 
 def _weights_in(folder: Path) -> Path:
-    for name in FOLDER_FILES:
+    for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder}: a folder without {' or '.join(FOLDER_FILES)}; {EXPECTED}")
+    raise CheckpointError(f"{folder}: a folder without {' or '.join(WEIGHTS_FILES)}; {EXPECTED}")
 
 
 def _unknown(name: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from segclip.config import ModelConfig, current_name
 from segclip.model.segclip import SegCLIP
 from segclip.utils.files import atomic
+from segclip.utils.finite import not_finite
 from segclip.utils.messages import shorten
 
 MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"  # embedded in the package
@@ -28,10 +29,10 @@ ALONE = 4.0  # largest value of a row by the next; past it (near an identity) 8 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # in a folder that SegCLIP.save_pretrained wrote
 EXPECTED = (
     "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
-    "(OpenAI's archive or state dict, transformers' CLIPModel)"
+    "(OpenAI's archive or state dict, OpenCLIP's, transformers' CLIPModel)"
 )
 LISTED = 5  # names that an error message lists before it only counts
-LONGEST_NAME, LONGEST_MESSAGE = 120, 1000  # letters
+LONGEST_NAME, LONGEST_MESSAGE = 80, 400  # letters
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 
 # What no file of weights comes near, and what costs time and memory before anything is known of a hostile one.
@@ -59,13 +60,18 @@ def save_model(model: SegCLIP, path: str | os.PathLike[str], *, eight_bit: bool 
         eight_bit: store large matrices in 8 bits with a scale per row, the rest in 16: about a quarter of the size.
 
     Raises:
-        CheckpointError: the file cannot be written, or a weight to be quantised is not finite.
+        CheckpointError: the file cannot be written; weights that are NaN or infinite.
     """
     path = Path(path)
     state = {
         name: tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
+    if bad := not_finite(state):
+        raise CheckpointError(
+            f"{path}: not written: NaN or infinite weights in {listing(bad)}, which label nothing; its training "
+            "diverged: take an earlier checkpoint"
+        )
     if eight_bit:
         state = _quantise(state)
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "segclip_config": model.config.to_json()}
@@ -227,17 +233,12 @@ def to_float32(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             f"{path}: weights that are no floating-point numbers: {listing(others)}; convert the original to float32"
         )
     state = {name: tensor.float() for name, tensor in state.items()}
-    if bad := [name for name, tensor in state.items() if not _is_finite(tensor)]:
+    if bad := not_finite(state):
         raise CheckpointError(
             f"{path}: NaN or infinite weights in {listing(bad)}; its training diverged or the file is damaged: take an "
             "earlier checkpoint, or copy it again"
         )
     return state
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """In one pass, without a mask of the tensor's size."""
-    return not tensor.numel() or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
@@ -271,8 +272,6 @@ def _quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tensor.ndim == 0:
             stored[name] = tensor
             continue
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"weights {name} are not finite; they cannot be stored in 8 bits")
         rows = tensor.flatten(min(tensor.ndim - 1, 1))
         if tensor.ndim < 2 or tensor.numel() < SMALLEST_EIGHT_BIT or _near_identity(rows):
             half = tensor.half()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from segclip.checkpoints.clip_config import OPEN_CLIP_FILE, ClipConfig, read_clip_config
+from segclip.checkpoints.clip_config import OPEN_CLIP_FILE, ClipConfig, check_sizes, read_clip_config
 from segclip.checkpoints.clip_weights import Rules, build_from_clip, rename
-from segclip.checkpoints.native import CONFIG_FILE, EXPECTED, CheckpointError
+from segclip.checkpoints.native import CONFIG_FILE
 from segclip.model.segclip import SegCLIP
 
 RULES: Rules = (
@@ -35,17 +35,17 @@ OPENAI_SIZE = "input_resolution"  # in OpenAI's archives alone; OpenCLIP's model
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
     """Whether these names are OpenAI's."""
-    return any(name.startswith(("visual.transformer.resblocks.", "visual.layer1.")) for name in state)
+    return any(name.startswith("visual.transformer.resblocks.") for name in state)
 
 
 def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
     """This CLIP, with a dense head.
 
     Raises:
-        CheckpointError: a ResNet; missing, extra or wrongly shaped tensors; a configuration beside the file that is
-            damaged, of another model, or asks for what no model here computes.
+        CheckpointError: missing, extra or wrongly shaped tensors; a configuration beside the file that is damaged, of
+            another model, or asks for what no model here computes.
     """
-    if any(name.startswith("visual.layer1.") for name in state):
-        raise CheckpointError(f"{path}: looks like OpenAI's CLIP with a ResNet image tower; {EXPECTED}")
     told = ClipConfig() if OPENAI_SIZE in state else read_clip_config(path, (OPEN_CLIP_FILE, CONFIG_FILE))
-    return build_from_clip(rename(state, RULES, IGNORED, path), told, path)
+    ours = rename(state, RULES, IGNORED, path)
+    check_sizes(told, ours, path)
+    return build_from_clip(ours, told, path)

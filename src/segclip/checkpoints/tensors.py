@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segclip.checkpoints.native import EXPECTED, MOST_TENSORS, CheckpointError, listing, read_safetensors
+from segclip.checkpoints.sharded import find_index, read_parts
 from segclip.checkpoints.torchscript import read_torchscript
 from segclip.utils.messages import shorten
 
@@ -32,11 +33,17 @@ FOREIGN_BEGINNINGS = {
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata (safetensors alone has any) of a file of weights.
+    """Tensors and metadata (safetensors alone has any) of a file of weights, or of several with an index.
 
     Raises:
         CheckpointError: unreadable, truncated, no file of weights, or one that would have to run code.
     """
+    if (index := find_index(path)) is not None:
+        return read_parts(index, lambda part: _read_one(part)[0]), {}
+    return _read_one(path)
+
+
+def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.exists() and not path.is_file():  # a folder, a pipe that nobody writes to
             raise CheckpointError(f"{path}: no regular file; {EXPECTED}")
@@ -113,8 +120,9 @@ def _zip_kind(path: Path) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL (\S+)", str(error))):
         return f"looks like a pickle that would run or build {shorten(found[1])} when loaded, which is refused"
-    first_line = str(error).strip().partition("\n")[0]
-    return f"looks like a damaged or truncated torch file ({type(error).__name__}: {shorten(first_line, 200)})"
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))  # before it, torch advises to run the file's code
+    why = found[1] if found else str(error).strip().partition("\n")[0]
+    return f"looks like a damaged or truncated torch file ({type(error).__name__}: {shorten(why, 120)})"
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

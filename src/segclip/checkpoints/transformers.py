@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segclip.checkpoints.clip_config import OPEN_CLIP_FILE, read_clip_config
+from segclip.checkpoints.clip_config import OPEN_CLIP_FILE, check_sizes, read_clip_config
 from segclip.checkpoints.clip_weights import Rules, State, build_from_clip, rename
 from segclip.checkpoints.native import CONFIG_FILE
 from segclip.model.segclip import SegCLIP
@@ -48,6 +48,7 @@ def read(state: Mapping[str, Tensor], path: Path) -> SegCLIP:
     for name in ("text.projection", "image.projection"):
         if name in ours and ours[name].ndim == 2:
             ours[name] = ours[name].T.contiguous()
+    check_sizes(told, ours, path)
     return build_from_clip(ours, told, path)
 
 

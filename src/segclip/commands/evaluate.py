@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,8 @@ from rich.table import Table
 
 from segclip import __version__
 from segclip.checkpoints.loading import locate
-from segclip.commands.options import ProtocolName
+from segclip.checkpoints.sharded import weights_sha256
+from segclip.commands.options import HeadName, ProtocolName
 from segclip.commands.photos import check_writable
 from segclip.commands.terminal import console, say
 from segclip.evaluate.datasets import DATASETS, open_benchmark
@@ -57,6 +57,7 @@ def evaluate(
     /,
     root: Path,
     model: str = "mini",
+    head: HeadName = None,
     protocol: ProtocolName = "open",
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE")] = (),
     split: Literal["val", "train"] | None = None,
@@ -79,8 +80,10 @@ def evaluate(
     Args:
         root: Folder of the set, as its download unpacks.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
+        head: Of a plain CLIP: see segclip segment.
         protocol: open: for people. paper: the evaluation of arXiv 2211.14813, with its threshold for the set.
-            groupvit: the same rules at 448 pixels with overlapping windows.
+            groupvit: the same rules at 448 pixels with overlapping windows. dense: the evaluation of dense heads over a
+            plain CLIP, with NACLIP's settings for the set.
         changes: Fields of the protocol's settings, as in --set threshold=0.7 stride=112.
         split: val, or train; train for --calibrate.
         limit: So many photos, spread evenly over the set.
@@ -104,11 +107,12 @@ def evaluate(
     benchmark = open_benchmark(dataset, root, split or ("train" if calibrate else "val"))
     asked = {"root": str(root.resolve()), "of": len(benchmark.pairs), "model": model, "protocol": protocol}
     asked |= {"limit": limit, "changed": list(changes), "names": names, "presence": judged, "dtype": dtype}
+    asked |= {} if head is None else {"head": head}  # results of before have none
     if limit is not None:
         benchmark = replace(benchmark, pairs=_spread(benchmark.pairs, limit))
     words, weights = words_of(benchmark, names), locate(model)
     with join_processes(device) as processes:
-        segmenter = Segmenter(weights, changed, device=processes.device, dtype=dtype)
+        segmenter = Segmenter(weights, changed, head=head, device=processes.device, dtype=dtype)
         evaluator = Evaluator(segmenter, benchmark, words, judged)
         job = _describe(evaluator, weights) | asked
         if calibrate:
@@ -132,13 +136,11 @@ def _check_outputs(file: Path | None, report: Path | None) -> None:
 def _describe(evaluator: Evaluator, weights: Path) -> Job:
     """What is evaluated, as far as the evaluator knows."""
     segmenter, benchmark = evaluator.segmenter, evaluator.benchmark
-    with weights.open("rb") as opened:
-        digest = file_digest(opened, "sha256").hexdigest()
     job = {
         "set": benchmark.name,
         "split": benchmark.split,
         "photos": len(benchmark.pairs),
-        "weights_sha256": digest,
+        "weights_sha256": weights_sha256(weights),
         "settings": settings_of(segmenter.protocol),
         "words": evaluator.words,
         "device": segmenter.encoder.device.type,
@@ -296,10 +298,11 @@ def _headline(job: Job) -> str:
     threshold = job["settings"].get("threshold")
     threshold = "" if threshold is None else f", threshold {threshold}"
     looked_for = "" if job["presence"] else ", presence none"
+    head = f" with head {job['head']}" if "head" in job else ""
     split = f" {job['split']}" if job["split"] else ""
     return (
-        f"{job['set']}{split}, {photos}; {job['model']}; protocol {job['protocol']}{changed}{threshold}{looked_for}; "
-        f"names {job['names']}"
+        f"{job['set']}{split}, {photos}; {job['model']}{head}; protocol {job['protocol']}{changed}{threshold}"
+        f"{looked_for}; names {job['names']}"
     )
 
 

@@ -11,7 +11,8 @@ import tyro
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from segclip.commands.terminal import console
+from segclip.commands.options import Out
+from segclip.commands.terminal import be_quiet, console
 from segclip.data.prepare import Settings, map_locally, map_over_cluster
 from segclip.data.prepare import prepare as write_shards
 from segclip.data.preview import write_preview
@@ -24,7 +25,7 @@ from segclip.data.sources.open import Format, open_source
 def prepare(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
     /,
-    out: Path,
+    out: Out,
     format: Format = "auto",
     photos: Path | None = None,
     split: str = "train",
@@ -36,6 +37,7 @@ def prepare(
     workers: int | None = None,
     ray: bool = False,
     preview: int = 0,
+    quiet: bool = False,
 ) -> int:
     """Make training data: photos and captions, of whatever source, into shards with superpixels.
 
@@ -58,7 +60,9 @@ def prepare(
         workers: Processes; all cores if not given.
         ray: Do the work on a Ray cluster (pip install "segclip[scale]").
         preview: Also draw OUT/preview.png: so many samples, as training sees them.
+        quiet: Print nothing but what failed.
     """
+    be_quiet(quiet)
     if workers is not None and workers < 1:
         raise ValueError(f"workers {workers}; give at least 1, or leave the option out for all cores")
     if preview < 0:
@@ -109,7 +113,7 @@ def _summary(index: Index, out: Path) -> Table:
 def _bar() -> Iterator[Callable[[float, int], None]]:
     """A progress bar; the function in it takes the share that is done and the number of photos seen."""
     columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(TextColumn("preparing"), *columns, console=console) as progress:
+    with Progress(TextColumn("preparing"), *columns, console=console, disable=console.quiet) as progress:
         task = progress.add_task("", total=1.0)
         start: tuple[float, int] | None = None
 

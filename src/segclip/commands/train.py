@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from segclip.commands.options import Out
 from segclip.commands.prepare import open_or_prepare
 from segclip.commands.terminal import say
 from segclip.data.shards import Shards
@@ -95,7 +96,7 @@ def _choice(name: str, options: Sequence[str] | None) -> object:
         default = _with_losses(_with_model(default, options), options)
 
     def new_run(
-        out: Path,
+        out: Out,
         data: str | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands] = default,
     ) -> NewRun:
@@ -111,8 +112,19 @@ def _choice(name: str, options: Sequence[str] | None) -> object:
             raise ValueError("no data given; --data names shards, or what segclip prepare takes")
         return NewRun(name, config, data, out)
 
-    about = paragraphs[0] if options is None else "\n\n".join([*filter(None, paragraphs), WRITES])
+    about = (
+        f"{paragraphs[0]} {_tell_defaults(default)}"
+        if options is None
+        else "\n\n".join([*filter(None, paragraphs), WRITES])
+    )
     return Annotated[NewRun, tyro.conf.subcommand(name, constructor=new_run, description=about, prefix_name=False)]
+
+
+def _tell_defaults(recipe: TrainConfig) -> str:
+    """What a recipe does unless it is told otherwise, in brackets, for the list of recipes."""
+    length = f"{recipe.epochs} epochs" if recipe.steps is None else f"{recipe.steps} steps"
+    start = f"from {recipe.init_from}" if recipe.init_from else "a new model" if recipe.model else "from --init-from"
+    return f"[{length}, batch {recipe.batch}, lr {recipe.lr:g}, {recipe.precision}, {start}]"
 
 
 def _with_model(recipe: TrainConfig, options: Sequence[str]) -> TrainConfig:

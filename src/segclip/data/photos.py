@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from segclip.data.own_png import is_own_png
+from segclip.data.own_pictures import is_own
 
 Photo = UInt8[np.ndarray, "H W 3"]
-PhotoSource = str | os.PathLike | Image.Image | np.ndarray  # what `open_photo` takes
+PhotoSource = str | os.PathLike | bytes | Image.Image | np.ndarray  # what `open_photo` takes
 
 MAX_PIXELS = 200_000_000  # a larger header is taken for a decompression bomb
 # Raster formats that Pillow decodes by itself, an MPO as a JPEG: not EPS, for which it would start Ghostscript.
@@ -68,14 +68,14 @@ def open_photo(photo: PhotoSource) -> Photo:
     converted; of an animation the first frame is taken.
 
     Args:
-        photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255.
+        photo: a path, the bytes of an image file, a PIL image, or a uint8 array, 0-255: grey (H,W), RGB (H,W,3) or
+            RGBA (H,W,4).
 
     Returns:
         RGB uint8 (H,W,3), 0-255.
 
     Raises:
-        PhotoError: the file is missing, empty, broken, no image, or over 200 megapixels; the array is not
-            uint8 (H,W,3).
+        PhotoError: the file is missing, empty, broken, no image, or over 200 megapixels; the array is of another kind.
     """
     if isinstance(photo, np.ndarray):
         return _check_array(photo)
@@ -83,7 +83,9 @@ def open_photo(photo: PhotoSource) -> Photo:
         return _decode(photo, str(getattr(photo, "filename", "") or f"PIL image ({photo.mode})"))
     if isinstance(photo, (str, os.PathLike)):
         return _read_file(Path(photo))
-    raise PhotoError(f"a {type(photo).__name__} is no photo; give a path, a PIL image or a uint8 (H,W,3) array")
+    if isinstance(photo, bytes):
+        return decode_photo(photo, f"photo of {len(photo)} bytes")
+    raise PhotoError(f"a {type(photo).__name__} is no photo; give a path, bytes, a PIL image or a uint8 array (H,W,3)")
 
 
 def decode_photo(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Photo:
@@ -140,6 +142,11 @@ def list_photos(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def is_photo_name(file: Path) -> bool:
+    """Whether a file of a folder counts as a photo: by its name, and not written by this package."""
+    return _no_photo(file) is None
+
+
 def _no_photo(file: Path) -> str | None:
     """Why a file of a folder is no photo; None for one that is."""
     if os.path.isdir(file):
@@ -148,7 +155,7 @@ def _no_photo(file: Path) -> str | None:
         return "other kinds of files"
     if file.name.startswith("._"):
         return "notes of macOS"
-    return "written by segclip" if is_own_png(file) else None
+    return "written by segclip" if is_own(file) else None
 
 
 def _list(names: Sequence[str]) -> str:
@@ -175,13 +182,14 @@ def resize_photo(photo: Photo, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 
 
 
 def _check_array(photo: np.ndarray) -> Photo:
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3 or photo.size == 0:
+    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or photo.shape[2:] not in ((), (3,), (4,)) or not photo.size:
         raise PhotoError(
-            f"array of {photo.dtype}, shape {photo.shape}; expected RGB uint8 (H,W,3), 0-255: "
-            "convert it, or give a PIL image"
+            f"array of {photo.dtype}, shape {photo.shape}; expected uint8, 0-255, grey (H,W), RGB (H,W,3) or RGBA "
+            "(H,W,4): convert it, or give a PIL image"
         )
     _check_pixels(photo.shape[1], photo.shape[0], "array")
-    return np.ascontiguousarray(photo)
+    photo = np.ascontiguousarray(photo)
+    return photo if photo.shape[2:] == (3,) else np.array(_to_rgb(Image.fromarray(photo)))
 
 
 def _check_pixels(width: int, height: int, name: str, most: int = MAX_PIXELS) -> None:

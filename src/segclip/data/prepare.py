@@ -8,13 +8,14 @@ all is whole.
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,6 +37,7 @@ from segclip.utils.files import no_space
 from segclip.utils.locks import only_one_run
 from segclip.utils.ray import map_over_ray
 
+log = logging.getLogger(__name__)
 CHUNK = 8  # photos that a worker packs at once
 SEEN = 1000  # photos after which too large a share of bad ones stops the run
 SMALLEST = 64  # short side, in pixels, of a photo worth training on
@@ -147,25 +149,66 @@ def cut_chunks(pairs: Iterable[Pair]) -> Iterator[Chunk]:
 def map_locally(
     work: Work, chunks: Iterable[Chunk], workers: int | None = None
 ) -> Iterator[tuple[Chunk, list[Packed]]]:
-    """Do the work of the chunks in processes of this machine; results come in the chunks' order."""
-    workers = workers or os.cpu_count() or 1
-    waiting: deque = deque()
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+    """Do the work of the chunks in processes of this machine; results come in the chunks' order.
+
+    A photo that ends the process that reads it, as a fault in a decoder does, is left out, and named.
+
+    Raises:
+        ValueError: processes are killed whatever they read.
+    """
+    workers, left, more = workers or os.cpu_count() or 1, iter(chunks), True
+    while more:
+        waiting: deque[tuple[Chunk, Future[list[Packed]] | None]] = deque()
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+            try:
+                for chunk in left:
+                    waiting.append((chunk, None))
+                    waiting[-1] = chunk, pool.submit(work, chunk)
+                    if len(waiting) > 2 * workers:
+                        yield from _first_done(waiting)
+                while waiting:
+                    yield from _first_done(waiting)
+                more = False
+            except BrokenProcessPool:
+                log.warning("a worker process was killed; what it was at is done again, each by itself")
+            finally:
+                pool.shutdown(cancel_futures=True)
+        for chunk, _ in waiting:  # one of them ended a process, and with it the others
+            yield chunk, _pack_alone(work, chunk)
+
+
+def _first_done(waiting: "deque[tuple[Chunk, Future[list[Packed]] | None]]") -> Iterator[tuple[Chunk, list[Packed]]]:
+    """The first of them, which is taken away once it is done. Raises BrokenProcessPool."""
+    chunk, future = waiting[0]
+    assert future
+    packed = future.result()
+    waiting.popleft()
+    yield chunk, packed
+
+
+def _pack_alone(work: Work, chunk: Chunk) -> list[Packed]:
+    """What a chunk gives in a process of its own; where that is killed, each of its pairs in one."""
+    if (packed := _in_new_process(work, chunk)) is not None:
+        return packed
+    found: list[Packed] = []
+    for i, pair in enumerate(chunk.pairs):
+        alone = _in_new_process(work, Chunk(chunk.start + i, (pair,)))
+        found += alone or [Packed(pair.name, kind="corrupt", why="reading it ended the process; its file is damaged")]
+    if len(found) > 1 and all(one.kind == "corrupt" and one.why.startswith("reading it ended") for one in found):
+        raise ValueError(
+            "worker processes are killed one after the other, perhaps for want of memory; what is done is kept: give "
+            "the same command again, with fewer --workers"
+        )
+    return found
+
+
+def _in_new_process(work: Work, chunk: Chunk) -> list[Packed] | None:
+    """The work in a process that is gone after it; None where it was killed."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_worker) as pool:
         try:
-            for chunk in chunks:
-                waiting.append((chunk, pool.submit(work, chunk)))
-                if len(waiting) > 2 * workers:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            for done, future in waiting:
-                yield done, future.result()
-        except BrokenProcessPool as error:
-            raise ValueError(
-                "a worker process was killed, perhaps for want of memory; what is done is kept: give the same command "
-                "again, with fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+            return pool.submit(work, chunk).result()
+        except BrokenProcessPool:
+            return None
 
 
 def map_over_cluster(work: Work, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Packed]]]:

@@ -13,7 +13,7 @@ CHUNK = 1 << 20  # bytes read at once
 # fsspec knows many more, some of which run commands, read other files or wrap a second address.
 SCHEMES = ("https", "http", "s3", "gs", "hf", "file")
 PLAIN_NAME = re.compile(
-    r"(?!\.)[\w.-]+"
+    r"(?!\.)[\w.-]{1,200}"
 )  # of a file, where others name it: of no other folder, and no option or hidden
 
 

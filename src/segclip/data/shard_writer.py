@@ -115,6 +115,9 @@ class ShardWriter:
     ) -> None:
         self.database.close()  # what was not committed is done again by the next run
         self.file.close()
+        if error is not None and not self.seen:  # nothing was done, so the folder is free for another source
+            for path in (self.out / DATABASE, self._path(".tar.part")):
+                path.unlink(missing_ok=True)
 
     def add(self, block: Sequence[Packed]) -> None:
         """Take the next block of the source. Raises OSError or sqlite3.OperationalError where the disk is full."""

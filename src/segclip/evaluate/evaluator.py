@@ -5,7 +5,7 @@ Axes: H W pixels, N kinds of pixel.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -84,7 +84,10 @@ class Evaluator:
         self.presence: Presence = presence
         named = benchmark.background and bool(words[0])  # the background too
         asked = {i: own for i, own in enumerate(words) if own and not (benchmark.background and i == 0)}
-        self.labels = check_labels([*asked.values(), *([(BACKGROUND, *words[0])] if named else [])])
+        around = words[0] if named else ()
+        spelled = [(BACKGROUND, *around)] if around and around != (BACKGROUND,) else []
+        # The word "background" is no label, but a set may ask for it as for any other word.
+        self.labels = replace(check_labels([*asked.values(), *spelled]), background=around)
         # The class of each label of the result, whose label 0 is the background.
         self._classes = np.array([0, *asked], np.uint8)
         self.threshold = benchmark.background and not (named and not self._thresholds_words())

@@ -90,18 +90,17 @@ def proxy(q: Tensor, k: Tensor, v: Tensor, around: Around) -> Tensor:
     assert z is not None
     likeness = z @ z.mT
     likeness = GAMMA * (likeness - BETA * likeness.mean(dim=(1, 2), keepdim=True))
-    own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-    weights = likeness.masked_fill((likeness < 0) & ~own, -torch.inf).softmax(dim=-1).to(v)
+    patch = torch.arange(likeness.shape[-1], device=z.device)
+    unlike = (likeness < 0) & (patch[:, None] != patch)
+    weights = likeness.masked_fill(unlike, -torch.inf).softmax(dim=-1).to(v)
     return torch.cat([v[:, :, :1], weights[:, None] @ v[:, :, 1:]], dim=2)
 
 
 def neighbourhood(grid: tuple[int, int], sigma: float) -> Float[Tensor, "N N"]:
     """exp(-distance^2 / (2 sigma^2)) between patches, in patches; 0 of the class token."""
-    rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid)
-    near = [torch.exp(-((x[:, None] - x) ** 2) / (2 * sigma**2)) for x in (rows, columns)]
-    patches = grid[0] * grid[1]
-    both = torch.einsum("ij,kl->ikjl", *near).reshape(patches, patches)
-    return F.pad(both, (1, 0, 1, 0))
+    down, across = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * sigma**2)) for n in grid)
+    near = down[:, None, :, None] * across[None, :, None, :]
+    return F.pad(near.flatten(2).flatten(0, 1), (1, 0, 1, 0))
 
 
 # Anyone can add one: HEADS["mine"] = Head(my_mix, reduced=True).

@@ -178,7 +178,7 @@ class PatchGrouping(nn.Module):
         ValueError: no dense head, by which a patch says what is there.
     """
 
-    learns, identity = False, True
+    learns, each_patch = False, True
 
     def __init__(self, config: ModelConfig, heads: int) -> None:
         super().__init__()
@@ -192,7 +192,8 @@ class PatchGrouping(nn.Module):
 
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
         """Each patch by itself."""
-        each = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype).expand(patches.shape[0], -1, -1)
+        patch = torch.arange(patches.shape[1], device=patches.device)
+        each = (patch[:, None] == patch).to(patches.dtype).expand(patches.shape[0], -1, -1)  # one for all photos
         return Grouping(patches, each, each)
 
 
@@ -248,8 +249,6 @@ class KMeansGrouping(nn.Module):
 class RefinedCenterGrouping(CenterGrouping):
     """Learned centers, whose assignment k-means of the photo's own patches then refines."""
 
-    learns = False
-
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
         """As CenterGrouping, but each patch goes where k-means that starts from the centers' assignment leaves it."""
         first = super().forward(patches, gumbel)
@@ -265,7 +264,7 @@ class RefinedCenterGrouping(CenterGrouping):
 # its forward is that of CenterGrouping, and `count_regions` says how many regions it gives. It may say how it starts
 # (`initialize`, see `segclip.model.layers`), how from k-means (`initialize_from_clusters`, `pass_means_through`), and
 # what a patch is as a region of its own (`gather_each`). One that cannot be trained says `learns = False`; one by which
-# each patch is a region, `identity = True`.
+# each patch is a region, `each_patch = True`.
 GROUPINGS: dict[str, Callable[[ModelConfig, int], Any]] = {
     "centers": CenterGrouping,
     "refined": RefinedCenterGrouping,
@@ -297,29 +296,21 @@ def center_features(patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
 
 
 def start_clusters(x: Float[Tensor, "B P D"], count: int) -> Float[Tensor, "B C D"]:
-    """The patches that k-means starts from: far from each other by k-means++, with the same draws for every photo.
-
-    Where there are fewer different patches than clusters, some are chosen again.
-    """
-    draws = random.Random(0)
-    far = torch.ones_like(x[..., 0])
-    chosen = []
+    """The patches that k-means starts from: far from each other by k-means++, with the same draws for every photo."""
+    draws, far, chosen = random.Random(0), x.new_ones(x.shape[:2]), []
     for _ in range(count):
         reached = far.cumsum(dim=1)
         index = (reached <= draws.random() * reached[:, -1:]).sum(dim=1).clamp(max=x.shape[1] - 1)
         chosen.append(x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2])))
-        # Half the squared distance of unit vectors.
-        far = torch.minimum(far, (1 - (x @ chosen[-1].mT)[..., 0]).clamp(min=0))
+        # 2 - 2 x cosine is the squared distance of unit vectors.
+        far = torch.minimum(far, (1 - (chosen[-1] @ x.mT)[:, 0]).clamp(min=0))
     return torch.cat(chosen, dim=1)
 
 
 def k_means(
     x: Float[Tensor, "B P D"], clusters: Float[Tensor, "B C D"], steps: int = 10, sharpness: float = 10.0
 ) -> tuple[Float[Tensor, "B C P"], Float[Tensor, "B C P"]]:
-    """Hard and soft assignment of patches to clusters, both of unit length: the softmax of `sharpness` x cosine.
-
-    A cluster that no patch is nearest to has no share of any: its region would say nothing, and be drawn.
-    """
+    """Hard and soft assignment of patches to clusters, both of unit length: the softmax of `sharpness` x cosine."""
     for _ in range(steps):
         hard = _one_hot(clusters @ x.mT)
         moved = F.normalize(hard @ x, dim=-1)

@@ -96,8 +96,8 @@ class ImageEncoder(nn.Module):
         first, dense = run_blocks(self.head, cast(list[Block], list(self.region_blocks)), tokens, around)
         own, patches = self._project(dense), tokens[:, 1:]
         grouping = self.grouping(patches)
-        identity = getattr(self.grouping, "identity", False)  # for which the product is too much work
-        regions = own if identity else mean_by(grouping.hard, own)
+        each_patch = getattr(self.grouping, "each_patch", False)  # of which the product is too much work
+        regions = own if each_patch else mean_by(grouping.hard, own)
         embedding = self._project(first)
         if not each:
             return ImageOutput(embedding, regions, grouping.hard, grouping.soft)

@@ -25,8 +25,8 @@ class ImageOutput:
         soft: (B,C,P), softmax over the centers; draws the masks. Where each patch is a region, both are the identity.
         patches: (B,P,E), an embedding per patch, as if it were a region of its own; None where nobody asked for it, or
             where the grouping has no such thing.
-        features: (B,P,D), what the trunk gave for each patch, around the mean of the centers, or, where no centers were
-            learned, layer-normed and around the mean of the photo's own patches; None where nobody asked.
+        features: (B,P,D), what the trunk gave for each patch, around the mean of the centers, or of the photo's patches
+            where no centers have learned; None where nobody asked.
     """
 
     embedding: Float[Tensor, "B E"]
@@ -51,7 +51,7 @@ class ImageOutput:
 
 
 def is_identity(soft: Float[Tensor, "B C P"]) -> bool:
-    """Whether each patch is a region of its own. The shares of a patch sum to 1, so the diagonal says it all."""
+    """Whether each patch is a region of its own; looks at P shares, as those of a patch sum to 1."""
     return soft.shape[1] == soft.shape[2] and bool((soft.diagonal(dim1=1, dim2=2) == 1).all())
 
 

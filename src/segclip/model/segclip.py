@@ -12,7 +12,8 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from jaxtyping import Float, Int
-from safetensors.torch import save_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from segclip.config import PAPER_SETTINGS, PAPER_WEIGHTS, LossSettings, ModelConfig, current_name
@@ -25,6 +26,8 @@ from segclip.model.reconstruction import Reconstruction, patchify, visible_count
 from segclip.model.towers import TEXT_TOWERS
 from segclip.text.tokenizers import tokenizer_for
 from segclip.utils.files import atomic
+from segclip.utils.finite import not_finite
+from segclip.utils.messages import brief, shorten
 from segclip.utils.tables import choose
 
 __all__ = ["ImageOutput", "Losses", "Noise", "Parts", "SegCLIP", "combine_parts"]
@@ -83,6 +86,13 @@ class SegCLIP(
         """The multiplier of cosines, as inference has it: `logit_scale` without its logarithm, MAX_SCALE at most."""
         return float(self.logit_scale.detach().exp().clamp(max=MAX_SCALE))
 
+    def __repr__(self) -> str:
+        """In one line; `print(model.image)` lists the layers."""
+        image, text = self.config.image, self.config.text
+        size = sum(parameter.numel() for parameter in self.parameters()) / 1e6
+        towers, regions = f"{image.kind} + {text.kind}", count_regions(self.config)
+        return f"<SegCLIP {towers}, {regions} centers, {size:.1f} M parameters, {self.logit_scale.device}>"
+
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageOutput:
         """Encode normalised photos, without noise.
 
@@ -107,8 +117,13 @@ class SegCLIP(
         """Encode token ids as `tokenize` gives them; the embeddings are not normalised.
 
         Raises:
-            ValueError: more tokens than the model's context.
+            ValueError: more tokens than the model's context, or texts in place of token ids.
         """
+        if not isinstance(token_ids, Tensor):
+            raise ValueError(
+                f"encode_text({brief(token_ids, 40)}): expected token ids (B,L); give model.tokenize(texts), or ask "
+                "Segmenter.embed_labels(labels)"
+            )
         limit = self.config.text.context
         if token_ids.shape[1] > limit:
             raise ValueError(f"text of {token_ids.shape[1]} tokens; the model takes at most {limit}: cut it")
@@ -268,19 +283,80 @@ class SegCLIP(
             gumbel_visible=sample_gumbel((batch, regions, visible), like=pixels),
         )
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "SegCLIP":
+        """The mixin's, whose errors for a config.json that is no table of fields are not meant for people."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except (AttributeError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: config.json is no configuration ({error!s:.150}); expected the one "
+                "that save_pretrained wrote"
+            ) from error
+
     def _save_pretrained(self, save_directory: Path) -> None:
+        _check_finite(self.state_dict(), save_directory)
         with atomic(save_directory / SAFETENSORS_SINGLE_FILE) as file:
             save_model(self, str(file))
 
     @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> "SegCLIP":
-        """The mixin's own way would leave weights that the file lacks as they were drawn, and say nothing."""
-        return super()._from_pretrained(strict=strict, **options).eval()  # which older mixins forget
+    def _from_pretrained(cls, **options: Any) -> "SegCLIP":
+        with torch.device("meta"):  # nothing is made on the configuration's word alone
+            return super()._from_pretrained(**{"strict": True, **options}).eval()  # older mixins are not strict
+
+    @classmethod
+    def _load_as_safetensor(cls, model: "SegCLIP", model_file: str, map_location: str, strict: bool) -> "SegCLIP":
+        """The file's tensors, if they are the model's own; the model itself has none yet.
+
+        Raises:
+            ValueError: they are not those of its configuration; damaged, or no finite numbers.
+        """
+        with torch.device("cpu"):
+            try:
+                state = {current_name(n): tensor.float() for n, tensor in load_file(model_file, map_location).items()}
+            except SafetensorError as error:
+                raise ValueError(f"{model_file}: damaged ({error!s:.150}); copy or download it again") from error
+            _check_finite(state, model_file)
+            lacking = _check_tensors(model.state_dict(), state, model_file, strict)
+            whole = cls(model.config).to(map_location) if lacking else model
+            whole.load_state_dict(state, strict=False, assign=True)
+            return whole.requires_grad_(True)
+
+    @classmethod
+    def _load_as_pickle(cls, model: "SegCLIP", model_file: str, map_location: str, strict: bool) -> "SegCLIP":
+        raise ValueError(f"{model_file}: no safetensors file, which alone is read here; segclip.load reads others")
 
     @classmethod
     def _decode_arg(cls, expected_type: Any, value: Any) -> ModelConfig:
         """The content of config.json; the mixin's own way decodes no dataclass inside another, coders or not."""
         return ModelConfig.from_dict(value)
+
+
+def _check_finite(state: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raise ValueError for weights that are NaN or infinite: they label nothing, and say nothing of it."""
+    if bad := not_finite(state):
+        raise ValueError(
+            f"{where}: NaN or infinite weights, such as {shorten(bad[0])}; its training diverged or the file is "
+            "damaged: take an earlier checkpoint"
+        )
+
+
+def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], file: str, strict: bool) -> bool:
+    """Whether `found` lacks some of `expected`, which only `strict` forbids; but most of them must be there.
+
+    Raises:
+        ValueError: it is not a file of such a model.
+    """
+    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    other = {name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape}
+    made, read = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (expected, found))
+    if other or (strict and (missing or extra)) or made > 2 * read:
+        raise ValueError(
+            f"{file}: its tensors are not those that config.json asks for: {len(missing)} missing, {len(extra)} extra, "
+            f"{len(other)} of another shape, such as {shorten(min(other or missing or extra))}; put the config.json "
+            "beside it that was written with it"
+        )
+    return bool(missing)
 
 
 def _use_current_names(model: nn.Module, state: dict[str, Tensor], *_: object) -> None:

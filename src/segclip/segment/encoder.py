@@ -39,7 +39,7 @@ class Encoder:
         if dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
         model = model if share else copy.deepcopy(model)
-        self.device = model.logit_scale.device
+        self.device, self.dtype = model.logit_scale.device, dtype
         self._made_of = model, dtype, compile
         self._image: ImageEncoder = copy.deepcopy(model.image, {id(p): p for p in model.image.parameters()})
         _lighten(self._image, dtype)

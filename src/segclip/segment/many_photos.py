@@ -30,6 +30,7 @@ def segment_all(
     background: Background,
     presence: Presence,
     finish: Callable[[Segmentation, Path, str], R | Failed],
+    read_photo: Callable[[Path], AnyPhoto] | None = None,
 ) -> Iterator[tuple[Path, R | Failed]]:
     """Each photo with its result; the next photos are read and the last ones finished while the model works.
 
@@ -42,11 +43,12 @@ def segment_all(
         background, presence: as for `Segmenter.segment`.
         finish: turns a photo's segmentation, path and stem into its result, or says or raises why it cannot; called
             by several threads at once.
+        read_photo: reads a photo of `named`; None: `open_photo`.
     """
 
     def read(one: tuple[Path, str]) -> tuple[Path, str, AnyPhoto | Failed]:
         path, stem = one
-        return path, stem, attempt(path, partial(open_photo, path))
+        return path, stem, attempt(path, partial(read_photo or open_photo, path))
 
     def label(one: tuple[Path, str, EncodedPhoto | Failed]) -> tuple[Path, R | Failed]:
         path, stem, photo = one

@@ -1,29 +1,33 @@
-"""Draws what the learnable centers gathered in a photo: a sheet with two pictures per center.
+"""Draws what the learnable centers gathered in a photo: a sheet with two pictures per center, or a compact row.
 
 Axes: C centers, K labels, H W pixels of the photo, h w pixels as encoded, r c rows and columns of patches.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from segclip.model.segclip import SegCLIP
 from segclip.segment.label_embeddings import LabelEmbedder
+from segclip.segment.sheets import Picture, Sheet, draw
 from segclip.segment.windows import fit_size, resize_map
 from segclip.text.labels import BACKGROUND, Label, Labels, check_labels
 from segclip.text.prompts import OPEN_TEMPLATES
-from segclip.visualize import palette, readable
+from segclip.visualize import palette
 
 LONGEST = 3.0  # long side of the encoded photo, in units of the model's side
 DARK = 0.15  # brightness of the photo where a center gathers nothing
-GAP, TEXT, ACROSS = 10, 15, 2  # pixels between pictures, height of text in pixels, centers in a row
+ACROSS = 4  # pictures in a row of a sheet
+IN_A_ROW = 4  # centers in the one row of a compact sheet
+
+Layout = Literal["sheet", "row"]
 
 
 @dataclass(frozen=True)
@@ -74,37 +78,44 @@ def gather(model: SegCLIP, photo: UInt8[ndarray, "H W 3"], labels: Labels | Sequ
     return Gathered(small, hard.argmax(dim=0).numpy(), soft.numpy(), names)
 
 
-def draw_sheet(gathered: Gathered) -> Image.Image:
-    """The photo and its regions; below, for each center, its patches (hard) and its shares of patches (soft)."""
+def arrange(gathered: Gathered, layout: Layout = "sheet") -> Sheet:
+    """The photo, its regions, and the centers that gathered something, those with the most patches first in a row.
+
+    Args:
+        gathered: in a photo.
+        layout: "sheet": for each center its patches (hard) and its shares of patches (soft). "row": one row, as a paper
+            has room for: of the centers with the most patches, the patches.
+    """
     photo = gathered.photo
     height, width = photo.shape[:2]
     owner = np.asarray(
         Image.fromarray(gathered.hard.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST)
     )
-    soft = resize_map(torch.from_numpy(gathered.soft), (height, width)).numpy()
-    colours = palette(len(soft) + 1)[1:]
-    rows = [[_Picture("photo", photo), _Picture("one colour per center", _blend(photo, colours[owner]))]]
-    cells = []
-    for center, (share, colour) in enumerate(zip(soft, colours, strict=True)):
-        hard = owner == center
-        title = f"{center + 1} hard, {hard.mean():.0%}"
-        if gathered.names and hard.any():
+    count = len(gathered.soft)
+    colours = palette(count + 1)[1:]
+    areas = np.bincount(owner.ravel(), minlength=count) / owner.size
+    there = [center for center in range(count) if areas[center]]
+    regions = f"{len(there)} of {count} centers" if len(there) < count else "one colour per center"
+    pictures = [Picture("photo", photo), Picture(regions, _blend(photo, colours[owner]))]
+    if layout == "row":
+        there = sorted(there, key=lambda center: -areas[center])[:IN_A_ROW]
+    for center in there:
+        red, green, blue = colours[center].tolist()
+        title = f"{center + 1}{'' if layout == 'row' else ' hard'}, {areas[center]:.0%}"
+        if gathered.names:
             title += ": {} {:.2f}".format(*gathered.names[center])
-        cells.append(
-            [
-                _Picture(title, _brighten(photo, hard.astype(np.float32)), tuple(colour.tolist())),
-                _Picture(f"{center + 1} soft", _brighten(photo, share), tuple(colour.tolist())),
-            ]
-        )
-    rows += [list(chain(*cells[i : i + ACROSS])) for i in range(0, len(cells), ACROSS)]
-    return _lay_out(rows, width, height)
+        hard = _brighten(photo, (owner == center).astype(np.float32))
+        pictures.append(Picture(title, hard, (red, green, blue)))
+        if layout == "sheet":
+            soft = resize_map(torch.from_numpy(gathered.soft[center : center + 1]), (height, width))[0].numpy()
+            pictures.append(Picture(f"{center + 1} soft", _brighten(photo, soft), (red, green, blue)))
+    across = len(pictures) if layout == "row" else min(ACROSS, len(pictures))
+    return Sheet([pictures[i : i + across] for i in range(0, len(pictures), across)])
 
 
-@dataclass(frozen=True)
-class _Picture:
-    title: str
-    pixels: UInt8[ndarray, "h w 3"]
-    colour: tuple[int, ...] | None = None  # of the center
+def draw_sheet(gathered: Gathered) -> Image.Image:
+    """`arrange` as a picture."""
+    return draw(arrange(gathered))
 
 
 def _brighten(photo: UInt8[ndarray, "h w 3"], light: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
@@ -113,22 +124,3 @@ def _brighten(photo: UInt8[ndarray, "h w 3"], light: Float[ndarray, "h w"]) -> U
 
 def _blend(photo: UInt8[ndarray, "h w 3"], colours: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
     return (photo // 2 + colours // 2).astype(np.uint8)
-
-
-def _lay_out(rows: list[list[_Picture]], width: int, height: int) -> Image.Image:
-    """Pictures in rows, each with a title above it."""
-    across, row_height = max(map(len, rows)), height + 2 * TEXT + GAP
-    sheet = Image.new("RGB", (GAP + across * (width + GAP), GAP + len(rows) * row_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            left, top, indent = GAP + x * (width + GAP), GAP + y * row_height, 0
-            if picture.colour:
-                indent = TEXT + GAP // 2
-                draw.rectangle((left, top, left + TEXT, top + TEXT), fill=picture.colour)
-            text, font = readable(picture.title, y * across + x, TEXT)
-            while font.getlength(text) > width - indent and len(text) > 1:
-                text = f"{text[:-2]}…"
-            draw.text((left + indent, top), text, fill="black", font=font)
-            sheet.paste(Image.fromarray(picture.pixels), (left, top + 2 * TEXT - TEXT // 2))
-    return sheet

@@ -6,8 +6,8 @@ Axes: H W pixels, K labels.
 import io
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from segclip.data.own_png import save_own_png
-from segclip.segment import coco
-from segclip.segment.background import Background
+from segclip.data.own_pictures import save_own_png
+from segclip.data.photos import PhotoSource
+from segclip.segment import coco, saved
+from segclip.segment.background import Background, check_background
 from segclip.text.labels import BACKGROUND
 from segclip.utils.files import atomic
+from segclip.utils.messages import shorten
 from segclip.utils.optional import require
 from segclip.visualize import draw_overlay, palette
 
-SHOWN = 8  # labels in a result's repr, of those found and of those not found
+LINE = 118  # letters of a result's repr, as far as the names allow
+MISSING = 33  # of them, at least, for what was not found
 DIGITS = 4  # of a presence in the JSON: more would differ from machine to machine
 PALETTE_ENTRIES = 256  # of a palette PNG; with more labels the mask is a 16-bit PNG
 
@@ -60,6 +63,8 @@ class Segmentation:
         protocol: its name.
         background: as given to `Segmenter.segment`.
         presence: float32 (K,), 0-1, how likely each label is in the photo; 1 where the protocol did not judge.
+        draw: draws the soft map of a label by its index; None for a result that was loaded or came from elsewhere.
+        has_photo: whether `photo` is the photo: `load` may not be given it.
     """
 
     labels: Int[ndarray, "H W"]
@@ -69,6 +74,11 @@ class Segmentation:
     protocol: str
     background: Background
     presence: Float[ndarray, "K"]
+    draw: Callable[[int], Float[ndarray, "H W"]] | None = field(default=None, repr=False, compare=False)
+    has_photo: bool = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "draw": None}  # what draws holds the model, too large to go with every result
 
     def found(self) -> list[Found]:
         """What was found in the photo, largest first, with the background."""
@@ -93,7 +103,11 @@ class Segmentation:
         """The photo tinted with the labels' colours, their names on it, and a legend below.
 
         The legend has each label's share of the area, or that it was not found.
+
+        Raises:
+            ValueError: loaded without the photo.
         """
+        self._need_photo()
         found = [(f.index, f.label, f.share) for f in self.found()]
         return draw_overlay(self.photo, self.labels, found, self._not_found())
 
@@ -123,8 +137,9 @@ class Segmentation:
         """The photo within the label's box, RGB.
 
         Raises:
-            ValueError: not one of the labels that were given, or not found in the photo.
+            ValueError: not one of the labels that were given, not found in the photo, or loaded without the photo.
         """
+        self._need_photo()
         left, top, right, bottom = self._box(label)
         return Image.fromarray(self.photo[top:bottom, left:right])
 
@@ -134,10 +149,39 @@ class Segmentation:
         Raises:
             ValueError: as for `crop`.
         """
+        self._need_photo()
         left, top, right, bottom = self._box(label)
         image = Image.fromarray(self.photo[top:bottom, left:right])
         image.putalpha(Image.fromarray(255 * self.mask(label)[top:bottom, left:right].astype(np.uint8)))
         return image
+
+    def probability(self, label: str) -> Float[ndarray, "H W"]:
+        """The label's soft map, float32 0-1, drawn when asked for. "background" works too.
+
+        With "open": how surely each pixel is within the label's extent; labels do not compete, so the maps do not sum
+        to 1, and a label found absent is 0 everywhere. With "paper" and "groupvit": the label's score, of which the
+        highest wins. With "dense": how likely it is among all words. Where a label was found, `scores` is its soft map.
+
+        Raises:
+            ValueError: not one of the labels that were given; or the result was loaded, unpickled, or made by a
+                protocol that has no soft maps.
+        """
+        index = self._index(label)
+        if self.draw is None:
+            raise ValueError("this result was loaded or sent, without what draws soft maps; segment the photo again")
+        return self.draw(index)
+
+    def probabilities(self) -> Iterator[tuple[str, Float[ndarray, "H W"]]]:
+        """Name and soft map of the background and of each label, in order, drawn one at a time: see `probability`.
+
+        However many labels there are, one map is in memory. For few, `dict(result.probabilities())` has all, and
+        `np.stack([soft for _, soft in result.probabilities()])` is (1+K,H,W).
+
+        Raises:
+            ValueError: as for `probability`.
+        """
+        for name in (BACKGROUND, *self.names):
+            yield name, self.probability(name)
 
     def record(self) -> dict:
         """The content of `STEM.json`."""
@@ -209,13 +253,10 @@ class Segmentation:
             ValueError: `stem` is not a plain file name, or there are more labels than a 16-bit mask can hold.
             OSError: the folder cannot be written to.
         """
-        if not stem or stem == ".." or Path(stem).name != stem:
-            raise ValueError(f"stem {stem!r} is not a file name; give one without a folder")
+        paths = saved.paths(folder, stem)
         mask = self.index_image()
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.record(), ensure_ascii=False, indent=2) + "\n"
-        paths = folder / f"{stem}.overlay.png", folder / f"{stem}.mask.png", folder / f"{stem}.json"
         with atomic(paths[0]) as file:
             save_own_png(self.overlay(), file, compress_level=3)
         with atomic(paths[1]) as file:
@@ -224,17 +265,55 @@ class Segmentation:
             file.write_bytes(text.encode())
         return paths
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike, stem: str, photo: PhotoSource | None = None) -> "Segmentation":
+        """What `save` wrote: the label map, and all that `STEM.json` says.
+
+        The photo itself is not saved, so `overlay`, `crop` and `cutout` need it given here. Nor is the score of each
+        pixel: `scores` has each label's mean, so that `found()` says the same.
+
+        Args:
+            folder, stem: as given to `save`.
+            photo: as for `Segmenter.segment`.
+
+        Raises:
+            ValueError: a file is missing, or the files do not belong together; a photo of another size.
+        """
+        labels, scores, record, pixels = saved.read(folder, stem, photo)
+        names = tuple(record["labels"])
+        presence = np.array([record["presence"][name] for name in names], np.float32)
+        background = check_background(record["background"])
+        blank = np.full((*labels.shape, 3), 255, np.uint8) if pixels is None else pixels
+        given = pixels is not None
+        loaded = cls(labels, scores, names, blank, record["protocol"], background, presence, has_photo=given)
+        saved.check_found(folder, stem, record["found"], [asdict(found) for found in loaded.found()])
+        return loaded
+
     def __repr__(self) -> str:
         """In one line: the photo's size, what was found, and what was not."""
         height, width = self.labels.shape
-        found, missing = _list([f"{f.label} {f.share:.1%}" for f in self.found()]), self.not_found()
-        return f"<Segmentation {width}x{height}: {found}{f'; not found: {_list(missing)}' if missing else ''}>"
+        start = f"<Segmentation {width}x{height}: "
+        return f"{start}{self.summary(LINE - len(start))}>"
 
-    def _repr_png_(self) -> bytes:
+    def summary(self, room: int = LINE) -> str:
+        """What was found, largest first, and what was not, in so many letters, as far as the names allow."""
+        text = _list([f"{f.label} {f.share:.1%}" for f in self.found()], room - (MISSING if self.not_found() else 0))
+        if missing := self.not_found():
+            text += "; not found: "
+            text += _list(missing, room - len(text))
+        return text
+
+    def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the overlay."""
+        if not self.has_photo:
+            return None
         buffer = io.BytesIO()
         self.overlay().save(buffer, "PNG", compress_level=3)
         return buffer.getvalue()
+
+    def _need_photo(self) -> None:
+        if not self.has_photo:
+            raise ValueError("the photo is not saved with a result; give it: Segmentation.load(folder, stem, photo)")
 
     def _name(self, index: int) -> str:
         return self.names[index - 1] if index else BACKGROUND
@@ -254,9 +333,14 @@ class Segmentation:
         raise ValueError(f"label {label!r} was not found in the photo; choose one of {names}")
 
 
-def _list(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more
+def _list(texts: Sequence[str], room: int) -> str:
+    """As many of the texts as fit into so many letters, at least the first, and how many more there are."""
+    for shown in range(len(texts), 0, -1):
+        more = f", and {len(texts) - shown} more" if shown < len(texts) else ""
+        line = ", ".join(texts[:shown]) + more
+        if len(line) <= room:
+            return line
+    return shorten(texts[0], max(room - len(more), 20)) + more
 
 
 def _boxes(labels: Int[ndarray, "H W"], count: int) -> list[tuple[int, int, int, int]]:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from segclip.checkpoints import loading as checkpoints
+from segclip.checkpoints.variants import vary
 from segclip.data.photos import PhotoSource, open_photo
 from segclip.model.segclip import SegCLIP
 from segclip.segment.background import Background, check_background
@@ -28,6 +29,7 @@ from segclip.segment.protocols import PROTOCOLS, find_protocol, name_of
 from segclip.segment.protocols.paper import PaperProtocol, paper_scores
 from segclip.segment.protocols.protocol import EmbeddedLabels, LabelMap, Protocol
 from segclip.segment.result import Found, Segmentation
+from segclip.segment.soft_maps import draw_soft
 from segclip.segment.windows import encode_windows
 from segclip.text.labels import Label, Labels, check_labels, warn_of_same
 from segclip.text.tokenizers import tokenizer_for
@@ -60,6 +62,8 @@ class Segmenter:
         protocol: "open", for everyday use: any number of labels, edges that follow the photo; "paper", exactly the
             evaluation of arXiv 2211.14813; "groupvit", the same rules on larger photos with overlapping windows. Or a
             protocol with other settings, such as `OpenProtocol(scale=1.0)`, or of your own class.
+        head: how the patches of a CLIP without learned centers say what they show: a name in
+            `segclip.model.dense.HEADS`; None: the model's own, which is "naclip" of weights that name none.
         device: as for `segclip.load`, but "auto" keeps the copy of a SegCLIP on the model's device.
         dtype: of the image tower; see `segclip.segment.encoder.Encoder`.
         compile: whether to compile the image tower; see `Encoder`.
@@ -69,7 +73,8 @@ class Segmenter:
         protocol_name: its name in `PROTOCOLS`, or that of its class; results record it.
 
     Raises:
-        ValueError: an unknown protocol or dtype, a model that cannot be loaded, or a device that is not available.
+        ValueError: an unknown protocol, head or dtype, a head for a model that has none, a model that cannot be loaded,
+            or a device that is not available.
     """
 
     def __init__(
@@ -77,14 +82,20 @@ class Segmenter:
         model: SegCLIP | str | os.PathLike,
         protocol: Protocol | str = "open",
         *,
+        head: str | None = None,
         device: str | torch.device = "auto",
         dtype: DType = "float32",
         compile: bool = False,
     ) -> None:
         self._set_protocol(protocol)
-        self.model = _load_or_copy(model, device).eval()
+        self.model = vary(_load_or_copy(model, device), head=head).eval()
         self.encoder = Encoder(self.model, dtype, compile=compile, share=True)
         self._embed = LabelEmbedder(self.model)
+
+    def __repr__(self) -> str:
+        """In one line: the model, the protocol, precision and device."""
+        dtype = self.encoder.dtype
+        return f"<Segmenter of {self.model!r}: protocol {self.protocol_name}, {dtype}, {self.encoder.device}>"
 
     def with_protocol(self, protocol: Protocol | str) -> "Segmenter":
         """A Segmenter with another protocol, which shares this one's weights and remembered embeddings.
@@ -119,7 +130,8 @@ class Segmenter:
         """Segment one photo.
 
         Args:
-            photo: a path, a PIL image, or RGB uint8 (H,W,3), 0-255; of any size and shape.
+            photo: a path, the bytes of an image file, a PIL image, or a uint8 array, 0-255: grey (H,W), RGB (H,W,3) or
+                RGBA (H,W,4); of any size and shape.
             labels: what to look for; label i of the result is the i-th of them, counted from 1. Each is a text, or
                 several that mean one thing, `"cat|kitten"` or `("cat", "kitten")`: its name is the first, and its best
                 word says where it is. Those of `"background|sky|wall"` are label 0.
@@ -167,6 +179,19 @@ class Segmenter:
         checked = check_labels(labels)
         return self._label_checked(encoded, checked, check_background(background), check_presence(presence))
 
+    def embed_labels(self, labels: Sequence[str]) -> Float[Tensor, "K E"]:
+        """(K,E): the embedding of each label, averaged over the protocol's templates, of length 1.
+
+        `segment_embeddings` takes them, or means of them. Each label is one text here.
+
+        Raises:
+            ValueError: invalid labels, or one of several words, each of which has its own embedding.
+        """
+        checked = check_labels(labels)
+        if len(checked.all_words) > len(checked.names):
+            raise ValueError(f"labels of several words, {checked.texts()}; give each word as a label of its own")
+        return self._embedded(checked).labels.clone()
+
     def segment_embeddings(
         self, photo: PhotoSource, class_embeds: Float[Tensor, "K E"], background: float | None = None
     ) -> Int[ndarray, "H W"]:
@@ -206,6 +231,7 @@ class Segmenter:
     ) -> Segmentation:
         found = self._label(encoded, self._embedded(labels), background, presence, self.protocol)
         count = len(labels.names)  # what is beyond them is the background by its words
+        kept = replace(encoded)  # without what is quickly computed anew, and large
         return Segmentation(
             labels=found.labels.masked_fill(found.labels > count, 0).int().cpu().numpy(),
             scores=found.scores.float().cpu().numpy(),
@@ -214,7 +240,16 @@ class Segmenter:
             protocol=self.protocol_name,
             background=background,
             presence=found.presence[:count].float().cpu().numpy(),
+            draw=partial(self._draw, kept, labels, background, found),
         )
+
+    @torch.inference_mode()
+    def _draw(
+        self, encoded: EncodedPhoto, labels: Labels, background: Background, found: LabelMap, index: int
+    ) -> Float[ndarray, "H W"]:
+        embedded = self._embedded(labels)
+        soft = draw_soft(self.protocol, encoded, embedded, index, background, found, self.model.scale)
+        return soft.float().cpu().numpy()
 
     @torch.inference_mode()
     def _label(

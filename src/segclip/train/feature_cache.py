@@ -7,9 +7,11 @@ Axes: N photos, M of them that the masked branch sees, P patches, V visible patc
 """
 
 import hashlib
+import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from segclip.checkpoints.loading import load
+from segclip.checkpoints.variants import load_to_train
 from segclip.config import ModelConfig
 from segclip.data.reader import ReaderConfig, cut_sample
 from segclip.data.shards import SampleError, Shards
@@ -31,6 +33,7 @@ from segclip.model.segclip import SegCLIP
 from segclip.train.config import CacheConfig, TrainConfig
 from segclip.utils.files import atomic, sync_folder
 
+SUMS = "crc32.json"  # of a chunk's files
 PHOTOS = 64  # in a chunk
 MAX_BAD = 0.05  # share of unreadable photos past which the data must be mended
 log = logging.getLogger(__name__)
@@ -94,7 +97,7 @@ def cache_features(
     Raises:
         ValueError: the folder holds the features of another run; more than 5% of the photos are bad.
     """
-    model = load(towers, "cpu")
+    model = load_to_train(towers)
     _check_origin(folder, model, shards, settings)
     order = np.random.default_rng(settings.seed).permutation(len(shards))
     chunks = np.array_split(order, -(-len(order) // PHOTOS))
@@ -155,7 +158,7 @@ _model: SegCLIP  # of a worker process
 def _start_worker(towers: str) -> None:
     global _model
     torch.set_num_threads(1)
-    _model = load(towers, "cpu").to(torch.bfloat16)
+    _model = load_to_train(towers).to(torch.bfloat16)
 
 
 def _write_chunk(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, settings: FeatureSettings) -> None:
@@ -174,6 +177,7 @@ def _write_chunk(path: Path, rows: np.ndarray, crop: int, *, shards: Shards, set
             np.save(file, array)
             file.flush()
             os.fsync(file.fileno())
+    (unfinished / SUMS).write_text(json.dumps({name: _sum(unfinished / f"{name}.npy") for name in arrays}))
     sync_folder(unfinished)
     shutil.rmtree(path, ignore_errors=True)  # a damaged one
     unfinished.rename(path)
@@ -214,12 +218,34 @@ def _encode(pixels: np.ndarray, mask: np.ndarray, mask_ratio: float) -> dict[str
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a chunk is there and can be opened: what a crash of the machine cut is computed again."""
+    """Whether a chunk is there as it was written: what a crash cut, or a disk changed, is computed again.
+
+    Chunks of earlier versions have no checksums: their numbers must be finite.
+    """
     try:
-        return path.exists() and bool(_open_chunk(path))
-    except (OSError, ValueError, EOFError) as error:
+        if not path.exists():
+            return False
+        chunk, sums = _open_chunk(path), path / SUMS
+        if not sums.exists():
+            if not all(np.isfinite(array).all() for array in vars(chunk).values()):
+                raise ValueError("numbers that are not finite")
+            return True
+        for name, expected in json.loads(sums.read_text()).items():
+            if _sum(path / f"{name}.npy") != expected:
+                raise ValueError(f"{name}.npy has another checksum")
+        return True
+    except (OSError, ValueError, EOFError, AttributeError, RecursionError) as error:
         log.warning("%s: damaged (%s); computed again", path, error)
         return False
+
+
+def _sum(file: Path) -> int:
+    """Checksum of a file."""
+    found = 0
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            found = zlib.crc32(block, found)
+    return found
 
 
 def _open_chunk(path: Path) -> FeatureChunk:

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from segclip.checkpoints.clip_weights import add_centers
-from segclip.checkpoints.loading import load
+from segclip.checkpoints.variants import load_to_train
 from segclip.losses import weighted_losses
 from segclip.model.grouping import count_regions
 from segclip.model.reconstruction import visible_count
@@ -47,6 +46,10 @@ def check_recipe(config: TrainConfig) -> None:
             f"the loss {wordy[0]} needs the words of captions, which come with cached features alone; learn from "
             f"those, or leave {', '.join(wordy)} out (weight 0)"
         )
+    if model.reconstruction is None or not any(True for _ in model.image.grouping.parameters()):
+        raise ValueError(
+            f"grouping {config.model.grouping!r} has nothing to learn; give another, such as centers, and no head"
+        )
     patches = (image.side // image.patch) ** 2
     if any(loss.masked for loss in losses.values()) and visible_count(patches, config.model.mask_ratio) < 1:
         raise ValueError(f"mask_ratio {config.model.mask_ratio} leaves none of {patches} patches visible; lower it")
@@ -61,10 +64,8 @@ def initialize_model(config: TrainConfig) -> SegCLIP:
     assert config.model
     if config.init_from is None:
         return SegCLIP(config.model).eval()
-    source = load(config.init_from, "cpu")
     torch.manual_seed(config.seed)
-    if source.config.head:
-        source = add_centers(source)
+    source = load_to_train(config.init_from)
     if not config.cache and source.config == config.model:
         return source
     model = SegCLIP(config.model)

@@ -44,8 +44,8 @@ def mini() -> TrainConfig:
             "presence": 1.0,
         },
         soft_target_scale=12.0,
-        # The centers stay where k-means put them: most of those that learn end up without a patch (docs/results.md). So
-        # the superpixel loss, which moves patches between centers, is left out.
+        # The centers stay where k-means put them: most of those that learn end up without a patch (docs/lab-notes.md).
+        # So the superpixel loss, which moves patches between centers, is left out.
         frozen=(*TOWERS, *ASSIGNMENT),
         lr=1e-3,
         precision="bf16",

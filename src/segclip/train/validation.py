@@ -1,5 +1,6 @@
 """Validation of a run: a sheet of a few photos with their regions and masks, and the mIoU on photos with masks."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from segclip.evaluate.metrics import Confusion
 from segclip.model.segclip import SegCLIP
 from segclip.segment.segmenter import Segmenter
 from segclip.train.config import TrainConfig
+from segclip.utils.failures import Failed
 from segclip.utils.files import atomic
 from segclip.visualize import palette
 
+log = logging.getLogger(__name__)
 PHOTOS, GAP = 6, 6  # rows of a sheet; pixels between pictures
 
 
@@ -97,10 +100,21 @@ def _row(photo: UInt8[np.ndarray, "S S 3"], regions: Int[np.ndarray, "S S"], own
 
 
 def validate(model: SegCLIP, benchmark: Benchmark) -> float:
-    """mIoU of the paper's protocol with its default background threshold, or without where the set has none."""
+    """mIoU of the paper's protocol with its default background threshold, or without where the set has none.
+
+    Photos and masks that cannot be read are left out, and named in the log.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    failed: list[Failed] = []
     evaluator = Evaluator(Segmenter(model, "paper"), benchmark, words_of(benchmark))
     confusion = Confusion(len(benchmark.names))
-    for block in evaluator.encode(cut_batches(benchmark.pairs)):
+    for block in evaluator.encode(cut_batches(benchmark.pairs), failed):
         for _, encoded, truth in block:
             confusion.add(truth, evaluator.label(encoded))
+    for one in failed:
+        log.warning("left out of the validation: %s", one.reason)
+    if len(failed) == len(benchmark.pairs):
+        raise ValueError(f"none of the photos and masks of the validation set can be read, such as {failed[0].reason}")
     return confusion.miou()

@@ -1,45 +1,45 @@
-"""What the server allows: which paths can be requested, how much can be sent, what a browser may load.
+"""What reaches the application: known paths, hosts and origins, and bodies that are counted as they come."""
 
-gradio serves many more paths than its page needs, and some take a file path or a URL to fetch. These are closed.
-"""
-
+import asyncio
+import ipaddress
 import json
-import os
-import re
-import shutil
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from pathlib import Path
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
-from segclip.web.service import MAX_BYTES, RETRY_AFTER, BusyError
+from segclip.web.service import RETRY_AFTER
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-SEGMENT, UPLOAD, JOIN = "/segment", "/gradio_api/upload", "/gradio_api/queue/join"
-# What the page needs, and nothing else: in particular none of gradio's paths that name a file to serve.
-READABLE = re.compile(
-    r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.*"
-    r"|/gradio_api/(startup-events|queue/data|upload_progress|theme\.css|heartbeat/.*)"
-)
-MAX_FIELDS = 256 * 1024  # bytes of what the page sends when a button is pressed: labels and numbers
-MAX_LENGTHS = {
-    SEGMENT: MAX_BYTES * 4 // 3 + MAX_FIELDS,
-    UPLOAD: MAX_BYTES + MAX_FIELDS,
-    JOIN: MAX_FIELDS,
-    "/gradio_api/cancel": MAX_FIELDS,
-}
-MIN_FREE_DISK = 2**30  # bytes that uploads leave free
+STALL_TIMEOUT = 10  # seconds without a byte of a body
+BODY_TIMEOUT = 120  # seconds for a whole body
+MAX_BUFFERED = 512 * 2**20  # bytes of all bodies together, from the first byte to the end of the answer
+MIB = 2**20
 HEADERS = {
-    # Nothing is loaded from other servers, even if gradio's page tries to. It needs eval for its templates.
-    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
-    "base-uri 'self'; form-action 'self'; frame-ancestors 'self'",
-    "x-content-type-options": "nosniff",
+    # Nothing is loaded from anywhere else, and no script runs but the page's own files.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "x-robots-tag": "noindex",
 }
+
+
+class Refused(Exception):
+    """A request that goes no further: its status, and why, in words."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 class Middleware:
@@ -47,105 +47,148 @@ class Middleware:
 
     Args:
         app: the ASGI application.
-        uploads: gradio's folder of uploads; the page may name only files in it.
+        max_lengths: for each path that takes a POST request, the bytes that its body may have. Bodies reach the
+            application whole.
+        hosts: names by which the server may be asked for, besides its own, `localhost` and numeric addresses. Any
+            other name may be an attacker's that leads here ("DNS rebinding").
+        max_buffered: bytes that all bodies may take together.
     """
 
-    def __init__(self, app: App, uploads: Path) -> None:
-        self.app = app
-        self.uploads = uploads
+    def __init__(
+        self, app: App, max_lengths: Mapping[str, int], hosts: Iterable[str] = (), max_buffered: int = MAX_BUFFERED
+    ) -> None:
+        self.app, self.max_lengths, self.max_buffered = app, max_lengths, max_buffered
+        own = socket.gethostname().lower()
+        self.hosts = {"localhost", own, f"{own}.local", *(host.lower() for host in hosts)}
+        self.buffered = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
-        refusal = _refusal(scope)
-        if refusal is None and scope["path"] == UPLOAD and shutil.disk_usage(self.uploads).free < MIN_FREE_DISK:
-            refusal = 507, "the server has no room for photos now; please try again later"
-        if refusal is None and scope["path"] == JOIN:
-            message = await _read_body(receive)
-            if not _names_only_uploads(message["body"], self.uploads):
-                refusal = 400, "the photo was not uploaded here; upload it"
-            receive = _replay(message, receive)
-        if refusal is not None:
-            return await refuse(send, *refusal)
-
-        refused = False
 
         async def send_safely(message: Message) -> None:
-            nonlocal refused
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_headers(message["status"])]
-                refused = message["status"] == 503
-                if refused:  # gradio's queue is full, or ours: the same message for both
-                    return await refuse(send, 503, str(BusyError()))
-            if not refused:
-                await send(message)
+            await send(message)
 
-        await self.app(scope, receive, send_safely)
+        body = b""
+        try:
+            self._check(scope)
+            if scope["method"] == "POST":
+                body = await self._read(receive, self.max_lengths[scope["path"]])
+                receive = _replay(body, receive)
+            await self.app(scope, receive, send_safely)
+        except Refused as refusal:
+            await refuse(send, refusal.status, str(refusal))
+        except _Gone:
+            pass
+        finally:
+            self.buffered -= len(body)
+
+    def _check(self, scope: Message) -> None:
+        """Raises Refused for what no body is needed to refuse."""
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if not self._knows(host):
+            raise Refused(
+                421, f"this server is not known as {host[:60]!r}; start it with --allow-host and that name, to allow it"
+            )
+        path, method = scope["path"], scope["method"]
+        if path in self.max_lengths:
+            if method != "POST":
+                raise Refused(405, "this path takes a POST request")
+            _check_origin(headers, host)
+            length = headers.get(b"content-length", "0")
+            if len(length) > 12 or not length.isdigit() or int(length) > self.max_lengths[path]:
+                raise _too_large(self.max_lengths[path])
+        elif method not in ("GET", "HEAD"):
+            raise Refused(405, "this path can only be read")
+
+    def _knows(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+        except ValueError:
+            return False
+        if name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    async def _read(self, receive: Receive, most: int) -> bytes:
+        """The whole body, which counts as buffered until its request is answered.
+
+        Raises:
+            Refused: more than `most` bytes, too slow, or too much is buffered.
+        """
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                while await self._read_part(receive, most, body):
+                    pass
+            return bytes(body)
+        except BaseException as error:
+            self.buffered -= len(body)
+            if not isinstance(error, TimeoutError):
+                raise
+        raise Refused(
+            408,
+            f"the request did not arrive in time: {STALL_TIMEOUT} seconds without a byte, or {BODY_TIMEOUT} in all; "
+            "try again, or scale the photo down",
+        )
+
+    async def _read_part(self, receive: Receive, most: int, body: bytearray) -> bool:
+        """Add what came to the body; whether there is more."""
+        async with asyncio.timeout(STALL_TIMEOUT):
+            message = await receive()
+        if message["type"] != "http.request":
+            raise _Gone
+        part = message.get("body", b"")
+        if len(body) + len(part) > most:
+            raise _too_large(most)
+        if self.buffered + len(part) > self.max_buffered:
+            raise Refused(503, f"many photos are arriving now; please try again in {RETRY_AFTER} seconds")
+        body += part
+        self.buffered += len(part)
+        return message.get("more_body", False)
 
 
-async def refuse(send: Send, status: int, why: str) -> None:
-    """Respond with {"error": why}."""
-    body = json.dumps({"error": why, "detail": why}).encode()  # "detail" is what gradio's page shows
-    about = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*about, *_headers(status)]})
-    await send({"type": "http.response.body", "body": body})
+class _Gone(Exception):
+    """The client left before its request was whole."""
 
 
-def _refusal(scope: Message) -> tuple[int, str] | None:
-    path, method = scope["path"], scope["method"]
-    if path not in MAX_LENGTHS:
-        if not READABLE.fullmatch(path):
-            return 404, "there is nothing at this path; the page is at /, the endpoint at /segment"
-        return None if method in ("GET", "HEAD") else (405, "this path can only be read")
-    if method != "POST":
-        return 405, "this path takes a POST request"
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    if not length.isdigit():
-        return 411, "the request has no Content-Length"
-    if len(length) > 12 or int(length) > MAX_LENGTHS[path]:
-        return 413, f"the request is too large; a photo may have up to {MAX_BYTES // 2**20} MiB: scale it down"
-    return None
+def _check_origin(headers: Mapping[bytes, str], host: str) -> None:
+    """Pages of other sites may not ask: a browser says for whom it does. Programs send no origin."""
+    origin = headers.get(b"origin")
+    site = headers.get(b"sec-fetch-site", "none")
+    if (origin is not None and urlsplit(origin).netloc.lower() != host.lower()) or site in ("cross-site", "same-site"):
+        raise Refused(403, f"a page of {(origin or 'another site')[:60]} may not use this server")
 
 
-def _names_only_uploads(body: bytes, uploads: Path) -> bool:
-    """Whether all files that the page's request names were uploaded; gradio would fetch a URL given as a file."""
-    try:
-        files = list(_files(json.loads(body)))
-    except (ValueError, RecursionError):
-        return False
-    start = str(uploads) + os.sep
-    return all(isinstance(file, str) and file.startswith(start) and ".." not in Path(file).parts for file in files)
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"the request is too large, over {most // MIB} MiB; scale the photo down")
 
 
-def _files(value: object) -> Iterator[object]:
-    if isinstance(value, dict):
-        if "path" in value:
-            yield value["path"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for one in value:
-            yield from _files(one)
-
-
-async def _read_body(receive: Receive) -> Message:
-    """The body of a request in one message; its length was checked."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-
-def _replay(message: Message, receive: Receive) -> Receive:
-    messages = [message]
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_first() -> Message:
         return messages.pop() if messages else await receive()
 
     return receive_first
+
+
+async def refuse(send: Send, status: int, why: str) -> None:
+    """Respond with {"error": why}, and close the connection, whatever of the request is still to come."""
+    body = json.dumps({"error": why}).encode()
+    about = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [*about, (b"connection", b"close"), *_headers(status)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _headers(status: int) -> list[tuple[bytes, bytes]]:

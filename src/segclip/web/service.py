@@ -1,10 +1,8 @@
-"""What the page and the endpoint share: checks of a query, a bounded queue, one photo at a time.
+"""What the page and the programs share: checks of a query, a bounded queue, one photo at a time. It knows no HTTP."""
 
-It knows nothing of HTTP or gradio.
-"""
-
+import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +11,21 @@ import numpy as np
 
 from segclip.data.photos import Photo, decode_photo
 from segclip.segment.background import Background, check_background
+from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.presence import Presence, check_presence
 from segclip.segment.result import Segmentation
 from segclip.segment.segmenter import Segmenter
 from segclip.text.labels import Labels, check_labels
+from segclip.web.encodings import Encodings
 
 MAX_BYTES = 20 * 2**20  # of a photo's file
 MAX_PIXELS = 40_000_000  # of a photo: about 1 GB of memory while it is segmented
 MAX_LABELS = 100
 MAX_LETTERS = 100  # of a label
-QUEUE_SIZE = 16  # queries at a time, the one at work included
+QUEUE_SIZE = 32  # queries at a time, the one at work included
 PROTOCOLS = ("open", "paper")  # to choose from
 RETRY_AFTER = 10  # seconds until it is worth trying again, when the queue is full
-
-Progress = Callable[[float, str], object]  # takes the share that is done, and what is being done now
+ANY_LABEL = "cat"  # to compute what the first labels of all, or of a photo, need
 
 
 class BusyError(Exception):
@@ -34,6 +33,13 @@ class BusyError(Exception):
 
     def __init__(self) -> None:
         super().__init__(f"Many people are waiting already. Please try again in {RETRY_AFTER} seconds.")
+
+
+class ForgottenError(Exception):
+    """A photo that is asked about by its hash is not, or no longer, known."""
+
+    def __init__(self) -> None:
+        super().__init__("the server no longer has this photo; send it again")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Query:
 
 
 class Service:
-    """The models, and a bounded queue for them.
+    """The models, a bounded queue for them, and the last photos that they encoded.
 
     Args:
         segmenters: for each model's name, one per protocol in `PROTOCOLS`.
@@ -56,32 +62,47 @@ class Service:
 
     Attributes:
         lock: held while a photo is decoded and segmented, so that memory is needed for one photo, not the whole queue.
+        encodings: of the last photos.
     """
 
     def __init__(self, segmenters: Mapping[str, Mapping[str, Segmenter]], queue_size: int = QUEUE_SIZE) -> None:
         self.lock = threading.Lock()
+        self.encodings = Encodings()
         self._segmenters = segmenters
         self._free = threading.Semaphore(queue_size)
+        self._waiting = 0
+        self._count_lock = threading.Lock()
 
     @property
     def models(self) -> list[str]:
         return list(self._segmenters)
+
+    @property
+    def waiting(self) -> int:
+        """How many queries hold a slot now."""
+        return self._waiting
 
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Holds a slot in the queue. Raises BusyError if it is full."""
         if not self._free.acquire(blocking=False):
             raise BusyError
+        self._count(1)
         try:
             yield
         finally:
+            self._count(-1)
             self._free.release()
+
+    def _count(self, more: int) -> None:
+        with self._count_lock:
+            self._waiting += more
 
     def warm_up(self) -> None:
         """Segment something, so that the first query takes no longer than the others."""
         for model in self.models:
             for protocol in PROTOCOLS:
-                self._segmenters[model][protocol].segment(np.zeros((64, 64, 3), np.uint8), ["cat"])
+                self._segmenters[model][protocol].segment(np.zeros((64, 64, 3), np.uint8), [ANY_LABEL])
 
     def query(
         self, labels: object, model: object, protocol: object, background: object, presence: object = "auto"
@@ -102,32 +123,92 @@ class Service:
             labels = [label for label in labels.replace("\n", ",").split(",") if label.strip()]
         if not isinstance(labels, list):
             raise ValueError("labels: give a list of texts, or one text of labels separated by commas")
+        if not labels:
+            raise ValueError("no labels; give at least one, such as cat")
         if len(labels) > MAX_LABELS:
             raise ValueError(f"{len(labels)} labels; at most {MAX_LABELS} are allowed")
         for label in labels:
             _check_text(label)
+        checked = check_labels(labels)
+        model, protocol = self.check_model(model), self.check_protocol(protocol)
+        return Query(checked, model, protocol, check_background(background), check_presence(presence))
+
+    def check_model(self, model: object) -> str:
+        """One of `models`, None for the first. Raises ValueError for any other."""
         model = self.models[0] if model is None else model
         if not isinstance(model, str) or model not in self._segmenters:
             raise ValueError(f"model {_short(model)}; choose one of {', '.join(self.models)}")
+        return model
+
+    def check_protocol(self, protocol: object) -> str:
+        """One of PROTOCOLS, None for the first. Raises ValueError for any other."""
         protocol = PROTOCOLS[0] if protocol is None else protocol
-        if protocol not in PROTOCOLS:
+        if not isinstance(protocol, str) or protocol not in PROTOCOLS:
             raise ValueError(f"protocol {_short(protocol)}; choose one of {', '.join(PROTOCOLS)}")
-        return Query(check_labels(labels), model, protocol, check_background(background), check_presence(presence))
+        return protocol
 
-    def segment(self, photo: Photo, query: Query, progress: Progress = lambda share, what: None) -> Segmentation:
-        """Segment a photo; the caller holds a slot and `lock`."""
+    def add(self, data: bytes, model: str, protocol: str, name: str = "the photo") -> tuple[str, EncodedPhoto]:
+        """Encode a photo's file and keep it, if it is not kept; the caller holds a slot and `lock`.
+
+        Returns:
+            Its SHA-256, by which `find` finds it again, and the encoded photo.
+
+        Raises:
+            ValueError: a photo that is too large or cannot be read.
+        """
+        if len(data) > MAX_BYTES:
+            most = MAX_BYTES // 2**20
+            raise ValueError(f"{name}: {len(data) / 2**20:.1f} MiB; at most {most} are allowed: scale it down")
+        photo = hashlib.sha256(data).hexdigest()
+        try:
+            return photo, self.find(photo, model, protocol)
+        except ForgottenError:
+            return photo, self._encode(photo, decode_photo(data, name, MAX_PIXELS), model, protocol)
+
+    def find(self, photo: str, model: str, protocol: str) -> EncodedPhoto:
+        """The encoded photo with this SHA-256; encoded anew for another model or protocol than it was added with.
+
+        Raises:
+            ForgottenError: a photo that is not kept.
+        """
+        if encoded := self.encodings.get((photo, model, protocol)):
+            return encoded
+        if other := self.encodings.any_of(photo):
+            return self._encode(photo, other.photo, model, protocol)
+        raise ForgottenError
+
+    def _encode(self, photo: str, pixels: Photo, model: str, protocol: str) -> EncodedPhoto:
+        (encoded,) = self._segmenters[model][protocol].encode([pixels])
+        self.encodings.put((photo, model, protocol), encoded)
+        return encoded
+
+    def label(self, photo: str, encoded: EncodedPhoto, query: Query) -> Segmentation:
+        """Segment an encoded photo; the caller holds a slot and `lock`."""
         segmenter = self._segmenters[query.model][query.protocol]
-        progress(0.3, "Encoding the photo")
-        (encoded,) = segmenter.encode([photo])
-        progress(0.7, "Finding your labels")
-        return segmenter.label(encoded, query.labels, background=query.background, presence=query.presence)
+        result = segmenter.label(encoded, query.labels, background=query.background, presence=query.presence)
+        self.encodings.put((photo, query.model, query.protocol), encoded)  # with what was computed now
+        return result
+
+    def prepare(self, photo: str, model: str) -> None:
+        """Compute what a kept photo's first labels will need, under every protocol, while nobody waits."""
+        for protocol in PROTOCOLS:
+            if self.waiting or not self.lock.acquire(blocking=False):
+                return
+            try:
+                self.label(photo, self.find(photo, model, protocol), self.query([ANY_LABEL], model, protocol, "auto"))
+            except ForgottenError:
+                return
+            finally:
+                self.lock.release()
 
 
-def open_service(models: Sequence[str], device: str, queue_size: int = QUEUE_SIZE) -> Service:
+def open_service(
+    models: Sequence[str], device: str, queue_size: int = QUEUE_SIZE, *, head: str | None = None
+) -> Service:
     """A service with these models, by name or file, each loaded once; a file goes by its name without the folder.
 
     Raises:
-        ValueError: no model, one that cannot be loaded, or two with the same name.
+        ValueError: no model, one that cannot be loaded or has no such head, or two with the same name.
     """
     if not models:
         raise ValueError("no model given; --model names one or more, such as mini")
@@ -136,22 +217,9 @@ def open_service(models: Sequence[str], device: str, queue_size: int = QUEUE_SIZ
         raise ValueError(f"models {', '.join(models)}: two have the same name; rename a file")
     segmenters = {}
     for name, model in zip(names, models, strict=True):
-        segmenter = Segmenter(model, device=device)
+        segmenter = Segmenter(model, head=head, device=device)
         segmenters[name] = {protocol: segmenter.with_protocol(protocol) for protocol in PROTOCOLS}
     return Service(segmenters, queue_size)
-
-
-def read_photo(data: bytes, name: str = "the photo") -> Photo:
-    """Decode an image file.
-
-    Raises:
-        ValueError: more than MAX_BYTES or MAX_PIXELS, or a photo that cannot be read.
-    """
-    if len(data) > MAX_BYTES:
-        raise ValueError(
-            f"{name}: {len(data) / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} are allowed: scale it down"
-        )
-    return decode_photo(data, name, MAX_PIXELS)
 
 
 def _check_text(label: object) -> None:

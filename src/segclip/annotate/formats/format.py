@@ -9,7 +9,7 @@ from typing import IO, Any
 from PIL import Image
 
 from segclip.annotate.segments import Collection, PhotoSegments
-from segclip.data.own_png import save_own_png
+from segclip.data.own_pictures import save_own_png
 from segclip.segment import coco
 from segclip.segment.result import Segmentation
 from segclip.visualize import palette

@@ -18,20 +18,29 @@ def write_tasks(file: IO[str], found: Collection) -> None:
 
 
 def _task(photo: PhotoSegments, folder: str) -> dict[str, Any]:
-    scale = 100 / np.array([photo.width, photo.height])
-    common = {
-        "from_name": "label",
-        "to_name": "image",
-        "type": "polygonlabels",
-        "original_width": photo.width,
-        "original_height": photo.height,
-        "image_rotation": 0,
+    prediction = {
+        "model_version": "segclip",
+        "score": least_score(photo),
+        "result": polygon_regions(photo, "label", "image"),
     }
+    # A folder's name of any bytes, as the file system has it.
+    address = f"/data/local-files/?d={quote(os.fsencode(f'{folder}/{photo.photo}'))}"
+    return {"data": {"image": address}, "predictions": [prediction]}
+
+
+def polygon_regions(photo: PhotoSegments, from_name: str, to_name: str) -> list[dict[str, Any]]:
+    """The `result` of a prediction: a polygon for each connected component, points in percent of the photo's sides.
+
+    Args:
+        photo: what was found.
+        from_name, to_name: of the labelling interface's labels, and its image.
+    """
+    scale = 100 / np.array([photo.width, photo.height])
     polygons = [(segment, polygon) for segment in photo.foreground() for polygon in segment.polygons]
-    result = [
+    return [
         {
             "id": f"piece-{number}",
-            **common,
+            **region_frame(photo, from_name, to_name, "polygonlabels"),
             "value": {
                 "points": (np.reshape(polygon, (-1, 2)) * scale).round(5).tolist(),
                 "closed": True,
@@ -41,11 +50,23 @@ def _task(photo: PhotoSegments, folder: str) -> dict[str, Any]:
         }
         for number, (segment, polygon) in enumerate(polygons, 1)
     ]
-    score = min(segment.score for segment in photo.foreground() or photo.segments)  # Label Studio sorts photos by it
-    prediction = {"model_version": "segclip", "score": score, "result": result}
-    # A folder's name of any bytes, as the file system has it.
-    address = f"/data/local-files/?d={quote(os.fsencode(f'{folder}/{photo.photo}'))}"
-    return {"data": {"image": address}, "predictions": [prediction]}
+
+
+def region_frame(photo: PhotoSegments, from_name: str, to_name: str, kind: str) -> dict[str, Any]:
+    """What every region of a `result` has; `kind` is the type of its labels, such as "polygonlabels"."""
+    return {
+        "from_name": from_name,
+        "to_name": to_name,
+        "type": kind,
+        "original_width": photo.width,
+        "original_height": photo.height,
+        "image_rotation": 0,
+    }
+
+
+def least_score(photo: PhotoSegments) -> float:
+    """The lowest score of its segments, by which Label Studio sorts photos."""
+    return min(segment.score for segment in photo.foreground() or photo.segments)
 
 
 def write_interface(file: IO[str], found: Collection) -> None:

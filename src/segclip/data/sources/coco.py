@@ -1,15 +1,12 @@
 """COCO's caption files and Karpathy's split files: one JSON document, reduced to what is needed. No torch."""
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from segclip.data.sources.pairs import Pair, bad_pair, decode_text, to_captions, to_meta, to_path
 from segclip.utils.messages import brief
-
-logger = logging.getLogger(__name__)
 
 # What is kept of a document while it is parsed; the rest (tokens, segmentations, URLs) takes most of its memory.
 KEPT = frozenset(
@@ -101,7 +98,8 @@ def find_coco_photos(path: Path) -> Path:
 def read_coco(path: Path, photos: Path) -> Iterator[Pair]:
     """Pairs of COCO's captions, in the order of its images; `meta` has the image's `id`.
 
-    An image or annotation whose fields are of other kinds, or a photo's path that leaves `photos`, is a bad pair.
+    An image or annotation whose fields are of other kinds, a photo's path that leaves `photos`, or captions of an image
+    that is not listed, is a bad pair.
 
     Raises:
         ValueError: another JSON document; it names the file.
@@ -123,13 +121,17 @@ def read_coco(path: Path, photos: Path) -> Iterator[Pair]:
     for index, entry in enumerate(images):
         read = (index + 1) / len(images)
         try:
-            key, name = _key(entry, "id"), to_path(entry.get("file_name"))
+            key = _key(entry, "id")
+            own = tuple(captions.pop(key, ()))
+            name = to_path(entry.get("file_name"))
         except ValueError as error:
             yield bad_pair(f"{path.name}, image {index}", error, read)
             continue
-        yield Pair(name, photos / name, tuple(captions.pop(key, ())), {"id": key}, read=read)
-    if captions:
-        logger.warning("%s: %d image ids have captions but are not among its images", path, len(captions))
+        yield Pair(name, photos / name, own, {"id": key}, read=read)
+    for key in captions:
+        yield bad_pair(
+            f"{path.name}, captions of image {brief(key)}", ValueError("the image is not among its images"), 1.0
+        )
 
 
 def read_karpathy(path: Path, photos: Path, split: str) -> Iterator[Pair]:

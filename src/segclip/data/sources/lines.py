@@ -21,6 +21,7 @@ from segclip.data.sources.pairs import (
     to_path,
 )
 
+LONGEST_FIELD = 1 << 27  # letters of a table's; the library's own limit is a long caption's
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 EXAMPLE = '{"image": "a/1.jpg", "captions": ["a cat", "a pet"]}'
@@ -108,6 +109,7 @@ def _table_pairs(path: Path, photos: Path) -> Iterator[Pair]:
         for _, position, text in _lines(path):  # noqa: B007 (it is read below)
             yield text
 
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     # strict: a quote that is never closed would swallow the rows after it without a word
     rows = csv.reader(texts(), delimiter=DELIMITERS[path.suffix.lower()], strict=True)
     header: list[str] | None = None

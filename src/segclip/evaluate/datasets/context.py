@@ -1,6 +1,7 @@
 """PASCAL Context: 59 classes, with the background or without; photos of VOC 2010."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -42,9 +43,13 @@ CONTEXT_PNG60 = (
 CONTEXT_LABELS = {"airplane": "aeroplane", "plant": "pottedplant", "monitor": "tvmonitor"}
 
 
+# See voc2012.py. Here SCLIP and those after it ask for the word alone, beside one name a class.
+SCLIP_NAMES = {0: ("background",)}
+
+
 def open_context60(root: Path, split: str) -> Benchmark:
     """With the background: whatever is none of the 59."""
-    return _open(root, split, "context60", CONTEXT60, {i: i for i in range(60)})
+    return replace(_open(root, split, "context60", CONTEXT60, {i: i for i in range(60)}), sclip_names=SCLIP_NAMES)
 
 
 def open_context59(root: Path, split: str) -> Benchmark:

@@ -45,7 +45,7 @@ STEPS = 24  # of spreading: chosen with `spread`, and ended before all patches s
 class OpenProtocol:
     """The protocol with its settings, none of which depends on the labels.
 
-    How they were chosen: docs/results.md.
+    How they were chosen: docs/lab-notes.md.
 
     Attributes:
         scale: short side at which the photo is encoded, in units of the model's side; no photo is enlarged beyond 1.

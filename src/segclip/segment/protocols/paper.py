@@ -166,9 +166,9 @@ def _paint(table: Float[Tensor, "B C J"], owner: Int[Tensor, "B h w"]) -> Float[
 def region_owner(output: ImageOutput, size: tuple[int, int]) -> Int[Tensor, "B h w"]:
     """The region of each pixel: the soft assignment resized to `size`, then the best center."""
     rows, columns = patch_grid(output.soft.shape[-1], size)
-    if is_identity(output.soft):  # the nearest patch, without a map of each: there may be thousands
+    if is_identity(output.soft):  # so each pixel is its own patch's: there may be too many regions for a map of each
         down, across = (
-            (2 * torch.arange(length, device=output.soft.device) + 1) * n // (2 * length)
+            torch.arange(length, device=output.soft.device) * n // length
             for n, length in zip((rows, columns), size, strict=True)
         )
         return (down[:, None] * columns + across).expand(len(output.soft), -1, -1)

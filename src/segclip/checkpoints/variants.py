@@ -5,6 +5,8 @@ from functools import cache
 
 import torch
 
+from segclip.checkpoints.clip_weights import add_centers
+from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import MINI, load_model
 from segclip.config import ModelConfig
 from segclip.model.dense import HEADS
@@ -13,6 +15,26 @@ from segclip.model.segclip import SegCLIP
 from segclip.utils.tables import choose
 
 AFFINITY = "image.affinity."
+
+
+def vary(
+    model: SegCLIP, *, head: str | None = None, grouping: str | None = None, centers: int | None = None
+) -> SegCLIP:
+    """A model with another dense head, another grouping, or both; None leaves what it has. The weights are shared.
+
+    Raises ValueError as `change_head` and `change_grouping` do.
+    """
+    if head not in (None, model.config.head):
+        model = change_head(model, head)
+    if grouping not in (None, model.config.grouping) or centers not in (None, model.config.centers):
+        model = change_grouping(model, grouping or model.config.grouping, centers)
+    return model
+
+
+def load_to_train(name: str) -> SegCLIP:
+    """The model with this name or file, on the CPU; a CLIP with centers and a masked branch drawn at random."""
+    model = load(name, "cpu")
+    return add_centers(model) if model.config.head else model
 
 
 def change_head(model: SegCLIP, head: str) -> SegCLIP:
@@ -47,14 +69,14 @@ def change_grouping(model: SegCLIP, grouping: str, centers: int | None = None) -
     Args:
         model: any.
         grouping: "k-means" of each photo's patches; of a CLIP without learned centers, "patches"; of learned centers,
-            "refined" by k-means of each photo. What learned which patch goes where is left out of all of these.
+            "refined" by k-means of each photo. For "k-means", what learned which patch goes where is left out.
         centers: how many regions "k-means" gives; None: as many as the model's configuration says.
 
     Raises:
         ValueError: an unknown grouping, or one that the model's weights have no place in.
     """
     choose(GROUPINGS, grouping, "grouping")
-    config = replace(model.config, grouping=grouping, centers=centers or model.config.centers)
+    config = replace(model.config, grouping=grouping, centers=model.config.centers if centers is None else centers)
     state = model.state_dict(keep_vars=True)
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in SegCLIP(config).state_dict().items()}

@@ -1,0 +1,1 @@
+"""The attacks of hostile.py: a module for each kind of input, and the process that they run in."""
