@@ -9,6 +9,8 @@ Every input is made from a valid file, which the script makes, and a seed; it is
   weights  a damaged or hostile file of weights is read, finite, or refused
   sources  captions, tars, datasets, shards with hostile names and values, through prepare
   masks    damaged masks, classes and annotations, through the sets' readers and evaluate
+  kills    prepare, annotate, evaluate and train, killed five times each, then let end: the bytes of the undisturbed
+  runs     a run with a damaged file is resumed: it ends as it would have, or says which file
 
 A fault is: an exception that is none of the package's own (ValueError, OSError); a message that is empty, of several
 lines or over 400 letters; a process that dies, hangs or takes too much memory; a file changed outside the folder; a
@@ -19,7 +21,9 @@ Exit code: 1 where there is a fault. `--only N` with one kind tries its input N 
 import argparse
 import json
 import os
+import random
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -32,7 +36,8 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # helpers: other people's formats of weights
 
-from attacks.process import Attack, serve
+from attacks.kills import KILLS, Commands
+from attacks.process import Attack, Fault, serve
 from rich.console import Console
 from rich.table import Table
 
@@ -47,6 +52,7 @@ KINDS = {
     "sources": ("sources", "Sources", 500),
     "masks": ("masks", "Masks", 3000),
 }
+COMMANDS = {"kills": 100, "runs": 60}  # kinds that are commands of their own, one after the other
 
 
 @dataclass
@@ -81,7 +87,7 @@ class Worker:
         folder.mkdir()
         context = get_context("spawn")
         self.link, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, make, kind, seed, folder), daemon=False)
+        self.process = context.Process(target=serve, args=(theirs, make, kind, seed, folder), daemon=True)
         self.process.start()
         theirs.close()
         if not self.link.poll(START):
@@ -154,10 +160,31 @@ def try_all(kind: str, count: int, seed: int, processes: int) -> Report:
     return report
 
 
+def try_commands(kind: str, count: int, seed: int) -> Report:
+    """Kill commands so many times, or resume so many damaged runs."""
+    report, start = Report(kind), time.monotonic()
+    with TemporaryDirectory(prefix="hostile-") as folder:
+        commands = Commands(Path(folder))
+        names = list(commands.jobs)
+        for number in range(-(-count // KILLS) if kind == "kills" else count):
+            generator = random.Random(f"{seed} {kind} {number}")
+            try:
+                if kind == "kills":
+                    report.tried += KILLS
+                    commands.kill(names[number % len(names)], generator, number)
+                    report.taken += KILLS
+                else:
+                    report.tried += 1
+                    report.taken += commands.damage(generator, number)
+            except (Fault, OSError, subprocess.TimeoutExpired) as fault:
+                report.faults[number] = str(fault)
+                print(f"{kind} {number}: {fault}", file=sys.stderr, flush=True)
+    report.seconds = time.monotonic() - start
+    return report
+
+
 def try_one(kind: str, number: int, seed: int) -> None:
     """Try one input in this process; what it raises is shown whole."""
-    import random
-
     with TemporaryDirectory(prefix="hostile-") as folder:
         os.environ["SEGCLIP_DEBUG"] = "1"
         taken = make_attack(Path(folder), kind).attempt(random.Random(f"{seed} {kind} {number}"), number)
@@ -167,12 +194,12 @@ def try_one(kind: str, number: int, seed: int) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, *COMMANDS], default=[*KINDS, *COMMANDS])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--only", type=int, help="the number of the one input to try")
-    for kind, (_, _, count) in KINDS.items():
+    for kind, count in {**{kind: count for kind, (_, _, count) in KINDS.items()}, **COMMANDS}.items():
         parser.add_argument(f"--{kind}", type=int, default=count, metavar="N", help=f"inputs (default {count})")
     return parser.parse_args(arguments)
 
@@ -186,7 +213,12 @@ def main(arguments: list[str] | None = None) -> int:
     table = Table("kind", "tried", "taken", "refused", "faults", "seconds", title=f"seed {asked.seed}")
     reports = []
     for kind in asked.kinds:
-        reports.append(report := try_all(kind, getattr(asked, kind), asked.seed, asked.processes))
+        count = getattr(asked, kind)
+        if kind in COMMANDS:
+            report = try_commands(kind, count, asked.seed)
+        else:
+            report = try_all(kind, count, asked.seed, asked.processes)
+        reports.append(report)
         refused = report.tried - report.taken - len(report.faults)
         row = (report.tried, report.taken, refused, len(report.faults), round(report.seconds))
         table.add_row(kind, *(f"{value:,}" for value in row))

@@ -122,7 +122,7 @@ class PlainStep:
         freeze(self.model, config)
         for module in self.model.modules():
             if isinstance(module, Attention):
-                module.forward = partial(plain_attention, module)
+                vars(module)["forward"] = partial(plain_attention, module)
             elif isinstance(module, MLP) and module.activation is quick_gelu:
                 module.activation = plain_quick_gelu
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -164,6 +164,7 @@ def plain_losses(model: SegCLIP, batch: PairBatch) -> Losses:
     order, count = noise.mask.argsort(dim=1), noise.gumbel_visible.shape[-1]
     visible = model.image.grouping(model.image.encode_patches(pixels, order[:, :count]), noise.gumbel_visible)
     grid = (SIDE // patch, SIDE // patch)
+    assert model.reconstruction
     error = (model.reconstruction(visible, order, grid) - patchify(pixels, patch)).square().mean(dim=-1)
     reconstruction = error.take_along_dim(order[:, count:], dim=1).mean()
     terms = {"contrastive": contrastive, "superpixel": superpixel, "reconstruction": reconstruction}

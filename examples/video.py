@@ -25,7 +25,7 @@ with av.open(options.source, "r") as source, av.open(options.target, "w") as tar
     stream = target.add_stream("mpeg4", rate=video.average_rate or 25)
     stream.width, stream.height, stream.pix_fmt = video.width // 2 * 2, video.height // 2 * 2, "yuv420p"
     labels = np.zeros((video.height, video.width), np.int32)
-    for number, frame in enumerate(source.decode(video)):
+    for number, frame in enumerate(source.decode(video)):  # pyright: ignore[reportAttributeAccessIssue]
         pixels = frame.to_ndarray(format="rgb24")
         if number % options.every == 0:
             result = segmenter.segment(pixels, options.labels)

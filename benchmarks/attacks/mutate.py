@@ -25,7 +25,7 @@ def mutate(data: bytes, other: bytes, generator: random.Random) -> bytes:
     return data
 
 
-def _flip(data: bytes, _: bytes, generator: random.Random) -> bytes:
+def _flip(data: bytes, other: bytes, generator: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(generator.choice((1, 1, 2, 8, 64)) if changed else 0):
         changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)

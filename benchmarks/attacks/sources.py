@@ -42,7 +42,7 @@ class Sources:
         self.photos = [encode(Image.fromarray(make_photo(i)), "PNG") for i in range(GOOD + 1)]
         self.ways = (self._jsonl, self._table, self._coco, self._karpathy, self._tar, self._saved, self._parquet)
         self.names: list[str] = []
-        for number in range(40):  # libraries start processes when they are first used
+        for number in range(20):  # libraries start processes when they are first used
             self.attempt(random.Random(f"first {number}"), number)
 
     def attempt(self, generator: random.Random, number: int) -> bool:

@@ -57,7 +57,8 @@ class Weights:
         for number, state in enumerate(self.states[:3]):
             torch.save(state, folder / f"zip-{number}.pt")
             torch.save(state, folder / f"old-{number}.pt", _use_new_zipfile_serialization=False)
-        torch.jit.trace(Tree(self.openai), torch.zeros(1)).save(str(folder / "archive.pt"))
+        traced: Any = torch.jit.trace(Tree(self.openai), torch.zeros(1))
+        traced.save(str(folder / "archive.pt"))
         self.files = [path for path in sorted(folder.iterdir()) if path.is_file()]
         self.seeds = {path.name: path.read_bytes() for path in self.files}
         self.ways = (*(self._header, self._bytes) * 3, self._folder, self._values, self._pickle, self._zip)

@@ -85,7 +85,8 @@ def sharded_bin(clip: CLIPModel, folder: Path) -> Path:
 
 
 def open_clip_config(clip: CLIPModel) -> dict[str, Any]:
-    image, text = clip.config.vision_config, clip.config.text_config
+    config: Any = clip.config
+    image, text = config.vision_config, config.text_config
     return {
         "model_cfg": {
             "embed_dim": clip.config.projection_dim,

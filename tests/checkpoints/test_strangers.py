@@ -32,8 +32,8 @@ from segclip.checkpoints.native import CheckpointError
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEXT = SMALL | {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
-IMAGE = SMALL | {"image_size": 32, "patch_size": 16}
-CLIP_TEXT = {**SMALL, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+IMAGE: dict[str, Any] = SMALL | {"image_size": 32, "patch_size": 16}
+CLIP_TEXT: dict[str, Any] = {**SMALL, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 MODELS: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "SigLIP": (lambda: SiglipModel(SiglipConfig(text_config=TEXT, vision_config=IMAGE)), "SigLIP"),

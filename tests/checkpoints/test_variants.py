@@ -69,6 +69,7 @@ def test_a_variant_shares_its_weights() -> None:
 def test_the_second_tower_is_minis() -> None:
     mini, own = load("mini", "cpu"), vary(small_model(PLAIN), head="proxy").image.affinity
     pixels = torch.randn(1, 3, 70, 84)
+    assert own
     with torch.inference_mode():
         assert torch.equal(own(pixels), mini.image.encode_patches(pixels))
 

@@ -30,8 +30,8 @@ class Squeezed:
         square = np.asarray(Image.fromarray(photo).resize((side, side)))
         return [Windows.cut(square, (side, side), (side, side))]
 
-    def embed_labels(self, names: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
-        return EmbeddedLabels(embed(names, ("a {}",)))
+    def embed_labels(self, words: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+        return EmbeddedLabels(embed(words, ("a {}",)))
 
     def label_photo(
         self, photo: EncodedPhoto, labels: EmbeddedLabels, background: Background, presence: Presence, scale: float

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from segclip.checkpoints.variants import change_grouping, change_head
 from segclip.model import dense
 from segclip.model.dense import HEADS, Around, neighbourhood, run_blocks
 from segclip.model.grouping import k_means
-from segclip.model.layers import DTYPES
+from segclip.model.layers import DTYPES, Block, DType
 from segclip.model.outputs import ImageOutput
 from segclip.model.segclip import SegCLIP
 from segclip.segment.encoder import Encoder
@@ -102,7 +103,9 @@ def test_proxy_with_the_authors_affinities(clip: SegCLIP, heads: dict[str, Tenso
     z = F.normalize(heads["dino.square"].flatten(2).mT, dim=-1)
     with torch.no_grad():
         tokens = clip.image.encode_patches(normalise(heads["image.square"]))
-        _, patches = run_blocks(HEADS["proxy"], list(clip.image.region_blocks), tokens, Around((6, 6), 5.0, z))
+        _, patches = run_blocks(
+            HEADS["proxy"], cast(list[Block], list(clip.image.region_blocks)), tokens, Around((6, 6), 5.0, z)
+        )
         found = (clip.image.norm_post(patches) @ clip.image.projection)[0]
     torch.testing.assert_close(found, heads["proxyclip.square.features"], atol=2e-5, rtol=0)
 
@@ -161,9 +164,9 @@ def test_one_identity_serves_all_windows() -> None:
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "float32"])
 @pytest.mark.parametrize("head", HEADS)
-def test_lighter_numbers_give_nearly_the_same(head: str, dtype: str) -> None:
+def test_lighter_numbers_give_nearly_the_same(head: str, dtype: DType) -> None:
     model, windows = change_head(small_model(PLAIN), head), torch.from_numpy(random_photo(64, 96))[None]
-    full, light = (Encoder(model, kind)(windows, each=True) for kind in ("float32", dtype))
+    full, light = Encoder(model)(windows, each=True), Encoder(model, dtype)(windows, each=True)
     for name, tensor in vars(full).items():
         own = getattr(light, name)
         assert own.dtype == torch.float32

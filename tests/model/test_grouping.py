@@ -41,6 +41,7 @@ def test_tau_is_the_temperature_of_the_gradient() -> None:
 def test_center_blocks_and_decoder_heads() -> None:
     model = small_model(replace(CLIP, center_blocks=3, decoder_heads=4))
     assert sum(isinstance(module, CenterBlock) for module in model.modules()) == 3
+    assert model.reconstruction
     decoder = [module for module in model.reconstruction.decoder if isinstance(module, Block)]
     assert [block.attention.heads for block in decoder] == [4]
 

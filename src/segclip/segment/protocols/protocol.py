@@ -102,7 +102,7 @@ class Protocol(typing.Protocol):
         """
         ...
 
-    def embed_labels(self, words: tuple[str, ...], embed: EmbedTexts) -> EmbeddedLabels:
+    def embed_labels(self, words: tuple[str, ...], embed: EmbedTexts, /) -> EmbeddedLabels:
         """Embeddings of the labels' words, and of what they are compared with."""
         ...
 
