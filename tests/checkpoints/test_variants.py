@@ -80,7 +80,8 @@ def test_the_second_tower_is_minis() -> None:
         (CLIP, {"head": "naclip"}, "head 'naclip': this model's regions come of its centers"),
         (PLAIN, {"head": "naclp"}, "head 'naclp'; known are naclip, "),
         (PLAIN, {"grouping": "centers"}, "grouping centers: not with this model, .* it takes patches, k-means"),
-        (CLIP, {"grouping": "patches"}, "grouping patches: not with this model, .* it takes centers, refined"),
+        (CLIP, {"grouping": "patches"}, "grouping 'patches' without a dense head; give a `head`, or another grouping"),
+        (CLIP, {"grouping": "k-means"}, "grouping 'k-means' over regions .*center_in_region.* take 'refined'"),
         (CLIP, {"grouping": "k-mean"}, "grouping 'k-mean'; known are "),
         (CLIP, {"grouping": "refined", "centers": 9}, "grouping refined of 9: not with this model"),
         (PLAIN, {"grouping": "k-means", "centers": 0}, "centers 0; expected a whole number"),
@@ -125,7 +126,7 @@ def test_a_clip_of_two_blocks_is_too_small_to_train() -> None:
 
 def test_a_recipe_of_what_cannot_learn_says_so() -> None:
     with pytest.raises(ValueError, match="grouping 'k-means' has nothing to learn"):
-        check_recipe(TrainConfig(model=replace(CLIP, grouping="k-means")))
+        check_recipe(TrainConfig(model=replace(CLIP, grouping="k-means", center_in_region=False)))
 
 
 def test_every_head_has_a_model() -> None:

@@ -115,8 +115,9 @@ def test_regions_are_k_means_where_each_patch_is_a_region(
     assert main(command) == main([*command, "--grouping", "k-means", "--centers", "3"]) == 0
     mini = ["--model", "mini", "--grouping", "refined"]
     assert main([*command[:4], *mini]) == 0
+    assert main([*command[:4], "--model", "mini", "--grouping", "k-means", "--centers", "5"]) == 0
     assert [(config.grouping, config.centers) for config in seen[:2]] == [("k-means", 4), ("k-means", 3)]
-    assert seen[2].grouping == "refined"
+    assert [(config.grouping, config.centers) for config in seen[2:]] == [("refined", 48), ("k-means", 5)]
     assert Image.open(tmp_path / "out" / "coffee.regions.png").width > 200
 
 

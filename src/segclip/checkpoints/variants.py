@@ -68,8 +68,8 @@ def change_grouping(model: SegCLIP, grouping: str, centers: int | None = None) -
 
     Args:
         model: any.
-        grouping: of a CLIP without learned centers, "patches" or "k-means"; of learned centers, "centers", or "refined"
-            by k-means of each photo.
+        grouping: "k-means" of each photo's patches; of a CLIP without learned centers, "patches"; of learned centers,
+            "refined" by k-means of each photo. For "k-means", what learned which patch goes where is left out.
         centers: how many regions "k-means" gives; None: as many as the model's configuration says.
 
     Raises:
@@ -80,14 +80,14 @@ def change_grouping(model: SegCLIP, grouping: str, centers: int | None = None) -
     state = model.state_dict(keep_vars=True)
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in SegCLIP(config).state_dict().items()}
-    if wanted != {name: tensor.shape for name, tensor in state.items()}:
+    if any(name not in state or state[name].shape != shape for name, shape in wanted.items()):
         asked = grouping if centers is None else f"{grouping} of {centers}"
-        known = "patches, k-means" if model.config.head else "centers, refined"
+        known = "patches, k-means" if model.config.head else "k-means; or refined, without a number"
         raise ValueError(
             f"grouping {asked}: not with this model, whose weights are of the grouping {model.config.grouping!r} with "
-            f"{model.config.centers} centers; it takes {known}" + ("" if model.config.head else ", without a number")
+            f"{model.config.centers} centers; it takes {known}"
         )
-    return _build(config, state)
+    return _build(config, {name: state[name] for name in wanted})
 
 
 def _build(config: ModelConfig, state: dict[str, torch.Tensor]) -> SegCLIP:

@@ -49,9 +49,10 @@ def regions(
         layout: sheet: two pictures for each center. row: one row for a paper, of the centers with the most patches.
         format: png; or svg or pdf, for papers, in which the titles stay text.
         model: mini (embedded), vit-b16 (downloaded), a file of weights, or a Hugging Face hub id.
-        grouping: k-means: clusters of a plain CLIP's patches, in each photo. refined: learned centers, then k-means of
-            the photo. By default as the model has it, and k-means for a plain CLIP, whose regions are single patches.
-        centers: How many clusters k-means makes; by default 8.
+        grouping: k-means: clusters of each photo's own patches, of a plain CLIP or in place of mini's centers. refined:
+            learned centers, then k-means of the photo. By default as the model has it, and k-means for a plain CLIP,
+            whose regions are single patches.
+        centers: How many clusters k-means makes; by default as many as the model's configuration says, 8 of a CLIP.
         device: auto, cpu, cuda, mps ...
         recursive: Look for photos in the folders' subfolders too.
         quiet: Print nothing but what failed.

@@ -119,7 +119,7 @@ class CenterGrouping(nn.Module):
         logits = centers @ self.norm_key(self.key(normed)).mT
         soft = logits.softmax(dim=1)
         hard = _one_hot(soft) if gumbel is None else _straight_through((logits + gumbel) / self.tau)
-        means = _mean_by(hard, self.value(normed))
+        means = mean_by(hard, self.value(normed))
         return Grouping(self._finish(centers, means), hard, soft, centers)
 
     def gather_each(self, patches: Float[Tensor, "B P D"], grouping: Grouping) -> Float[Tensor, "B P D"]:
@@ -172,12 +172,18 @@ class CenterGrouping(nn.Module):
 
 
 class PatchGrouping(nn.Module):
-    """Every patch is a region."""
+    """Every patch is a region: nothing is learned, and nothing is gathered.
 
-    each_patch = True
+    Raises:
+        ValueError: no dense head, by which a patch says what is there.
+    """
+
+    learns, each_patch = False, True
 
     def __init__(self, config: ModelConfig, heads: int) -> None:
         super().__init__()
+        if config.head is None:
+            raise ValueError("grouping 'patches' without a dense head; give a `head`, or another grouping")
 
     @staticmethod
     def count_regions(config: ModelConfig) -> int:
@@ -192,14 +198,31 @@ class PatchGrouping(nn.Module):
 
 
 class KMeansGrouping(nn.Module):
-    """The photo's own patches in clusters, by k-means of the directions of `center_features`; nothing is learned.
+    """The photo's own patches in clusters, by k-means of the directions of `center_features`.
 
-    Steps and sharpness are those of the learned centers' training-free sibling in docs/models.md.
+    Which patch goes where, nobody has to learn. Over a dense head a region is the mean of its patches; over learned
+    weights it is made of that mean as `CenterGrouping` makes it, in a model whose regions are without their center.
+
+    Raises:
+        ValueError: a model whose regions are their center plus the mean: here there is no center.
     """
+
+    learns = False
 
     def __init__(self, config: ModelConfig, heads: int) -> None:
         super().__init__()
-        self.count = config.centers
+        self.count, self.learned = config.centers, config.head is None
+        if self.learned and config.center_in_region:
+            raise ValueError(
+                "grouping 'k-means' over regions that are learned centers plus their patches (center_in_region): "
+                "without a center they are not what the model has learned; take 'refined', which starts from them"
+            )
+        if self.learned:
+            width = config.image.width
+            self.norm_patches = nn.LayerNorm(width)
+            self.value = GroupedLinear(width, heads)
+            self.norm_out = nn.LayerNorm(width)
+            self.mlp_out = limit_precision(MLP(width, F.gelu), "float32")  # for CenterGrouping's reason
 
     @staticmethod
     def count_regions(config: ModelConfig) -> int:
@@ -207,10 +230,20 @@ class KMeansGrouping(nn.Module):
         return config.centers
 
     def forward(self, patches: Float[Tensor, "B P D"], gumbel: Float[Tensor, "B C P"] | None = None) -> Grouping:
-        """Clusters of patches, and the mean of each."""
+        """Clusters of patches, and what each gathered; no noise moves a patch."""
         x = F.normalize(center_features(patches), dim=-1)
         hard, soft = k_means(x, start_clusters(x, self.count))
-        return Grouping(_mean_by(hard, patches), hard, soft)
+        return Grouping(self._finish(mean_by(hard, self._value(patches))), hard, soft)
+
+    def gather_each(self, patches: Float[Tensor, "B P D"], grouping: Grouping) -> Float[Tensor, "B P D"]:
+        """What each patch is as a region of its own."""
+        return self._finish(self._value(patches))
+
+    def _value(self, patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        return self.value(self.norm_patches(patches)) if self.learned else patches
+
+    def _finish(self, gathered: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        return quick_gelu(self.mlp_out(self.norm_out(gathered))) if self.learned else gathered
 
 
 class RefinedCenterGrouping(CenterGrouping):
@@ -221,16 +254,17 @@ class RefinedCenterGrouping(CenterGrouping):
         first = super().forward(patches, gumbel)
         assert first.centers is not None
         x = F.normalize(center_features(patches), dim=-1)
-        hard, soft = k_means(x, F.normalize(_mean_by(first.hard, x), dim=-1))
-        centers = _mean_by(hard, first.hard.mT @ first.centers)
-        means = _mean_by(hard, self.value(self.norm_patches(patches)))
+        hard, soft = k_means(x, F.normalize(mean_by(first.hard, x), dim=-1))
+        centers = mean_by(hard, first.hard.mT @ first.centers)
+        means = mean_by(hard, self.value(self.norm_patches(patches)))
         return Grouping(self._finish(centers, means), hard, soft, centers)
 
 
 # Anyone can add a module: GROUPINGS["mine"] = MyGrouping. It is made of (configuration, attention heads of the tower);
 # its forward is that of CenterGrouping, and `count_regions` says how many regions it gives. It may say how it starts
 # (`initialize`, see `segclip.model.layers`), how from k-means (`initialize_from_clusters`, `pass_means_through`), and
-# what a patch is as a region of its own (`gather_each`).
+# what a patch is as a region of its own (`gather_each`). One that cannot be trained says `learns = False`; one by which
+# each patch is a region, `each_patch = True`.
 GROUPINGS: dict[str, Callable[[ModelConfig, int], Any]] = {
     "centers": CenterGrouping,
     "refined": RefinedCenterGrouping,
@@ -287,7 +321,7 @@ def k_means(
     return hard, (sharpness * cosines).masked_fill(empty, -torch.inf).softmax(dim=1)
 
 
-def _mean_by(hard: Float[Tensor, "B C P"], x: Float[Tensor, "B P D"]) -> Float[Tensor, "B C D"]:
+def mean_by(hard: Float[Tensor, "B C P"], x: Float[Tensor, "B P D"]) -> Float[Tensor, "B C D"]:
     """The mean over the patches of each center; 0 of one without any."""
     return hard @ x / hard.sum(dim=-1, keepdim=True).clamp(min=1)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segclip.config import ModelConfig
 from segclip.data.normalise import normalise
 from segclip.model.dense import HEADS, Around, Head, run_blocks
-from segclip.model.grouping import Grouping, center_features, make_grouping
+from segclip.model.grouping import Grouping, center_features, make_grouping, mean_by
 from segclip.model.layers import Block
 from segclip.model.outputs import ImageOutput
 from segclip.model.towers import IMAGE_TOWERS
@@ -84,7 +84,7 @@ class ImageEncoder(nn.Module):
             return ImageOutput(embedding, regions, grouping.hard, grouping.soft)
         own = self.embed_each(patches, grouping)
         centers = getattr(self.grouping, "centers", None)
-        features = patches if centers is None else patches - centers.mean(dim=0)
+        features = center_features(patches) if centers is None else patches - centers.mean(dim=0)
         return ImageOutput(embedding, regions, grouping.hard, grouping.soft, own, features)
 
     def _gather_dense(
@@ -96,7 +96,8 @@ class ImageEncoder(nn.Module):
         first, dense = run_blocks(self.head, cast(list[Block], list(self.region_blocks)), tokens, around)
         own, patches = self._project(dense), tokens[:, 1:]
         grouping = self.grouping(patches)
-        regions = grouping.hard @ own / grouping.hard.sum(dim=-1, keepdim=True).clamp(min=1)
+        each_patch = getattr(self.grouping, "each_patch", False)  # of which the product is too much work
+        regions = own if each_patch else mean_by(grouping.hard, own)
         embedding = self._project(first)
         if not each:
             return ImageOutput(embedding, regions, grouping.hard, grouping.soft)

@@ -121,6 +121,8 @@ def _tensors(item: Any) -> dict[str, Tensor]:
 
 
 def _cat(items: Sequence[T]) -> T:
+    if len(items) == 1:
+        return items[0]  # a copy would make of one identity for all windows one for each
     each = [_tensors(item) for item in items]
     return type(items[0])(**{name: torch.cat([one[name] for one in each]) for name in each[0]})
 

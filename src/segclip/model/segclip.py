@@ -73,8 +73,9 @@ class SegCLIP(
         self.text = choose(TEXT_TOWERS, config.text.kind, "text tower")(config)
         width = config.text.adapter
         self.text_adapter = Adapter(config.embed, width) if width else nn.Identity()
-        # A dense head is over a CLIP as it is, in which no masked branch was trained.
-        self.reconstruction = None if config.head else Reconstruction(config, self.image.tower.heads)
+        # In a CLIP as it is no masked branch was trained; and none is, where nothing learns which patches go together.
+        learns = config.head is None and getattr(self.image.grouping, "learns", True)
+        self.reconstruction = Reconstruction(config, self.image.tower.heads) if learns else None
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.register_load_state_dict_pre_hook(_use_current_names)
         if not self.logit_scale.is_meta:  # else a file's weights are to come
@@ -164,11 +165,7 @@ class SegCLIP(
         The masked branch encodes the visible patches only, after all else: where terms are left out, what is left
         draws the same random numbers.
         """
-        if self.reconstruction is None:
-            raise ValueError(
-                f"a CLIP with the dense head {self.config.head!r}, which has nothing to train: start a recipe from its "
-                "weights, as in `segclip train paper --init-from FILE`"
-            )
+        self._check_learns()
         self.image.check_size(*pixels.shape[-2:])
         grid = self._grid(pixels)
         if superpixels is not None and tuple(superpixels.shape[1:]) != grid:
@@ -222,6 +219,7 @@ class SegCLIP(
             settings: of the paper's terms.
             words: of the captions; None leaves out what needs them.
         """
+        self._check_learns()
         grouping = self.image.grouping(patches, noise.gumbel)
         embedding, regions = self.image.embed_regions(grouping.regions)
         losses = {
@@ -250,6 +248,15 @@ class SegCLIP(
                 words=words and Words(words.ids, _full(words.vocabulary)),
             )
             return Parts(embedding, text, scale, compute_terms(losses, inputs))
+
+    def _check_learns(self) -> None:
+        if self.reconstruction is None:
+            head, grouping = self.config.head, self.config.grouping
+            what = f"a CLIP with the dense head {head!r}" if head else f"a model with the grouping {grouping!r}"
+            raise ValueError(
+                f"{what}, which has nothing to train: start a recipe from its weights, as in `segclip train paper "
+                "--init-from FILE`"
+            )
 
     def _reconstruct(self, visible: Float[Tensor, "M V D"], pixels: Float[Tensor, "_ 3 H W"], noise: Noise) -> Masked:
         count = len(visible)
