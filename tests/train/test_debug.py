@@ -17,6 +17,7 @@ from segclip.data.shards import Shards
 from segclip.data.superpixels import find_superpixels, patch_superpixels
 from segclip.evaluate.datasets.folder import open_folder
 from segclip.model.segclip import SegCLIP, combine_parts
+from segclip.train import debug_data
 from segclip.train.config import TrainConfig
 from segclip.train.recipes import debug
 from segclip.train.run import train
@@ -77,3 +78,26 @@ def test_two_processes_give_the_same(tmp_path: Path) -> None:
     run_script(*shared, str(tmp_path / "two"), processes=2)
     for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=1e-3)
+
+
+def test_broken_off_while_it_prepares_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenes that are whole are not written again: shards that were broken off know them by their dates."""
+    monkeypatch.setattr(debug_data, "SCENES", 12)
+    monkeypatch.setattr(debug_data, "HELD_OUT", 2)
+    broken = {"left": 1}
+
+    def prepare(*given: object) -> object:
+        if broken["left"]:
+            broken["left"] = 0
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    plain = debug_data.prepare
+    monkeypatch.setattr(debug_data, "prepare", prepare)
+    with pytest.raises(KeyboardInterrupt):
+        debug_data.make_data(debug(), tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "scenes").rglob("*.png")}
+    (tmp_path / "data" / "held_out" / "classes.json").unlink()
+    _, shards = debug_data.make_data(debug(), tmp_path)
+    assert len(shards) == 12 and (tmp_path / "data" / "held_out" / "classes.json").exists()
+    assert written == {path: path.stat().st_mtime_ns for path in written}

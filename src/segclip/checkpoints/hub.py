@@ -141,7 +141,7 @@ def _download_blob(repo_id: str, name: str, metadata: HfFileMetadata, blob: Path
 
 def _not_fetched(repo_id: str, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{repo_id}: cannot be fetched from the Hugging Face hub ({shorten(reason, 300)}); check the name and the "
+        f"{repo_id}: cannot be fetched from the Hugging Face hub ({shorten(reason, 130)}); check the name and the "
         f"network and try again, or give a local file; {at_hand()}"
     )
 

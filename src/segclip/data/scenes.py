@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from segclip.utils.files import atomic
+
+LAST = "classes.json"  # the file that is written last: where it is, the scenes are whole
 SIDE = 64  # the least that `segclip prepare` takes
 TRIES = 50  # positions tried for a further thing before the scene goes without it
 GAP = 2  # pixels between two things, at least
@@ -125,7 +128,8 @@ def write_scenes(folder: Path, count: int, seed: int) -> Path:
             Image.fromarray(scene.mask).save(folder / "masks" / file)
             pairs.write(json.dumps({"image": f"images/{file}", "captions": scene.captions}) + "\n")
     classes = {"classes": dict(enumerate(CLASSES)), "ignore_index": 255}
-    (folder / "classes.json").write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
+    with atomic(folder / LAST) as last:
+        last.write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
