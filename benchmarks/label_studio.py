@@ -67,7 +67,7 @@ def studio(program: str, folder: str) -> Iterator[str]:
         "COLLECT_ANALYTICS": "false",
         "SENTRY_DSN": "",  # it would report its errors
         "FRONTEND_SENTRY_DSN": "",
-        "ML_BLOCK_LOCAL_IP": "false",  # the model is on this machine
+        "USE_DEFAULT_BANNED_SUBNETS": "false",  # the model is on this machine
     }
     command = [program, "start", "--port", str(port), "--no-browser", "--username", USER, "--password", PASSWORD]
     with open(os.path.join(folder, "log"), "w") as log:
