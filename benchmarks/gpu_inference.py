@@ -168,12 +168,12 @@ def folder(name: str, config: ModelConfig, protocol: str, dtype: DType, threads:
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
     plain = segmenter.encoder
 
-    def encoder(windows: Tensor, *, each: bool = False) -> Any:
+    def encoder(windows: Tensor, **options: Any) -> Any:
         if sizes.device == "cpu":
-            return plain(windows, each=each)
+            return plain(windows, **options)
         events.append(tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)))  # pyright: ignore
         events[-1][0].record()
-        output = plain(windows, each=each)
+        output = plain(windows, **options)
         events[-1][1].record()
         return output
 

@@ -197,7 +197,6 @@ def draw_masked(model: SegCLIP, photo: UInt8[ndarray, "S S 3"], file: Path) -> N
     save(figure, file)
 
 
-@torch.inference_mode()
 def draw_labels(file: Path) -> None:
     """The same photo, asked in several ways."""
     photo, segmenter = skimage.data.coffee(), segclip.Segmenter("mini")
@@ -217,6 +216,7 @@ def draw_labels(file: Path) -> None:
         sheet.save(temporary, "JPEG", quality=85, optimize=True)
 
 
+@torch.inference_mode()
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def module(name: str) -> Any:
 
 @pytest.mark.slow
 def test_a_few_inputs_of_each_kind_have_no_fault(tmp_path: Path) -> None:
-    counts = {"photos": 60, "folders": 3, "weights": 30, "sources": 24, "masks": 40}
+    counts = {"photos": 60, "folders": 3, "weights": 60, "sources": 24, "masks": 40}
     options = [part for kind, count in counts.items() for part in (f"--{kind}", str(count))]
     out = tmp_path / "found.json"
     assert module("hostile").main(["--kinds", *counts, *options, "--processes", "1", "--json", str(out)]) == 0

@@ -16,6 +16,7 @@ from PIL import Image
 
 from segclip.checkpoints.native import save_model
 from segclip.segment.segmenter import Segmentation, Segmenter
+from segclip.text.labels import check_labels
 from segclip.visualize import OKABE_ITO
 
 NAMES = ("background", *(f"thing {i}" for i in range(1, 15)))
@@ -73,6 +74,7 @@ def test_figures_known_beforehand(
     def label(
         self: Segmenter, encoded: Any, labels: Sequence[str], *, background: object = "auto", presence: object = "auto"
     ) -> Segmentation:
+        labels = check_labels(labels).names
         stripes = min(len(labels), 2) + 1
         found = np.arange(60)[None].repeat(40, 0) * stripes // 60
         if background is None:
@@ -85,7 +87,7 @@ def test_figures_known_beforehand(
             encoded.photo,
             "paper",
             None,
-            np.ones(len(labels), np.float32),
+            np.ones(len(getattr(labels, "names", labels)), np.float32),
         )
 
     monkeypatch.setattr(Segmenter, "label", label)
