@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_broken_off_while_it_prepares_it_goes_on(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(debug_data, "HELD_OUT", 2)
     broken = {"left": 1}
 
-    def prepare(*given: object) -> object:
+    def prepare(*given: Any) -> Any:
         if broken["left"]:
             broken["left"] = 0
             raise KeyboardInterrupt
