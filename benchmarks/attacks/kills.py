@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,8 @@ class Commands:
         job, out = self.jobs[name], self.folder / f"{name}-{number}"
         for _ in range(KILLS):
             process = _start(self._arguments(job, out), out.parent / f"{out.name}.log")
-            time.sleep(generator.uniform(0.3, 1.1) * self.seconds[name])
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(generator.uniform(0.1, 1.0) * self.seconds[name])
             process.kill()
             process.wait()
         self.end(name, out, self._arguments(job, out))
