@@ -23,8 +23,8 @@ def find_superpixels(photo: UInt8[ndarray, "H W 3"], method: Method = "scikit-im
 
     Args:
         photo: RGB uint8 (H,W,3), 0-255, as stored: the settings count pixels, so its size matters.
-        method: "scikit-image", as the authors have it, or "opencv": the same method and settings in OpenCV's code, four
-            times as fast, with other borders (docs/results.md says how much they agree).
+        method: "scikit-image", as the authors have it, or "opencv": the same method and settings in OpenCV's code,
+            faster, with other borders (docs/results.md says how much faster, and how much they agree).
     """
     if method == "scikit-image":
         return felzenszwalb(photo)
