@@ -158,6 +158,12 @@ def test_thresholds() -> None:
     np.testing.assert_array_equal(likely.labels, np.where(every.scores < np.float32(0.9), 0, every.labels))
 
 
+def test_where_every_label_has_too_little_area_nothing_is_found() -> None:
+    protocol = DenseProtocol(short=64, window=64, templates=("a {}",), area=1.0)
+    result = Segmenter(small_model(PLAIN), protocol).segment(random_photo(64, 64), ["cat", "dog"], background=None)
+    assert not result.labels.any()
+
+
 def test_settings_of_benchmarks() -> None:
     assert DenseProtocol().for_benchmark("voc2012").window is None
     assert DenseProtocol().for_benchmark("cityscapes").short == 560

@@ -167,7 +167,7 @@ class DenseProtocol:
             things = areas if not labels.background else areas * (numbers < labels.count - 1)
             left_out = (areas <= self.area * things.sum()) & (things > 0)
             found, score = self._draw(maps, words, size, left_out)
-        found = numbers[found] + 1
+        found = (numbers[found] + 1).masked_fill(score == 0, 0)  # where every label was left out
         return (found, score) if threshold is None else (found.masked_fill(score < threshold, 0), score)
 
     def _draw(
