@@ -109,9 +109,36 @@ def test_a_small_thing_does_not_vanish_in_its_superpixel() -> None:
     regions = torch.stack([RED[0] * 0.6 + BLUE[0] * 0.53, BLUE[0]])[None]
     output = ImageOutput(regions.amax(dim=1), regions, soft, soft, None, soft.mT)
     found = label(
-        np.full((64, 64, 3), 128, np.uint8), output, torch.cat([RED, BLUE]), None, None, OpenProtocol(whole=0.0)
+        np.full((64, 64, 3), 128, np.uint8), output, torch.cat([RED, BLUE]), None, None, OpenProtocol(everywhere=0.0)
     ).labels
     assert found[24, 24] == 2 and found[2, 60] == 1
+
+
+def test_a_label_that_the_whole_photo_says_leaves_the_others_their_place() -> None:
+    """A word of the scene, or one that is common, is nearer to either half than the thing in it."""
+    photo, output = two_halves()
+    scene = F.normalize(RED + BLUE, dim=-1)
+    thing = F.normalize(RED + 1.1 * OTHER, dim=-1)
+    labels = torch.cat([scene, thing])
+    assert (label(photo, output, labels, None, None, OpenProtocol(everywhere=0.0)).labels == 1).all()
+    found = label(photo, output, labels, None).labels
+    assert (found[:, :28] == 2).all() and (found[:, 34:] == 1).all()
+
+
+def test_among_very_many_labels_those_that_seem_absent_count_less() -> None:
+    """Ten labels compete as if all were there, however little the photo as a whole says of them."""
+    photo, output = two_halves()
+    unsaid = replace(output, embedding=RED + 0.5 * OTHER)
+    first, many = (label(photo, unsaid, torch.cat([RED, BLUE, -WORDS[:n]]), None, "auto").labels for n in (8, 100))
+    assert set(first.unique().tolist()) == {1, 2}
+    assert (many[:, 34:] == 2).float().mean() < 0.1
+    assert (label(photo, unsaid, torch.cat([RED, BLUE, -WORDS[:100]]), None, None).labels[:, 34:] == 2).all()
+
+
+@pytest.mark.parametrize("doubt", [-1.0, float("nan")])
+def test_doubt_is_not_negative(doubt: float) -> None:
+    with pytest.raises(ValueError, match=f"doubt {doubt}; give a number that is 0 or above"):
+        OpenProtocol(doubt=doubt)
 
 
 def test_a_label_that_is_no_nearer_than_words_in_general_is_absent() -> None:
