@@ -1,11 +1,13 @@
-"""Speed of inference: python benchmarks/inference.py [PART ...] [--photos FOLDER ...] [--every N]
+"""Speed of inference: python benchmarks/inference.py [PART ...] [--threads N] [--photos FOLDER ...] [--every N]
 
-Measures, on this machine's CPU with all its cores (PARTs in this order; default: all):
+Measures, on this machine's CPU with all its cores, or N threads (PARTs in this order; default: all):
   window   one 224 px window, 20 labels, ViT-B/16 (encode, score, label map), relative to a forward pass of
            transformers' CLIPVisionModel of the same size in the same precision, float32 and bfloat16; 8 bits
            relative to float32; and the same compiled
   heads    a 500x375 photo in 6 windows of 224 px, 20 labels, a plain ViT-B/16 with each dense head (encode alone, and
            all of it), relative to passes of transformers' CLIPVisionModel over the same 6 windows, float32
+  dense    the same photo under the protocol `dense`, with NACLIP's head: what 1 to 1,000 labels, whose text is already
+           embedded, add to its encoding, in processor time
   labels   the same window with 1 to 1,000 labels, whose text is already embedded: time, and growth of memory
   photo    a 640x480 photo with `mini` under `open`, four labels, relative to encoding alone what `open` of version 0.1
            saw of it: windows of 224 px at two scales
@@ -48,6 +50,7 @@ from segclip.evaluate.datasets.folder import open_folder
 from segclip.export import export
 from segclip.segment.encoder import DTYPES, Encoder
 from segclip.segment.protocols.paper import PaperProtocol
+from segclip.segment.protocols.protocol import EmbeddedLabels
 from segclip.segment.windows import Windows, encode_windows, fit_size
 
 ROUNDS = 15
@@ -67,17 +70,19 @@ segmenter.segment(np.zeros(({1}, {1}, 3), np.uint8), [f"thing number {{i}}" for 
 
 def main() -> None:
     parts = {
-        "window": report_window, "heads": report_heads, "labels": report_labels, "photo": report_photo,
-        "onnx": report_onnx, "folder": report_folder, "command": report_command, "import": report_import,
+        "window": report_window, "heads": report_heads, "dense": report_dense, "labels": report_labels,
+        "photo": report_photo, "onnx": report_onnx, "folder": report_folder, "command": report_command,
+        "import": report_import,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description="Speed of inference.")
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*parts, "changes"])
     parser.add_argument("--photos", type=Path, nargs="+", help="for the part changes: folders as for segclip evaluate")
     parser.add_argument("--every", type=int, default=1, help="for the part changes")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch; default: all cores")
     options = parser.parse_args()
     if "changes" in options.parts and not options.photos:
         parser.error("changes needs photos with masks; name their folders with --photos")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ROUNDS} rounds")
     for name in options.parts or parts:
@@ -116,13 +121,7 @@ def report_window() -> None:
 
 
 def report_heads() -> None:
-    config = ModelConfig(
-        ImageConfig(trunk_layers=11, region_layers=1, class_token=True),
-        grouping="patches",
-        head="naclip",
-        decoder_layers=0,
-    )
-    model, photo = SegCLIP(config).eval(), np.array(Image.fromarray(skimage.data.chelsea()).resize((500, 375)))
+    model, photo = plain_model(), dense_photo()
     tower = CLIPVisionModel(CLIPVisionConfig(patch_size=16, image_size=SIDE)).eval()
     protocol = PaperProtocol(short=336, window=SIDE, stride=SIDE // 2)
     windows = protocol.cut_photo(photo, SIDE, 16)
@@ -142,6 +141,25 @@ def report_heads() -> None:
             f"s; ratios {encoding / bare:.2f}, {whole / bare:.2f}",
             flush=True,
         )
+
+
+@torch.inference_mode()
+def report_dense() -> None:
+    """Labels as random directions that have much in common, as texts have, so that nearly each word may win somewhere.
+
+    Labelling is timed by itself, so that the encoder's slow and fast moments do not hide what the labels cost.
+    """
+    model, photo, generator = plain_model(), dense_photo(), torch.Generator().manual_seed(0)
+    segmenter, width = Segmenter(model, "dense"), model.config.embed
+    common = torch.randn(width, generator=generator)
+    (encoded,) = segmenter.encode([photo])
+    sets = [EmbeddedLabels(common + 0.5 * torch.randn(count, width, generator=generator)) for count in LABEL_COUNTS]
+    label = segmenter.protocol.label_photo
+    runs = [partial(label, encoded, labels, "auto", None, 1.0) for labels in sets]
+    encoding, *seconds = medians([partial(segmenter.encode, [photo]), *runs], rounds=7, clock=time.process_time)
+    cells = ", ".join(f"{count}: {s * 1e3:.0f} ms" for count, s in zip(LABEL_COUNTS, seconds, strict=True))
+    growth = (seconds[-1] - seconds[0]) / (encoding + seconds[0])
+    print(f"dense: encoded {encoding:.2f} s; labels {cells}; {growth:+.1%} from 1 to {LABEL_COUNTS[-1]:,}")
 
 
 def report_labels() -> None:
@@ -253,6 +271,21 @@ def report_import() -> None:
     print(f"import: {alone:.2f} s, with its public names {names:.2f} s; both include Python's start-up")
 
 
+def plain_model() -> SegCLIP:
+    """A plain CLIP ViT-B/16, with random weights."""
+    config = ModelConfig(
+        ImageConfig(trunk_layers=11, region_layers=1, class_token=True),
+        grouping="patches",
+        head="naclip",
+        decoder_layers=0,
+    )
+    return SegCLIP(config).eval()
+
+
+def dense_photo() -> np.ndarray:
+    return np.array(Image.fromarray(skimage.data.chelsea()).resize((500, 375)))
+
+
 def label_names(count: int) -> list[str]:
     return [f"thing number {i}" for i in range(count)]
 
@@ -261,15 +294,17 @@ def window() -> np.ndarray:
     return np.array(Image.fromarray(skimage.data.chelsea()).resize((SIDE, SIDE)))
 
 
-def medians(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
+def medians(
+    functions: Sequence[Callable[[], object]], rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Median seconds of each; they alternate, so that a slow moment of the machine affects all of them."""
     seconds: list[list[float]] = [[] for _ in functions]
     for turn in range(WARM_UP + rounds):
         for function, times in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
+            start = clock()
             function()
             if turn >= WARM_UP:
-                times.append(time.perf_counter() - start)
+                times.append(clock() - start)
     return [statistics.median(times) for times in seconds]
 
 

@@ -18,8 +18,10 @@ from segclip.checkpoints.variants import change_grouping, change_head
 from segclip.model.dense import HEADS, proxy
 from segclip.model.segclip import SegCLIP
 from segclip.segment.pamr import refine
+from segclip.segment.protocols import dense
 from segclip.segment.protocols.dense import DenseProtocol
 from segclip.segment.protocols.protocol import EmbeddedLabels
+from segclip.segment.windows import patch_grid, resize_map
 
 # As the arrays were made.
 GIVEN = DenseProtocol(window=96, stride=48, logit_scale=100.0, threshold=0.3)
@@ -117,23 +119,42 @@ def test_pamr_by_itself(heads: dict[str, Tensor], steps: int, dilations: tuple[i
     torch.testing.assert_close(found, heads[f"pamr.out_{name}"][0], atol=1e-5, rtol=0)
 
 
-def test_of_many_words_those_that_cannot_win_are_not_drawn() -> None:
+def test_of_many_words_those_that_cannot_win_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """But count: a label is as likely among all of them as if each were drawn."""
-    few = DenseProtocol(templates=("a {}",))
-    (encoded,) = Segmenter(small_model(), few).encode([random_photo(120, 160)])
+    protocol = DenseProtocol(templates=("a {}",))
+    (encoded,) = Segmenter(small_model(), protocol).encode([random_photo(120, 160)])
     labels = EmbeddedLabels(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))
-    maps = [protocol.label_photo(encoded, labels, None, None, 100.0) for protocol in (few, _drawing_all(few))]
-    assert (maps[0].labels != maps[1].labels).float().mean() < 0.001
-    torch.testing.assert_close(maps[0].scores, maps[1].scores, atol=5e-3, rtol=0)
-    assert maps[1].scores.mean() < 0.5, "all 300 words share in what a pixel is"
+    few = protocol.label_photo(encoded, labels, None, None, 100.0)
+    monkeypatch.setattr(dense, "DRAWN", 300)
+    every = protocol.label_photo(encoded, labels, None, None, 100.0)
+    assert (few.labels != every.labels).float().mean() < 0.001
+    torch.testing.assert_close(few.scores, every.scores, atol=5e-3, rtol=0)
+    assert every.scores.mean() < 0.5, "all 300 words share in what a pixel is"
 
 
-def _drawing_all(protocol: DenseProtocol) -> DenseProtocol:
-    class All(DenseProtocol):
-        def _reduce(self, cosines: Tensor) -> tuple[Tensor, Tensor]:
-            return cosines, torch.arange(cosines.shape[-1])
+@pytest.mark.parametrize("window", [64, None])
+@pytest.mark.parametrize("count", [1, 40, 300])
+def test_bands_and_matrices_are_softmax_of_resized_windows(
+    window: int | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several words per label, a photo that is enlarged and cut into windows or not, and many bands."""
+    monkeypatch.setattr(dense, "DRAWN", 300)
+    monkeypatch.setattr(dense, "BAND", 3 * count * 130)
+    protocol = DenseProtocol(short=96, window=window, stride=48, threshold=0.0, templates=("a {}",))
+    (encoded,) = Segmenter(small_model(PLAIN), protocol).encode([random_photo(90, 130)])
+    words = F.normalize(torch.randn(count, PLAIN.embed, generator=torch.Generator().manual_seed(count)), dim=-1)
+    owners = torch.arange(count) // 3
+    found = protocol.label_photo(encoded, EmbeddedLabels(words, owners=tuple(owners.tolist())), "auto", None, 100.0)
 
-    return All(**{name: getattr(protocol, name) for name in ("templates",)})
+    windows, output = encoded.single(patches=True)
+    assert output.patches is not None and (len(output.patches) > 1) == (window is not None)
+    cosines = (F.normalize(output.patches, dim=-1) @ words.T).mT
+    grid = cosines.unflatten(-1, patch_grid(cosines.shape[-1], windows.window))
+    maps = windows.average(F.interpolate(grid, windows.window, mode="bilinear", align_corners=False))
+    scores, winner = (40 * resize_map(maps, (90, 130))).softmax(dim=0).max(dim=0)
+    torch.testing.assert_close(found.scores, scores, atol=2e-5, rtol=0)
+    assert (found.labels != owners[winner] + 1).sum() <= 2, "where two are alike but for rounding"
+    assert count == 1 or len(found.labels.unique()) > 3
 
 
 def test_any_model_any_grouping() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segclip.segment.windows import Windows, bilinear, resize_map, resized_bands
 
@@ -20,6 +21,16 @@ def test_two_matrices_are_the_whole_resize(size: tuple[int, int]) -> None:
     scores = torch.rand(3, 17, 23)
     down, across = bilinear(17, size[0]), bilinear(23, size[1])
     torch.testing.assert_close(down @ scores @ across.T, resize_map(scores, size), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(96, 97), (200, 150), (10, 96)])
+def test_two_matrices_are_the_average_of_resized_windows(size: tuple[int, int]) -> None:
+    windows = Windows.cut(np.zeros((*size, 3), np.uint8), (96, 64), (48, 40))
+    patches = torch.rand(len(windows.boxes), 1, 6, 4)
+    down, across = windows.averaging(6, 4)
+    grid = patches.unflatten(0, (len(windows.tops), len(windows.lefts)))[:, :, 0].transpose(1, 2)
+    drawn = windows.average(F.interpolate(patches, (96, 64), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(down @ grid.flatten(2).flatten(0, 1) @ across.T, drawn[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

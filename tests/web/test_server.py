@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from helpers import ROOT
 from helpers.pages import blocks
 from helpers.small_model import small_model
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segclip.cli import main
+from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.segmenter import Segmenter
 from segclip.web.api import FIELDS
 from segclip.web.service import MAX_BYTES, MAX_LABELS, MAX_LETTERS, MAX_PIXELS, QUEUE_SIZE, Service, open_service
@@ -66,6 +68,32 @@ def test_the_endpoint_gives_what_the_segmenter_gives(
     assert answer.pop("coco") == json.loads(json.dumps(expected.to_coco()))
     assert answer.pop("photo_sha256") == hashlib.sha256(png(PHOTO)).hexdigest()
     assert answer == json.loads(json.dumps(expected.record()))
+
+
+def test_one_label_is_looked_for_although_it_seems_absent(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are judged as before: the result is that of the labels that are left, each with its own number."""
+    absent = torch.tensor([0.1, 0.2, 0.9])
+    monkeypatch.setattr(OpenProtocol, "_presence", lambda self, whole, general: absent[: len(whole)])
+    names = ["dog", "cup|mug", "table"]
+    segmenter = Segmenter(small_model())
+    question = {"photo": text(png(PHOTO)), "labels": names}
+
+    answer = served.ask(**question, presence=["cup"]).json()
+    expected = segmenter.segment(PHOTO, names[1:], presence=None)
+    assert set(np.unique(expected.labels)) == {0, 1}  # the cup, which is the second of all
+    np.testing.assert_array_equal(unpacked(answer["mask_png"]), 2 * expected.labels)
+    assert answer["labels"] == ["dog", "cup", "table"] and answer["not_found"] == ["dog", "table"]
+    assert answer["presence"] == {"dog": 0.1, "cup": 0.2, "table": 0.9}
+    assert [one["label"] for one in answer["found"]] == [one.label for one in expected.found()]
+    scores = [one.score for one in expected.found()]
+    np.testing.assert_allclose([one["score"] for one in answer["found"]], scores, rtol=1e-5)
+
+    judged = served.ask(**question).json()
+    assert judged["not_found"] == ["dog", "cup"]
+    for same in (["table"], []):  # it is there by itself
+        assert served.ask(**question, presence=same).json() == judged
+    every = served.ask(**question, background="none").json()  # which leaves no label out
+    assert served.ask(**question, background="none", presence=["cup"]).json() == every
 
 
 def test_labels_as_one_text(served: Served) -> None:
@@ -127,7 +155,9 @@ def test_the_commands_of_the_docs_run(served: Served, tmp_path: Path) -> None:
         ({"background": 2}, "background"),
         ({"background": True}, "background"),
         ({"presence": 0.5}, "presence 0.5; give auto, or none"),
-        ({"presence": ["auto"]}, "presence"),
+        ({"presence": ["auto"]}, "presence: 'auto' is none of the labels; give auto, none, or some of them"),
+        ({"presence": ["cup", {}]}, "presence: {} is none of the labels"),
+        ({"presence": ["cup"] * 3}, "presence: 3 labels, more than the 2 of labels"),
         ({"background": float("nan")}, "background"),
         ({"model": "mini"}, "choose one of small, other"),
         ({"model": "../../mini.safetensors"}, "choose one of small, other"),

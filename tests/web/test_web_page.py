@@ -190,14 +190,21 @@ def test_other_settings_are_answered_by_themselves(page: Page, served: Served, m
     """The photo is sent once; what follows needs no click on Segment."""
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url) if "/photos" in request.url else None)
-    segment(page, photo, "cup", "rocket")
-    assert "rocket" in mini.segment(PHOTO, ["cup", "rocket"]).not_found()
-    missing = page.locator("#missing li")
-    assert "rocket not found" in missing.inner_text()
-    missing.locator("button").click()
-    page.wait_for_function("() => !document.querySelector('#missing button')")
-    assert page.is_checked("#presence")
+    segment(page, photo, "cup", "rocket", "boat")
+    assert {"rocket", "boat"} <= set(mini.segment(PHOTO, ["cup", "rocket", "boat"]).not_found())
+    rocket = page.locator("#missing li", has_text="rocket")
+    assert "rocket not found: it seems not to be in the photo" in rocket.inner_text()
+    rocket.get_by_text("Look for it anyway").click()  # it, and no other
+    rocket.get_by_text("Leave it out").wait_for()
+    alone = mini.segment(PHOTO, ["cup", "rocket"], presence=None)
+    mask = np.asarray(Image.open(io.BytesIO(downloaded(page, "Mask PNG")[1])))
+    np.testing.assert_array_equal(mask, alone.labels)  # "boat" is left out as before
+    assert "it seems not to be in the photo" in page.locator("#missing li", has_text="boat").inner_text()
+    rocket.get_by_text("Leave it out").click()
+    rocket.get_by_text("Look for it anyway").wait_for()
     page.click("#advanced summary")
+    page.check("#presence")  # now for all
+    page.wait_for_function("() => !document.querySelector('#missing button')")
     page.uncheck("#presence")
     page.wait_for_selector("#missing button")
 

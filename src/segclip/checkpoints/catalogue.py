@@ -145,7 +145,7 @@ CATALOGUE: tuple[Listed, ...] = (
         "MiniLM-L6 with an adapter",
         55_089_085,
         "for research and trials: its model card tells why",
-        "57,501 photos with captions, over frozen towers",
+        "photos with captions, over frozen towers",
     ),
     Listed(
         "vit-b16",

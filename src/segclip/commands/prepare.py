@@ -54,7 +54,7 @@ def prepare(
         name: Of the shards.
         side: Short side, in pixels, that larger photos are scaled down to.
         shard_mb: Largest size of a shard, in millions of bytes.
-        superpixels: scikit-image: as the paper has them. opencv: three times as fast, with other borders. none: leave
+        superpixels: scikit-image: as the paper has them. opencv: faster, with other borders. none: leave
             them to the training.
         max_bad: Share of photos left out above which the run stops.
         workers: Processes; all cores if not given.

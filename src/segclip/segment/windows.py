@@ -78,6 +78,16 @@ class Windows:
             count[top:bottom, left:right] += 1
         return total.div_(count)
 
+    def averaging(self, rows: int, columns: int) -> tuple[Float[Tensor, "H _"], Float[Tensor, "W _"]]:
+        """The matrices that draw patches' values bilinearly and `average` them, down and across the photo.
+
+        Args:
+            rows, columns: of a window's patches; a matrix takes those of the windows one after the other.
+        """
+        height, width = self.size
+        down = _averaging(rows, self.window[0], self.tops, height)
+        return down, _averaging(columns, self.window[1], self.lefts, width)
+
     def blend(self, patches: Float[Tensor, "B P J"]) -> Float[Tensor, "R S J"]:
         """A value of each patch of each window -> of each patch of the photo; what lies in several windows is blended.
 
@@ -107,6 +117,16 @@ def patch_grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
     if rows * columns != patches:
         raise ValueError(f"{patches} patches do not tile a window of {height}x{width}; give the size that was encoded")
     return rows, columns
+
+
+def _averaging(n: int, side: int, starts: Sequence[int], length: int) -> Float[Tensor, "{length} _"]:
+    each, total = bilinear(n, side), torch.zeros(length, len(starts), n)
+    count = torch.zeros(length, 1)
+    for number, start in enumerate(starts):
+        end = min(start + side, length)
+        total[start:end, number] = each[: end - start]
+        count[start:end] += 1
+    return total.flatten(1) / count
 
 
 def _tent(length: int) -> Float[Tensor, "{length}"]:

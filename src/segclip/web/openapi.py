@@ -77,7 +77,11 @@ def _query(models: Sequence[str]) -> dict[str, Any]:
             model={"enum": list(models), "default": models[0] if models else None},
             protocol={"enum": list(PROTOCOLS), "default": PROTOCOLS[0]},
             background={"oneOf": [{"enum": ["auto", "none", None]}, SHARE], "default": "auto"},
-            presence={"enum": ["auto", "none", None], "default": "auto"},
+            presence={
+                "description": "a list: those of the labels that are taken to be in the photo; the others are judged",
+                "oneOf": [{"enum": ["auto", "none", None]}, {"type": "array", "items": LABEL}],
+                "default": "auto",
+            },
             scores={"type": "boolean", "default": False, "description": "whether to give `scores_png`"},
             coco={"type": "boolean", "default": False, "description": "whether to give `coco`"},
         ),

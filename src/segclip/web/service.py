@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class Query:
     protocol: str
     background: Background
     presence: Presence
+    taken: tuple[str, ...] = ()  # names of labels that are in the photo, whatever the protocol finds
 
 
 class Service:
@@ -114,7 +115,7 @@ class Service:
             model: one of `models`, None for the first.
             protocol: one of PROTOCOLS, None for the first.
             background: "auto", "none" or None, or a number in 0..1.
-            presence: "auto", "none" or None.
+            presence: "auto", "none" or None; or a list of those labels that are in the photo, the others being judged.
 
         Raises:
             ValueError: anything else, with a message for the client.
@@ -131,7 +132,9 @@ class Service:
             _check_text(label)
         checked = check_labels(labels)
         model, protocol = self.check_model(model), self.check_protocol(protocol)
-        return Query(checked, model, protocol, check_background(background), check_presence(presence))
+        taken = _check_taken(presence, checked.names) if isinstance(presence, list) else ()
+        judged = "auto" if isinstance(presence, list) else check_presence(presence)
+        return Query(checked, model, protocol, check_background(background), judged, taken)
 
     def check_model(self, model: object) -> str:
         """One of `models`, None for the first. Raises ValueError for any other."""
@@ -186,6 +189,9 @@ class Service:
         """Segment an encoded photo; the caller holds a slot and `lock`."""
         segmenter = self._segmenters[query.model][query.protocol]
         result = segmenter.label(encoded, query.labels, background=query.background, presence=query.presence)
+        leaves_out = query.background is not None  # else every pixel gets one of all labels
+        if leaves_out and any(result.presence[query.labels.names.index(name)] < 0.5 for name in query.taken):
+            result = _label_with(segmenter, encoded, query, result)
         self.encodings.put((photo, query.model, query.protocol), encoded)  # with what was computed now
         return result
 
@@ -220,6 +226,26 @@ def open_service(
         segmenter = Segmenter(model, head=head, device=device)
         segmenters[name] = {protocol: segmenter.with_protocol(protocol) for protocol in PROTOCOLS}
     return Service(segmenters, queue_size)
+
+
+def _label_with(segmenter: Segmenter, encoded: EncodedPhoto, query: Query, judged: Segmentation) -> Segmentation:
+    """The photo segmented by the labels that were judged to be in it and those that are taken to be."""
+    labels = query.labels
+    kept = [i for i, name in enumerate(labels.names) if judged.presence[i] >= 0.5 or name in query.taken]
+    some = replace(labels, words=tuple(labels.words[i] for i in kept))
+    found = segmenter.label(encoded, some, background=query.background, presence=None)
+    index = np.array([0, *(1 + i for i in kept)], found.labels.dtype)  # of each kept label among all
+    return replace(judged, labels=index[found.labels], scores=found.scores, draw=None)
+
+
+def _check_taken(presence: list[object], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels that are taken to be in the photo, by name."""
+    if len(presence) > len(names):
+        raise ValueError(f"presence: {len(presence)} labels, more than the {len(names)} of labels; give some of them")
+    for label in presence:
+        if label not in names:
+            raise ValueError(f"presence: {_short(label)} is none of the labels; give auto, none, or some of them")
+    return tuple(map(str, presence))
 
 
 def _check_text(label: object) -> None:

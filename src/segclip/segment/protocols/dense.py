@@ -5,6 +5,7 @@ Axes: B windows, P patches, W words, J some of them, K labels, H W pixels.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -20,10 +21,11 @@ from segclip.segment.pamr import refine
 from segclip.segment.presence import Presence
 from segclip.segment.protocols.checks import check_positive, check_share, check_templates
 from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
-from segclip.segment.windows import Windows, patch_grid, resize_map, resized_bands
+from segclip.segment.windows import Windows, bilinear, patch_grid, resize_map
 from segclip.text.prompts import IMAGENET_TEMPLATES
 
 DRAWN = 64  # words that are drawn at the photo's size; of more, what the others say is one map
+BAND, GPU_BAND = 2**18, 2**24  # logits that are drawn at once; on a CPU so few that they stay in its cache
 
 
 @dataclass(frozen=True)
@@ -95,90 +97,117 @@ class DenseProtocol:
         A label is as likely as its likeliest word. Under "auto" the background is what is less likely than the
         `threshold`.
         """
-        average, chosen = self._map_words(photo, labels)
+        drawn = self._draw_words(photo, labels)
         threshold = self.threshold if background == "auto" else background
-        found, score = self._choose(average, chosen, photo.size, threshold, labels)
+        found, score = self._choose(drawn, labels)
+        if threshold is not None:
+            found = found.masked_fill(score < threshold, 0)
         return LabelMap(found, score, score.new_ones(labels.count))
 
     def draw_label(self, photo: EncodedPhoto, labels: EmbeddedLabels, number: int) -> Float[Tensor, "H W"]:
         """How likely each pixel is of one label, by its number from 0; nowhere where other words leave it no chance."""
-        average, chosen = self._map_words(photo, labels)
-        score = average.new_zeros(photo.size)
-        own = [column for column, owner in enumerate(chosen.owners or ()) if owner == number]
-        for top, band in resized_bands(average, photo.size) if own else ():
-            logits = self.logit_scale * band
-            score[top : top + band.shape[1]] = (logits[own].amax(dim=0) - logits.logsumexp(dim=0)).exp()
+        drawn = self._draw_words(photo, labels)
+        score = drawn.logits.new_zeros(drawn.size)
+        own = drawn.owners == number
+        for band, logits in drawn.bands() if own.any() else ():
+            score[band] = (logits[:, : len(own)][:, own].amax(dim=1) - logits.logsumexp(dim=1)).exp()
         return score
 
     def for_benchmark(self, name: str) -> "DenseProtocol":
         """With NACLIP's settings for a benchmark."""
         return replace(self, **dict(dict(self.published).get(name, ())))
 
-    def _map_words(self, photo: EncodedPhoto, labels: EmbeddedLabels) -> tuple[Float[Tensor, "J _ _"], EmbeddedLabels]:
-        """Cosines of the words that may win, and as a last map what all others say; and these words."""
+    def _draw_words(self, photo: EncodedPhoto, labels: EmbeddedLabels) -> "_Drawing":
+        """Logits of the words that may win. Bilinear resizing and averages are linear, so two matrices draw them."""
         windows, output = photo.single(patches=True)
         patches = output.patches
         if patches is None:  # of a grouping that knows regions alone
             patches = output.regions.take_along_dim(output.hard.argmax(dim=1)[..., None], dim=1)
-        cosines = F.normalize(patches, dim=-1) @ F.normalize(labels.labels, dim=-1).T
-        cosines, kept = self._reduce(cosines)
-        rows, columns = patch_grid(cosines.shape[1], windows.window)
-        maps = cosines.mT.unflatten(-1, (rows, columns))
-        if self.window is None and not self.two_steps:
-            average = maps[0]
-        else:
-            average = windows.average(F.interpolate(maps, windows.window, mode="bilinear", align_corners=False))
-        if self.pamr:
-            average = self._refine(photo, average)
-        return average, EmbeddedLabels(labels.labels[kept], owners=tuple(labels.owner()[kept].tolist()))
+        side = patch_grid(patches.shape[1], windows.window)
+        words = self.logit_scale * F.normalize(labels.labels, dim=-1)
+        logits, kept = self._reduce(words @ F.normalize(patches, dim=-1).flatten(0, 1).T)
+        matrices = [bilinear(n, length) for n, length in zip(side, photo.size, strict=True)]
+        if self.window is not None or self.two_steps:
+            steps = zip(windows.size, photo.size, windows.averaging(*side), strict=True)
+            matrices = [bilinear(middle, length) @ averaging for middle, length, averaging in steps]
+        down, across = (matrix.to(logits) for matrix in matrices)
+        grid = logits.unflatten(1, (len(windows.tops), len(windows.lefts), *side)).permute(1, 3, 0, 2, 4)
+        drawn = _Drawing(grid.flatten(3).flatten(0, 1) @ across.T, down, labels.owner()[kept])
+        return self._refine(photo, drawn) if self.pamr else drawn
 
-    def _reduce(self, cosines: Float[Tensor, "B P W"]) -> tuple[Float[Tensor, "B P J"], Int[Tensor, "n"]]:
-        """The words that may win, and what all others say together as one more column; the numbers of these words."""
-        count = cosines.shape[-1]
-        if count <= DRAWN:
-            return cosines, torch.arange(count, device=cosines.device)
-        behind = (cosines - cosines.amax(dim=-1, keepdim=True)).amax(dim=(0, 1))
+    def _reduce(self, logits: Float[Tensor, "W P"]) -> tuple[Float[Tensor, "J P"], Int[Tensor, "n"]]:
+        """The words that may win, and what all others say together as one more row; the numbers of these words."""
+        if len(logits) <= DRAWN:
+            return logits, torch.arange(len(logits), device=logits.device)
+        behind = (logits - logits.amax(dim=0)).amax(dim=1)
         kept = behind.topk(DRAWN).indices.sort().values
-        others = torch.ones(count, dtype=torch.bool, device=cosines.device).index_fill(0, kept, False)
-        rest = (self.logit_scale * cosines[..., others]).logsumexp(dim=-1, keepdim=True) / self.logit_scale
-        return torch.cat([cosines[..., kept], rest], dim=-1), kept
+        rest = logits.index_fill(0, kept, -math.inf).logsumexp(dim=0, keepdim=True)
+        return torch.cat([logits[kept], rest]), kept
 
-    def _refine(self, photo: EncodedPhoto, maps: Float[Tensor, "J H W"]) -> Float[Tensor, "J _ _"]:
+    def _refine(self, photo: EncodedPhoto, drawn: "_Drawing") -> "_Drawing":
         """By the photo as the model sees it, at its own size."""
+        maps = torch.cat([logits for _, logits in drawn.bands()]).transpose(0, 1)
         pixels = torch.from_numpy(photo.windows[0].photo.copy()).to(maps).movedim(-1, 0)
-        return refine(resize_map(maps, photo.size), resize_map(pixels, photo.size), self.pamr, self.dilations)
+        refined = refine(maps, resize_map(pixels, photo.size), self.pamr, self.dilations)
+        return replace(drawn, logits=refined.transpose(0, 1), down=None)
 
-    def _choose(
-        self,
-        maps: Float[Tensor, "J h w"],
-        chosen: EmbeddedLabels,
-        size: tuple[int, int],
-        threshold: float | None,
-        labels: EmbeddedLabels,
-    ) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
-        """The likeliest label of each pixel, 0 where it is less likely than the threshold."""
-        numbers = maps.new_tensor(sorted(set(chosen.owners or ())), dtype=torch.int64)
-        position = {label: i for i, label in enumerate(numbers.tolist())}
-        words = replace(chosen, owners=tuple(position[owner] for owner in chosen.owners or ()))
-        left_out = torch.zeros(len(numbers), dtype=torch.bool, device=maps.device)
-        found, score = self._draw(maps, words, size, left_out)
-        if self.area:
-            areas = found.flatten().bincount(minlength=len(numbers))
-            things = areas if not labels.background else areas * (numbers < labels.count - 1)
-            left_out = (areas <= self.area * things.sum()) & (things > 0)
-            found, score = self._draw(maps, words, size, left_out)
-        found = (numbers[found] + 1).masked_fill(score == 0, 0)  # where every label was left out
-        return (found, score) if threshold is None else (found.masked_fill(score < threshold, 0), score)
+    def _choose(self, drawn: "_Drawing", labels: EmbeddedLabels) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
+        """The likeliest label of each pixel, numbered from 1, and how likely it is; 0 where every label is left out."""
+        found, score = drawn.best()
+        if not self.area:
+            return found, score
+        areas = found.flatten().bincount(minlength=labels.count + 1)
+        things = areas.clone()
+        if labels.background:
+            things[-1] = 0
+        return drawn.best((things > 0) & (areas <= self.area * things.sum()))
 
-    def _draw(
-        self, maps: Float[Tensor, "J h w"], words: EmbeddedLabels, size: tuple[int, int], left_out: Bool[Tensor, "K"]
-    ) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
-        found = torch.empty(size, dtype=torch.int64, device=maps.device)
-        score = maps.new_empty(size)
-        for top, band in resized_bands(maps, size):
-            logits = (self.logit_scale * band).movedim(0, -1)
-            own = words.best(logits[..., : len(words.labels)]).masked_fill(left_out, -math.inf)
-            best, winner = own.max(dim=-1)
-            found[top : top + len(best)] = winner
-            score[top : top + len(best)] = (best - logits.logsumexp(dim=-1)).exp()
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What words say, drawn across the photo, and how to draw it down.
+
+    Attributes:
+        logits: of the words, and perhaps in a last column what all others say; of each row of patches, or of pixels.
+        down: the matrix that draws them; None: they are drawn.
+        owners: the number of each word's label, from 0, ascending.
+    """
+
+    logits: Float[Tensor, "h J W"]
+    down: Float[Tensor, "H h"] | None
+    owners: Int[Tensor, "n"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width when drawn."""
+        return len(self.logits if self.down is None else self.down), self.logits.shape[2]
+
+    def bands(self) -> Iterator[tuple[slice, Float[Tensor, "rows J W"]]]:
+        """Some rows of pixels after the others, and the logits there."""
+        limit = BAND if self.logits.device.type == "cpu" else GPU_BAND
+        step = max(1, limit // self.logits[0].numel())
+        for top in range(0, self.size[0], step):
+            band = slice(top, top + step)
+            if self.down is None:
+                yield band, self.logits[band]
+            else:
+                near = self.down[band].any(dim=0)  # rows of patches around
+                yield band, torch.tensordot(self.down[band, near], self.logits[near], dims=1)
+
+    def best(self, left_out: Bool[Tensor, "_"] | None = None) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
+        """The number from 1 of each pixel's likeliest label, and how likely it is; 0 where every label is left out.
+
+        Args:
+            left_out: whether a label is, by its number from 1. What its words say counts nevertheless.
+        """
+        found = torch.empty(self.size, dtype=torch.int64, device=self.logits.device)
+        score = self.logits.new_empty(self.size)
+        numbers = self.owners + 1
+        for band, logits in self.bands():
+            own = logits[:, : len(numbers)]
+            if left_out is not None:
+                own = own.masked_fill(left_out[numbers][:, None], -math.inf)
+            best, word = own.max(dim=1, keepdim=True)
+            found[band] = numbers[word[:, 0]].masked_fill_(best[:, 0] == -math.inf, 0)
+            score[band] = (logits - best).exp_().sum(dim=1).reciprocal_()
         return found, score

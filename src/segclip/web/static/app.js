@@ -21,6 +21,7 @@ const past = []; // {photo, shown, item}, the newest first
 let current = null; // the photo that is shown
 let hidden = new Set();
 let alone = null;
+const anyway = new Set(); // labels that are looked for though they seem absent
 const painted = new Map(); // colours that were chosen, by label
 let turn = 0; // of the last run; older ones end
 let again = 0; // a timer
@@ -104,8 +105,13 @@ function query() {
     model: $("model").value,
     protocol: $("protocol").value,
     background: background === "number" ? Number($("threshold").value) : background,
-    presence: $("presence").checked ? "none" : "auto",
+    presence: $("presence").checked ? "none" : lookedForAnyway(),
   };
+}
+
+function lookedForAnyway() {
+  const names = labels.names.map((label) => label.split("|")[0].trim()).filter((name) => anyway.has(name));
+  return names.length ? names : "auto";
 }
 
 // A photo that has a result gets a new one by itself.
@@ -224,7 +230,11 @@ function show(photo, shown = photo.shown) {
     alone = null;
     const { record } = shown.result;
     fillTable($("rows"), record, colours(), hidden, acts);
-    fillMissing($("missing"), record, shown.query.presence === "none", () => { $("presence").checked = true; changed(0); });
+    fillMissing($("missing"), record, lookedFor(shown.query), (label, look) => {
+      if (look) anyway.add(label);
+      else anyway.delete(label);
+      changed(0);
+    });
     $("caption").textContent = `${photo.name}: ${photo.width} × ${photo.height} pixels, ${shown.seconds.toFixed(1)} s. Point at the photo to see what is there. A tap on a label shows it alone; its tick hides it.`;
     const background = record.found.find(({ index }) => index === 0);
     $("mostly").hidden = !(background?.share > MOSTLY) || shown.query.background === "none";
@@ -232,6 +242,12 @@ function show(photo, shown = photo.shown) {
   $("canvas").setAttribute("aria-label", shown ? describe(photo.name, shown.result.record) : `${photo.name}, not segmented yet`);
   colour();
   listPhotos();
+}
+
+// The labels that a query looks for though they seem absent; null: it leaves none out.
+function lookedFor({ presence, background }) {
+  if (presence === "none" || background === "none") return null;
+  return presence === "auto" ? [] : presence;
 }
 
 const acts = {

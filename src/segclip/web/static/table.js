@@ -50,15 +50,20 @@ export function markAlone(body, alone) {
   }
 }
 
-// For each label that was not found: that it was not, and how to look for it anyway.
-export function fillMissing(list, record, looksForAll, lookAnyway) {
-  list.replaceChildren(...record.not_found.map((label) => {
-    const absent = !looksForAll && record.presence[label] < 0.5;
-    const why = absent ? "not found: it seems not to be in the photo." : "not found: other labels fit better everywhere.";
-    const item = make("li", {}, make("b", { textContent: label }), ` ${why} `);
-    if (absent) {
-      const button = make("button", { type: "button", textContent: "Look for it anyway" });
-      button.addEventListener("click", lookAnyway);
+// For each label that was not found: that it was not, and how to look for it anyway; for one that is looked for anyway,
+// how not to. anyway: null: every label is looked for; else the names of those that are, wherever they seem to be.
+export function fillMissing(list, record, anyway, lookAnyway) {
+  const absent = (label) => anyway && record.presence[label] < 0.5;
+  const shown = record.labels.filter((label) => record.not_found.includes(label) || (absent(label) && anyway.includes(label)));
+  list.replaceChildren(...shown.map((label) => {
+    const item = make("li", {}, make("b", { textContent: label }));
+    if (!record.not_found.includes(label)) item.append(" looked for, though it seems not to be in the photo. ");
+    else if (absent(label) && !anyway.includes(label)) item.append(" not found: it seems not to be in the photo. ");
+    else item.append(" not found: other labels fit better everywhere. ");
+    if (absent(label)) {
+      const looked = anyway.includes(label);
+      const button = make("button", { type: "button", textContent: looked ? "Leave it out" : "Look for it anyway" });
+      button.addEventListener("click", () => lookAnyway(label, !looked));
       item.append(button);
     }
     return item;
