@@ -11,14 +11,6 @@ def check_positive(protocol: Any, *names: str) -> None:
             raise ValueError(f"{name} {value}; give a number above 0")
 
 
-def check_not_negative(protocol: Any, *names: str) -> None:
-    """Raise ValueError for a field below 0."""
-    for name in names:
-        value = getattr(protocol, name)
-        if not value >= 0:
-            raise ValueError(f"{name} {value}; give a number that is 0 or above")
-
-
 def check_share(protocol: Any, *names: str) -> None:
     """Raise ValueError for a field that is neither None nor in 0..1."""
     for name in names:

@@ -27,7 +27,7 @@ from segclip.model.outputs import ImageOutput
 from segclip.segment.background import Background
 from segclip.segment.encoded import AnyPhoto, EncodedPhoto
 from segclip.segment.presence import Presence
-from segclip.segment.protocols.checks import check_not_negative, check_positive, check_share, check_templates
+from segclip.segment.protocols.checks import check_positive, check_share, check_templates
 from segclip.segment.protocols.protocol import EmbeddedLabels, EmbedTexts, LabelMap
 from segclip.segment.windows import Windows, bilinear, fit_size
 from segclip.text.prompts import OPEN_TEMPLATES
@@ -51,10 +51,10 @@ class OpenProtocol:
         scale: short side at which the photo is encoded, in units of the model's side; no photo is enlarged beyond 1.
         longest: maximum long side, in the same units, which bounds the work for a 1x4000 photo.
         window: maximum long side of one pass, in the same units; longer photos take several, overlapping by half.
-        everywhere: share of a label's mean logit in the photo that is taken off its logits. What is said of a label
-            everywhere tells how common its word is, or what the scene is, but not where the label is.
-        doubt: weight of the log of a label's presence among its logits, where there are very many labels; ten or fewer
-            compete as if all were there, 20 with half of it.
+        everywhere: share of a label's mean logit in the photo that is taken off its logits, as if every label were
+            there. What is said of a label everywhere tells how common its word is, or what the scene is, not where it is.
+        whole: weight of what the whole photo says of a label, among so many labels that few can be there. It replaces
+            `everywhere` by degrees: ten labels or fewer have none of it, 20 half of both.
         absent: share of the labels that are not in a photo that are to be found absent, as they stand out no further
             than words in general do; of more than ten labels so many that no more of them pass than of ten.
         behind: a label is absent, too, if the whole photo's logit of it is this far behind that of the best label.
@@ -71,8 +71,8 @@ class OpenProtocol:
     scale: float = 2.0
     longest: float = 8.0
     window: float = 4.0
-    everywhere: float = 0.75
-    doubt: float = 2.0
+    everywhere: float = 0.5
+    whole: float = 0.3
     absent: float = 0.7
     behind: float = 3.5
     spread: float = 0.98
@@ -92,7 +92,6 @@ class OpenProtocol:
         check_positive(self, "scale", "longest", "window", "behind", "power", "superpixel_side", "superpixel_longest")
         check_positive(self, "superpixel_scale", "superpixel_sigma", "superpixel_min")
         check_share(self, "everywhere", "absent", "spread", "level", "vote")
-        check_not_negative(self, "doubt")
         check_templates(self.templates)
 
     def cut_photo(self, photo: AnyPhoto, side: int, patch: int) -> list[Windows]:
@@ -140,8 +139,8 @@ class OpenProtocol:
             return LabelMap(nothing, there.new_ones(photo.size), there)
 
         own = self._logits(windows, output, labels.only(kept), scale)
-        own = own - self.everywhere * own.mean(dim=(0, 1))
-        own = own + self.doubt * (1 - min(1, FEW / len(there))) * there[kept].clamp(min=TINY).log()
+        many = 1 - min(1, FEW / len(there))
+        own = own - (1 - many) * self.everywhere * own.mean(dim=(0, 1)) + many * self.whole * whole[kept]
         best = own.flatten(0, 1).argmax(dim=-1).unique()
         own, kept = own[..., best], kept[best]
         extent = self._spread(photo, own)
