@@ -52,7 +52,7 @@ class OpenProtocol:
         longest: maximum long side, in the same units, which bounds the work for a 1x4000 photo.
         window: maximum long side of one pass, in the same units; longer photos take several, overlapping by half.
         everywhere: share of a label's mean logit in the photo that is taken off its logits, as if every label were
-            there. What is said of a label everywhere tells how common its word is, or what the scene is, not where it is.
+            there. What is said of a label everywhere tells how common its word or what the scene is, not where it is.
         whole: weight of what the whole photo says of a label, among so many labels that few can be there. It replaces
             `everywhere` by degrees: ten labels or fewer have none of it, 20 half of both.
         absent: share of the labels that are not in a photo that are to be found absent, as they stand out no further
