@@ -1,8 +1,11 @@
 """What a recipe may be, which parameters it trains, and how fast."""
 
 import json
-from dataclasses import replace
+import math
+import re
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from segclip.train.config import CacheConfig, TrainConfig
 from segclip.train.optim import freeze, learning_rate, make_optimiser
 from segclip.train.recipes import INPUTS, TOWERS, mini, paper
 from segclip.train.resolve import resolve
+from segclip.train.run_files import read_recipe
 
 TINY = GOLDEN / "tiny.bin"  # small weights as the authors store them
 
@@ -26,7 +30,6 @@ TINY = GOLDEN / "tiny.bin"  # small weights as the authors store them
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"cache": CacheConfig(reconstruction_fraction=0.0)}, r"reconstruction_fraction 0\.0; give a share above 0"),
         ({"words_power": 0.5}, r"words_power 0\.5; give at least 1"),
         ({"micro_batch": 2}, "leave out micro_batch"),
         ({"init_from": None}, "name their model as init_from"),
@@ -42,6 +45,77 @@ TINY = GOLDEN / "tiny.bin"  # small weights as the authors store them
 def test_recipes_that_cannot_be(change: dict, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         replace(CACHED, **change)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("lr", -1.0, "a number from 0 on"),
+        ("lr", math.nan, "a number from 0 on"),
+        ("lr", "fast", "a number from 0 on"),
+        ("slow_lr", -4e-6, "a number from 0 on"),
+        ("weight_decay", math.inf, "a number from 0 on"),
+        ("batch", 0, "at least 1"),
+        ("batch", 2.5, "a whole number, at least 1"),
+        ("batch", True, "a whole number, at least 1"),
+        ("batch", None, "a whole number, at least 1"),
+        ("steps", -1, "at least 1"),
+        ("workers", -1, "at least 0"),
+        ("seed", -3, "at least 0"),
+        ("warmup", 1, "a share from 0 to below 1"),
+        ("eps", 0, "a number above 0"),
+        ("max_grad_norm", -1.0, "a number above 0"),
+        ("soft_target_scale", math.nan, "a number above 0"),
+        ("words_power", math.nan, "at least 1"),
+        ("betas", [0.9], "two numbers in a list"),
+        ("betas", [0.9, math.nan], "two numbers in a list"),
+        ("crop_scale", 0.5, "two numbers in a list"),
+        ("frozen", "text.", "texts in a list"),
+        ("slow", [1], "texts in a list"),
+        ("trackers", [None], "texts in a list"),
+        ("losses", 3, "names with their values"),
+        ("captions", "some", "one of one, all"),
+        ("precision", 16, "one of fp32, bf16"),
+        ("compile", "yes", "true or false"),
+        ("init_from", 5, "a text"),
+        ("cache.crops", 0, "at least 1"),
+        ("cache.patches", -5, "at least 1"),
+        ("cache.reconstruction_fraction", math.nan, "a share above 0, to 1"),
+        ("cache.reconstruction_fraction", 0.0, "a share above 0, to 1"),
+        ("cache.folder", 1, "a text"),
+        ("cache.seed", -1, "at least 0"),
+    ],
+)
+def test_a_recipe_edited_by_hand_names_what_is_wrong(field: str, value: object, expected: str, tmp_path: Path) -> None:
+    """And so does one that is built with such a value; a value of another type too."""
+    raw = json.loads(CACHED.to_json())
+    *inner, name = field.split(".")
+    (raw[inner[0]] if inner else raw)[name] = value
+    why = f"{field} {tuple(value) if isinstance(value, list) else value!r}; give {expected}"
+    with pytest.raises(ValueError, match=f"^{re.escape(why)}$"):
+        TrainConfig.from_json(json.dumps(raw))
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": raw, "data": "shards"}))
+    with pytest.raises(ValueError, match=rf"recipe\.json: {re.escape(why)}$"):
+        read_recipe(tmp_path)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "much", None, True])
+def test_a_losss_weight_is_a_number(weight: object) -> None:
+    raw = json.loads(CACHED.to_json())
+    raw["losses"]["contrastive"] = weight
+    with pytest.raises(ValueError, match=rf"^weight {weight!r} of the loss contrastive; give a number from 0 on$"):
+        TrainConfig.from_json(json.dumps(raw))
+
+
+def test_every_number_of_a_recipe_has_a_range() -> None:
+    """But betas and crop_scale, whose two are checked together, and losses."""
+    for kind, known in ((TrainConfig, {"betas", "crop_scale"}), (CacheConfig, set())):
+        for one in fields(kind):
+            value = -math.inf if "float" in str(one.type) else -(10**9)
+            if one.name not in known and re.search(r"\b(int|float)\b", str(one.type)) and one.name != "losses":
+                change: dict[str, Any] = {one.name: value}
+                with pytest.raises(ValueError, match=rf"{one.name} -"):
+                    kind(**change)
 
 
 def test_a_recipe_survives_its_json() -> None:

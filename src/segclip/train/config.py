@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -19,11 +19,26 @@ from segclip.config import (
 )
 from segclip.data.crops import CROP_SCALE
 from segclip.data.superpixels import Reduction
+from segclip.train.checks import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    BELOW_1,
+    BETWEEN,
+    FROM_0,
+    SOME,
+    check_fields,
+    is_number,
+)  # fmt: skip
+from segclip.utils.messages import brief
 
 
 def _formerly(*options: str) -> object:
     """A field of another name before: the options of that name still work."""
     return tyro.conf.arg(aliases=options)
+
+
+_CACHE_RANGES = {"crops": AT_LEAST_1, "patches": AT_LEAST_1, "reconstruction_fraction": SOME, "seed": AT_LEAST_0}
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,22 @@ class CacheConfig:
     folder: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(CacheConfig, vars(self), _CACHE_RANGES, "cache.")
+
 
 Weights = Annotated[str | None, _formerly("--start")]
+
+
+_RANGES = {
+    **dict.fromkeys(("epochs", "steps", "batch", "micro_batch", "tokens", "words_power"), AT_LEAST_1),
+    **dict.fromkeys(("save_every", "keep_checkpoints", "validate_every"), AT_LEAST_1),
+    **dict.fromkeys(("lr", "slow_lr", "weight_decay"), FROM_0),
+    **dict.fromkeys(("workers", "seed"), AT_LEAST_0),
+    **dict.fromkeys(("eps", "max_grad_norm", "soft_target_scale"), ABOVE_0),
+    "warmup": BELOW_1,
+    "label_smoothing": BETWEEN,
+}
 
 
 @dataclass(frozen=True)
@@ -140,21 +169,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "steps",
-            "batch",
-            "micro_batch",
-            "tokens",
-            "save_every",
-            "keep_checkpoints",
-            "validate_every",
-        ):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} {value}; give at least 1")
-        for name, weight in self.losses.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"weight {weight} of the loss {name}; give a number from 0 on")
+        _check(vars(self))
         if not any(self.losses.values()):
             raise ValueError("no losses; give a weight above 0 to one or more of them, such as contrastive")
         low, high = self.crop_scale
@@ -162,14 +177,6 @@ class TrainConfig:
             raise ValueError(f"crop_scale {low} {high}; give two shares, 0 < smallest <= largest <= 1")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas[0]} {self.betas[1]}; give two numbers from 0 to below 1")
-        if not 0 < self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing {self.label_smoothing}; give a share between 0 and 1, without the ends")
-        if self.cache and not 0 < self.cache.reconstruction_fraction <= 1:
-            raise ValueError(
-                f"reconstruction_fraction {self.cache.reconstruction_fraction}; give a share above 0, to 1"
-            )
-        if self.words_power < 1:
-            raise ValueError(f"words_power {self.words_power}; give at least 1")
         if self.cache and self.micro_batch:
             raise ValueError("cached features are small: leave out micro_batch")
         if self.cache and not self.init_from:
@@ -189,11 +196,23 @@ class TrainConfig:
         try:
             raw = _translate(json.loads(text))
             model = raw["model"] and ModelConfig.from_dict(raw["model"])
+            if raw["cache"]:
+                check_fields(CacheConfig, raw["cache"], _CACHE_RANGES, "cache.")
             cache = raw["cache"] and CacheConfig(**raw["cache"])
             lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
-            return cls(**{**raw, **lists, "model": model, "cache": cache})
+            fields = {**raw, **lists, "model": model, "cache": cache}
+            _check(fields)
+            return cls(**fields)
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a training recipe of segclip: {error}") from error
+
+
+def _check(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError for a field of a TrainConfig, or a loss's weight, of another type or out of its range."""
+    check_fields(TrainConfig, fields, _RANGES)
+    for name, weight in fields.get("losses", {}).items():
+        if not is_number(weight) or weight < 0:
+            raise ValueError(f"weight {brief(weight)} of the loss {name}; give a number from 0 on")
 
 
 # Names of 0.1.
@@ -220,5 +239,6 @@ def _translate(raw: dict[str, Any]) -> dict[str, Any]:
     if isinstance(raw["losses"], list):
         former["losses"] = dict.fromkeys(raw["losses"], 1.0)
     for name in ("frozen", "slow"):
-        former[name] = [current_name(prefix) for prefix in raw[name]]
+        if isinstance(raw[name], list):
+            former[name] = [current_name(prefix) if isinstance(prefix, str) else prefix for prefix in raw[name]]
     return {_FORMER.get(name, name): value for name, value in raw.items()} | former
