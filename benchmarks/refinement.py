@@ -30,7 +30,7 @@ from segclip.evaluate.evaluator import Evaluator, cut_batches, words_of
 from segclip.evaluate.metrics import Confusion
 from segclip.segment.encoded import EncodedPhoto
 from segclip.segment.label_embeddings import LabelEmbedder
-from segclip.segment.protocols.dense import DenseProtocol
+from segclip.segment.protocols.dense import DenseProtocol, Drawing
 from segclip.segment.protocols.open import OpenProtocol
 from segclip.segment.protocols.protocol import EmbeddedLabels
 from segclip.segment.windows import resize_map
@@ -41,14 +41,15 @@ OPEN = OpenProtocol()
 class Voting(DenseProtocol):
     """With the superpixels of `open` in place of PAMR: a pixel's cosines are mixed with its superpixel's means."""
 
-    def _refine(self, photo: EncodedPhoto, maps: Float[Tensor, "J H W"]) -> Float[Tensor, "J _ _"]:
+    def _refine(self, photo: EncodedPhoto, drawn: Drawing) -> Drawing:
         superpixels = OPEN.find_superpixels(photo)
         ids = superpixels.flatten()
-        drawn = resize_map(maps, (superpixels.shape[0], superpixels.shape[1])).flatten(1).T
+        maps = torch.cat([logits for _, logits in drawn.bands()]).transpose(0, 1)
+        maps = resize_map(maps, (superpixels.shape[0], superpixels.shape[1])).flatten(1).T
         area = ids.bincount()[:, None]
-        means = drawn.new_zeros(len(area), drawn.shape[1]).index_add_(0, ids, drawn) / area
-        voted = torch.lerp(drawn, means[ids], OPEN.vote)
-        return voted.T.unflatten(1, superpixels.shape)
+        means = maps.new_zeros(len(area), maps.shape[1]).index_add_(0, ids, maps) / area
+        voted = torch.lerp(maps, means[ids], OPEN.vote)
+        return replace(drawn, logits=voted.T.unflatten(1, superpixels.shape).transpose(0, 1), down=None)
 
 
 VARIANTS: dict[str, DenseProtocol] = {

@@ -117,7 +117,7 @@ class DenseProtocol:
         """With NACLIP's settings for a benchmark."""
         return replace(self, **dict(dict(self.published).get(name, ())))
 
-    def _draw_words(self, photo: EncodedPhoto, labels: EmbeddedLabels) -> "_Drawing":
+    def _draw_words(self, photo: EncodedPhoto, labels: EmbeddedLabels) -> "Drawing":
         """Logits of the words that may win. Bilinear resizing and averages are linear, so two matrices draw them."""
         windows, output = photo.single(patches=True)
         patches = output.patches
@@ -132,7 +132,7 @@ class DenseProtocol:
             matrices = [bilinear(middle, length) @ averaging for middle, length, averaging in steps]
         down, across = (matrix.to(logits) for matrix in matrices)
         grid = logits.unflatten(1, (len(windows.tops), len(windows.lefts), *side)).permute(1, 3, 0, 2, 4)
-        drawn = _Drawing(grid.flatten(3).flatten(0, 1) @ across.T, down, labels.owner()[kept])
+        drawn = Drawing(grid.flatten(3).flatten(0, 1) @ across.T, down, labels.owner()[kept])
         return self._refine(photo, drawn) if self.pamr else drawn
 
     def _reduce(self, logits: Float[Tensor, "W P"]) -> tuple[Float[Tensor, "J P"], Int[Tensor, "n"]]:
@@ -144,14 +144,14 @@ class DenseProtocol:
         rest = logits.index_fill(0, kept, -math.inf).logsumexp(dim=0, keepdim=True)
         return torch.cat([logits[kept], rest]), kept
 
-    def _refine(self, photo: EncodedPhoto, drawn: "_Drawing") -> "_Drawing":
+    def _refine(self, photo: EncodedPhoto, drawn: "Drawing") -> "Drawing":
         """By the photo as the model sees it, at its own size."""
         maps = torch.cat([logits for _, logits in drawn.bands()]).transpose(0, 1)
         pixels = torch.from_numpy(photo.windows[0].photo.copy()).to(maps).movedim(-1, 0)
         refined = refine(maps, resize_map(pixels, photo.size), self.pamr, self.dilations)
         return replace(drawn, logits=refined.transpose(0, 1), down=None)
 
-    def _choose(self, drawn: "_Drawing", labels: EmbeddedLabels) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
+    def _choose(self, drawn: "Drawing", labels: EmbeddedLabels) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
         """The likeliest label of each pixel, numbered from 1, and how likely it is; 0 where every label is left out."""
         found, score = drawn.best()
         if not self.area:
@@ -164,7 +164,7 @@ class DenseProtocol:
 
 
 @dataclass(frozen=True)
-class _Drawing:
+class Drawing:
     """What words say, drawn across the photo, and how to draw it down.
 
     Attributes:
