@@ -49,7 +49,8 @@ class Voting(DenseProtocol):
         area = ids.bincount()[:, None]
         means = maps.new_zeros(len(area), maps.shape[1]).index_add_(0, ids, maps) / area
         voted = torch.lerp(maps, means[ids], OPEN.vote)
-        return replace(drawn, logits=voted.T.unflatten(1, superpixels.shape).transpose(0, 1), down=None)
+        voted = resize_map(voted.T.unflatten(1, superpixels.shape), photo.size)
+        return replace(drawn, logits=voted.transpose(0, 1), down=None)
 
 
 VARIANTS: dict[str, DenseProtocol] = {
