@@ -43,7 +43,7 @@ class DenseProtocol:
         threshold: a pixel whose best label is less likely than that is background; in 0..1.
         area: a label that has no more than this share of all that is not background is left out.
         pamr: steps of refinement by the photo's colours (`segclip.segment.pamr`); 0: none. What it gains and costs,
-            beside a vote of superpixels as `open` has it, benchmarks/refinement.py measures.
+            beside a vote of superpixels as `open` has it: docs/evaluation.md.
         dilations: of its neighbours, in pixels.
         templates: texts that a word is inserted into; the mean of their normalised embeddings is taken.
         published: settings of NACLIP for each benchmark that has its own; no setting itself.
