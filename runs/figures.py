@@ -25,6 +25,7 @@ from segclip.data.crops import Box, crop_photo
 from segclip.data.superpixels import crop_superpixels, find_superpixels, patch_superpixels
 from segclip.model.reconstruction import visible_count
 from segclip.model.segclip import ImageOutput, SegCLIP
+from segclip.segment.label_embeddings import LabelEmbedder
 from segclip.segment.protocols.paper import region_owner, region_scores
 from segclip.text.prompts import OPEN_TEMPLATES
 from segclip.utils.files import atomic
@@ -226,7 +227,7 @@ def main() -> None:
     photos = np.stack([square(name, side) for name in NAMES])
     coffee = photos[NAMES.index("coffee")]
     output = model.encode_image(model.image.normalise(coffee)[None])
-    text = model.encode_text(model.tokenize([OPEN_TEMPLATES[0].format(label) for label in LABELS]))
+    text = LabelEmbedder(model)(LABELS, OPEN_TEMPLATES)
     draw_patches(coffee, patch, folder / "patches.jpg")
     draw_assignment(coffee, output, folder / "assignment.jpg")
     draw_names(model, coffee, output, text, folder / "names.jpg")
