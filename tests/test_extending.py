@@ -117,8 +117,8 @@ def test_an_example_runs_by_itself(shards: Path, tmp_path: Path) -> None:
     [
         (
             ("--losses.blance", "0.5"),
-            "loss 'blance'; known are contrastive, superpixel, reconstruction, words, multiple_instance, presence, "
-            "balance",
+            "loss 'blance'; known are contrastive, superpixel, reconstruction, words, multiple_instance, retrieval, "
+            "presence, balance",
         ),
         (("--model.grouping", "slot"), "grouping 'slot'; known are centers, refined, k-means, patches, slots"),
         (("--model.image.kind", "vit"), "image tower 'vit'; known are clip, dinov2, mixer"),

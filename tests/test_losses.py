@@ -17,6 +17,7 @@ from segclip.losses import (
     multiple_instance_loss,
     presence_loss,
     reconstruction_loss,
+    retrieval_loss,
     superpixel_loss,
     superpixel_mean,
     words_loss,
@@ -264,6 +265,25 @@ def test_multiple_instance_loss_by_hand() -> None:
     best[2] = ON  # of the third region, which is not empty now
     expected = -math.log(best[2] / sum(best))
     assert multiple_instance_loss(REGIONS, full, words_held(2), SCALE).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_retrieval_loss_by_hand() -> None:
+    """A photo competes for its words with those that do not hold them; the third photo holds none, and competes."""
+    second = torch.tensor([[[0.0, 2.0, 0.0], [0.0, 0.0, 1.0], [9.0, 0.0, 0.0]]], dtype=torch.float64)
+    third = REGIONS[:, [1, 1, 1]]
+    regions, words = torch.cat([REGIONS, second, third]), Words(torch.tensor([[0, 1], [1, -1], [-1, -1]]), VOCABULARY)
+    # The best of word 0 are ON, 1 (the empty region has no say) and 1; of word 1 BETWEEN, ON and BETWEEN.
+    first, other = [math.log(ON / (ON + 2)), math.log(BETWEEN / (BETWEEN + BETWEEN))], math.log(ON / (ON + BETWEEN))
+    expected = -(sum(first) / 2 + other) / 2
+    assert retrieval_loss(regions, SHARES.expand(3, -1), words, SCALE).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_word_of_all_photos_has_nothing_to_be_told_from() -> None:
+    regions = REGIONS.expand(2, -1, -1).clone().requires_grad_()
+    words = Words(torch.tensor([[1], [1]]), VOCABULARY)
+    loss = retrieval_loss(regions, SHARES.expand(2, -1), words, SCALE)
+    (gradient,) = torch.autograd.grad(loss, regions)
+    assert loss.item() == 0 and gradient.isfinite().all()
 
 
 def test_presence_loss_by_hand() -> None:

@@ -2,7 +2,7 @@
 
 Axes: B pairs, P patches, C centers, E embedding, V words of the vocabulary, W words of a caption; N patches that are
 grouped, of each image; M images with a masked branch.
-Source: arXiv 2211.14813, section 3.3; `words_loss` and `presence_loss` are our own.
+Source: arXiv 2211.14813, section 3.3; the losses of words are our own.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from segclip.config import LABEL_SMOOTHING, PAPER_SETTINGS, LossSettings, SuperpixelLoss
 from segclip.utils.tables import choose
+
+OUTSIDE = 1e4  # more than any two logits differ
 
 
 @dataclass(frozen=True)
@@ -228,9 +230,38 @@ def multiple_instance_loss(
         words: of the captions; a pair without any has no say.
         scale: multiplier of the cosines.
     """
-    logits = _word_logits(regions, words, scale)
-    best = logits.masked_fill((shares == 0)[..., None], -torch.inf).amax(dim=1)
+    best = _best_logits(regions, shares, words, scale)
     return _mean_of_words(-best.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0), dim=-1), words.ids)
+
+
+def retrieval_loss(
+    regions: Float[Tensor, "B C E"], shares: Float[Tensor, "B C"], words: Words, scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of a word's photo among it and those without the word, each scored by the region that says it best.
+
+    In `multiple_instance_loss` words compete for a photo; here the photos of a process's batch compete for a word, so
+    that what is in many photos may not say it. Without it nothing makes a word's scores comparable between photos.
+
+    Args:
+        regions: embeddings, not normalised.
+        shares: of the photo's patches, that each region has; an empty one has no say.
+        words: of the captions; a pair without any competes for those of the others only.
+        scale: multiplier of the cosines.
+    """
+    best, ids = _best_logits(regions, shares, words, scale), words.ids.clamp(min=0)
+    # The -1 after the last word of a row is counted in a column of its own.
+    columns = words.ids.where(words.ids >= 0, best.shape[1])
+    holds = best.new_zeros(len(best), best.shape[1] + 1, dtype=torch.bool).scatter(1, columns, True)[:, :-1]
+    others = best.masked_fill(holds, -OUTSIDE).logsumexp(dim=0)
+    return _mean_of_words(F.softplus(others[ids] - best.take_along_dim(ids, dim=1)), words.ids)
+
+
+def _best_logits(
+    regions: Float[Tensor, "B C E"], shares: Float[Tensor, "B C"], words: Words, scale: Float[Tensor, ""]
+) -> Float[Tensor, "B V"]:
+    """Of each photo and word: that of the region which says it best; an empty one has no say."""
+    logits = _word_logits(regions, words, scale)
+    return logits.masked_fill((shares == 0)[..., None], -torch.inf).amax(dim=1)
 
 
 def _word_logits(x: Float[Tensor, "*batch E"], words: Words, scale: Float[Tensor, ""]) -> Float[Tensor, "*batch V"]:
@@ -271,6 +302,11 @@ def _multiple_instance(inputs: LossInputs) -> Float[Tensor, ""]:
     return multiple_instance_loss(inputs.regions, inputs.hard.detach().mean(dim=-1), inputs.words, inputs.scale)
 
 
+def _retrieval(inputs: LossInputs) -> Float[Tensor, ""]:
+    assert inputs.regions is not None and inputs.hard is not None and inputs.words
+    return retrieval_loss(inputs.regions, inputs.hard.detach().mean(dim=-1), inputs.words, inputs.scale)
+
+
 def _presence(inputs: LossInputs) -> Float[Tensor, ""]:
     assert inputs.words
     return presence_loss(inputs.image, inputs.words, inputs.scale)
@@ -283,6 +319,7 @@ LOSSES: dict[str, Loss] = {
     "reconstruction": Loss(_reconstruction, masked=True),
     "words": Loss(_words, words=True),
     "multiple_instance": Loss(_multiple_instance, words=True),
+    "retrieval": Loss(_retrieval, words=True),
     "presence": Loss(_presence, words=True),
 }
 

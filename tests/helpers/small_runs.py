@@ -16,7 +16,7 @@ from segclip.train.recipes import ASSIGNMENT, TOWERS
 
 HELPERS = Path(__file__).parent
 CACHE = CacheConfig(crops=2, patches=12, reconstruction_fraction=0.5)
-LOSSES = {**PAPER_WEIGHTS, "words": 1.0, "multiple_instance": 0.5, "presence": 0.5}
+LOSSES = {**PAPER_WEIGHTS, "words": 1.0, "multiple_instance": 0.5, "retrieval": 0.5, "presence": 0.5}
 CACHED = TrainConfig(
     cache=CACHE, init_from="-", init_centers="k-means", epochs=3, batch=4, captions="one", losses=LOSSES,
     soft_target_scale=12.0, frozen=TOWERS, slow=ASSIGNMENT, lr=2e-3, slow_lr=2e-4, precision="bf16", save_every=2,

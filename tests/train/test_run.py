@@ -31,6 +31,8 @@ def test_a_run_writes_a_line_a_step_and_a_model(whole: Path, config: TrainConfig
     for line in lines:
         assert line["loss"] == pytest.approx(sum(weight * line[name] for name, weight in config.losses.items()))
         assert all(line[name] > 0 for name in ("words", "multiple_instance", "presence"))
+    # It is 0 where all photos of a batch hold a word.
+    assert all(line["retrieval"] >= 0 for line in lines) and any(line["retrieval"] > 0 for line in lines)
     first, last = (np.mean([line["reconstruction"] for line in part]) for part in (lines[:4], lines[-4:]))
     assert last < first
     assert config.init_from
