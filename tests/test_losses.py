@@ -13,13 +13,14 @@ from torch import Tensor
 from segclip.config import ModelConfig, SuperpixelLoss
 from segclip.losses import (
     Words,
+    best_logits,
     contrastive_loss,
-    multiple_instance_loss,
-    presence_loss,
     reconstruction_loss,
     retrieval_loss,
     superpixel_loss,
     superpixel_mean,
+    vocabulary_loss,
+    word_logits,
     words_loss,
 )
 from segclip.model.grouping import _straight_through, sample_gumbel
@@ -231,8 +232,12 @@ FIRST = [ON / (ON + 2), 1 / (ON + 2), 1 / (ON + 2)]  # what the first region say
 SECOND = [1 / (1 + 2 * BETWEEN), BETWEEN / (1 + 2 * BETWEEN), BETWEEN / (1 + 2 * BETWEEN)]
 
 
-def words_held(*ids: int) -> Words:
-    return Words(torch.tensor([ids], dtype=torch.int64).reshape(1, -1), VOCABULARY)
+def logits_of(regions: Tensor = REGIONS) -> Tensor:
+    return word_logits(regions, Words(torch.zeros(1, 0, dtype=torch.int64), VOCABULARY), SCALE)
+
+
+def ids_of(*ids: int) -> Tensor:
+    return torch.tensor([ids], dtype=torch.int64).reshape(1, -1)
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])
@@ -240,79 +245,84 @@ def test_words_loss_by_hand(power: float) -> None:
     """Of a caption with words 0 and 2; the empty region, which lies on word 2, has no say."""
     likelihood = [(a**power / 3 + b**power * 2 / 3) ** (1 / power) for a, b in zip(FIRST, SECOND, strict=True)]
     expected = -(math.log(likelihood[0]) + math.log(likelihood[2])) / 2
-    assert words_loss(REGIONS, SHARES, words_held(0, 2), SCALE, power).item() == pytest.approx(expected, rel=1e-12)
-    padded = words_loss(REGIONS, SHARES, words_held(0, 2, -1, -1), SCALE, power)
-    assert padded.item() == pytest.approx(expected, rel=1e-12)
+    for ids in (ids_of(0, 2), ids_of(0, 2, -1, -1)):
+        assert words_loss(logits_of(), SHARES, ids, power).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_with_a_large_power_the_best_region_answers_alone() -> None:
-    found = words_loss(REGIONS, SHARES, words_held(0, 1), SCALE, 1e4)
+    found = words_loss(logits_of(), SHARES, ids_of(0, 1), 1e4)
     assert found.item() == pytest.approx(-(math.log(FIRST[0]) + math.log(SECOND[1])) / 2, abs=1e-3)
     regions = REGIONS.clone().requires_grad_()
-    words_loss(regions, SHARES, words_held(0), SCALE, 50.0).backward()
+    words_loss(logits_of(regions), SHARES, ids_of(0), 50.0).backward()
     assert regions.grad is not None and regions.grad.isfinite().all()
     size = regions.grad.norm(dim=-1)[0].tolist()
     assert size[0] > 1e-3 and size[1] < 1e-12 and size[2] == 0
 
 
-def test_multiple_instance_loss_by_hand() -> None:
-    """A word's score is that of the region that is most like it; the scores of the words compete."""
-    best = [ON, BETWEEN, BETWEEN]
-    expected = -sum(math.log(best[word] / sum(best)) for word in (0, 1)) / 2
-    for words in (words_held(0, 1), words_held(1, 0, -1)):
-        assert multiple_instance_loss(REGIONS, SHARES, words, SCALE).item() == pytest.approx(expected, rel=1e-12)
+def test_the_best_region_says_a_word_for_its_photo() -> None:
+    """What each word lacks of the score of a region that is on it; the empty region, on word 2, has no say."""
+    between = 2 / math.sqrt(2)
+    expected = torch.tensor([[2.0, between, between]], dtype=torch.float64)
+    torch.testing.assert_close(best_logits(logits_of(), SHARES), expected)
     full = torch.full((1, 3), 1 / 3, dtype=torch.float64)
-    best[2] = ON  # of the third region, which is not empty now
-    expected = -math.log(best[2] / sum(best))
-    assert multiple_instance_loss(REGIONS, full, words_held(2), SCALE).item() == pytest.approx(expected, rel=1e-12)
+    expected[0, 2] = 2.0
+    torch.testing.assert_close(best_logits(logits_of(), full), expected)
+
+
+def test_vocabulary_loss_by_hand() -> None:
+    for ids in (ids_of(0, 2), ids_of(2, 0, -1)):
+        found = vocabulary_loss(logits_of()[:, 1], ids)
+        assert found.item() == pytest.approx(-(math.log(SECOND[0]) + math.log(SECOND[2])) / 2, rel=1e-12)
 
 
 def test_retrieval_loss_by_hand() -> None:
     """A photo competes for its words with those that do not hold them; the third photo holds none, and competes."""
-    second = torch.tensor([[[0.0, 2.0, 0.0], [0.0, 0.0, 1.0], [9.0, 0.0, 0.0]]], dtype=torch.float64)
-    third = REGIONS[:, [1, 1, 1]]
-    regions, words = torch.cat([REGIONS, second, third]), Words(torch.tensor([[0, 1], [1, -1], [-1, -1]]), VOCABULARY)
-    # The best of word 0 are ON, 1 (the empty region has no say) and 1; of word 1 BETWEEN, ON and BETWEEN.
-    first, other = [math.log(ON / (ON + 2)), math.log(BETWEEN / (BETWEEN + BETWEEN))], math.log(ON / (ON + BETWEEN))
-    expected = -(sum(first) / 2 + other) / 2
-    assert retrieval_loss(regions, SHARES.expand(3, -1), words, SCALE).item() == pytest.approx(expected, rel=1e-12)
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.5, 3.0, 0.0], [1.0, 0.0, 9.0]], dtype=torch.float64)
+    e = math.exp
+    first = math.log(e(2) / (e(2) + e(0.5) + e(1))), math.log(e(1) / (e(1) + e(0)))
+    second = math.log(e(3) / (e(3) + e(0)))
+    expected = -(sum(first) / 2 + second) / 2
+    found = retrieval_loss(logits, torch.tensor([[0, 1], [1, -1], [-1, -1]]))
+    assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_word_of_all_photos_has_nothing_to_be_told_from() -> None:
-    regions = REGIONS.expand(2, -1, -1).clone().requires_grad_()
-    words = Words(torch.tensor([[1], [1]]), VOCABULARY)
-    loss = retrieval_loss(regions, SHARES.expand(2, -1), words, SCALE)
-    (gradient,) = torch.autograd.grad(loss, regions)
-    assert loss.item() == 0 and gradient.isfinite().all()
-
-
-def test_presence_loss_by_hand() -> None:
-    found = presence_loss(REGIONS[:, 1], words_held(0, 2, -1), SCALE)
-    assert found.item() == pytest.approx(-(math.log(SECOND[0]) + math.log(SECOND[2])) / 2, rel=1e-12)
+    logits = torch.ones(2, 3, dtype=torch.float64).requires_grad_()
+    loss = retrieval_loss(logits, torch.tensor([[1], [1]]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == 0 and not gradient.any()
 
 
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda regions, words: words_loss(regions, SHARES.expand(len(regions), -1), words, SCALE, 3.0),
-        lambda regions, words: multiple_instance_loss(regions, SHARES.expand(len(regions), -1), words, SCALE),
-        lambda regions, words: presence_loss(regions[:, 0], words, SCALE),
+        lambda logits, ids: words_loss(logits, SHARES.expand(len(logits), -1), ids, 3.0),
+        lambda logits, ids: vocabulary_loss(best_logits(logits, SHARES.expand(len(logits), -1)), ids),
     ],
-    ids=["words", "multiple_instance", "presence"],
+    ids=["words", "vocabulary"],
 )
-def test_pairs_without_words_have_no_say(loss: Callable[[Tensor, Words], Tensor]) -> None:
+def test_pairs_without_words_have_no_say(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     """The others count alike, however many words they have."""
-    regions = torch.cat([REGIONS, REGIONS.flip(1) + 1, REGIONS]).requires_grad_()
-    one, two = loss(regions[:1], words_held(0)), loss(regions[1:2], words_held(1, 2))
-    both = loss(regions, Words(torch.tensor([[0, -1], [1, 2], [-1, -1]]), VOCABULARY))
+    logits = torch.cat([logits_of(), logits_of(REGIONS.flip(1) + 1), logits_of()]).requires_grad_()
+    one, two = loss(logits[:1], ids_of(0)), loss(logits[1:2], ids_of(1, 2))
+    both = loss(logits, torch.tensor([[0, -1], [1, 2], [-1, -1]]))
     assert both.item() == pytest.approx((one.item() + two.item()) / 2, rel=1e-12)
-    (gradient,) = torch.autograd.grad(both, regions)
+    (gradient,) = torch.autograd.grad(both, logits)
     assert gradient.isfinite().all() and gradient[0].any() and not gradient[2].any()
-    for ids in (torch.full((3, 2), -1), torch.zeros(3, 0, dtype=torch.int64)):
-        nothing = loss(regions, Words(ids, VOCABULARY))
-        assert nothing.item() == 0
-        (gradient,) = torch.autograd.grad(nothing, regions)
-        assert not gradient.any()
+
+
+@pytest.mark.parametrize("ids", [torch.full((3, 2), -1), torch.zeros(3, 0, dtype=torch.int64)], ids=["padded", "none"])
+@pytest.mark.parametrize(
+    "loss",
+    [lambda logits, ids: words_loss(logits, SHARES.expand(3, -1), ids, 3.0)]
+    + [lambda logits, ids, loss=loss: loss(logits[:, 0], ids) for loss in (vocabulary_loss, retrieval_loss)],
+    ids=["words", "vocabulary", "retrieval"],
+)
+def test_without_any_word_the_losses_are_0(loss: Callable[[Tensor, Tensor], Tensor], ids: Tensor) -> None:
+    logits = logits_of().expand(3, -1, -1).clone().requires_grad_()
+    nothing = loss(logits, ids)
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert nothing.item() == 0 and not gradient.any()
 
 
 def test_straight_through_is_one_hot_forward_and_softmax_backward() -> None:

@@ -7,6 +7,7 @@ Source: arXiv 2211.14813, section 3.3; the losses of words are our own.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,25 @@ class LossInputs:
     superpixels: Int[Tensor, "B N"] | None = None
     masked: Masked | None = None
     words: Words | None = None
+
+    # What several terms need is computed once.
+
+    @cached_property
+    def shares(self) -> Float[Tensor, "B C"]:
+        """Of a photo's patches, that each region has."""
+        assert self.hard is not None
+        return self.hard.detach().mean(dim=-1)
+
+    @cached_property
+    def word_logits(self) -> Float[Tensor, "B C V"]:
+        """Of each word at each region."""
+        assert self.regions is not None and self.words
+        return word_logits(self.regions, self.words, self.scale)
+
+    @cached_property
+    def best_logits(self) -> Float[Tensor, "B V"]:
+        """Of each word at the region that says it best."""
+        return best_logits(self.word_logits, self.shares)
 
 
 @dataclass(frozen=True)
@@ -177,12 +197,26 @@ def reconstruction_loss(
     return (error * masked).sum() / masked.sum()
 
 
+def word_logits(x: Float[Tensor, "*batch E"], words: Words, scale: Float[Tensor, ""]) -> Float[Tensor, "*batch V"]:
+    """`scale` times the cosine of regions' or images' embeddings, not normalised, with each word."""
+    return scale * F.normalize(x, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+
+
+def best_logits(logits: Float[Tensor, "B C V"], shares: Float[Tensor, "B C"]) -> Float[Tensor, "B V"]:
+    """Of each photo and word: that of the region which says it best. A region without patches has no say.
+
+    Multiple-instance learning: a photo is a bag of regions, of which its captions say only what some of them are
+    (Dietterich et al. 1997).
+
+    Args:
+        logits: of the words at each region.
+        shares: of the photo's patches, that each region has; 0 for an empty one.
+    """
+    return logits.masked_fill((shares == 0)[..., None], -torch.inf).amax(dim=1)
+
+
 def words_loss(
-    regions: Float[Tensor, "B C E"],
-    shares: Float[Tensor, "B C"],
-    words: Words,
-    scale: Float[Tensor, ""],
-    power: float,
+    logits: Float[Tensor, "B C V"], shares: Float[Tensor, "B C"], ids: Int[Tensor, "B W"], power: float
 ) -> Float[Tensor, ""]:
     """Words compete at each region, and the region that says a word best answers for it.
 
@@ -192,80 +226,41 @@ def words_loss(
     every word of its photo; the larger q, the more the best region counts alone.
 
     Args:
-        regions: embeddings, not normalised.
+        logits: of the words at each region.
         shares: of the photo's patches, that each region has; 0 for an empty one.
-        words: of the captions; a pair without any has no say.
-        scale: multiplier of the cosines.
+        ids: of the captions' words, see `Words`; a pair without any has no say.
         power: q.
     """
-    logits = _word_logits(regions, words, scale)
-    said = logits.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0)[:, None], dim=-1)
+    said = logits.log_softmax(dim=-1).take_along_dim(ids.clamp(min=0)[:, None], dim=-1)
     likelihood = (shares.log()[..., None] + power * said).logsumexp(dim=1) / power
-    return _mean_of_words(-likelihood, words.ids)
+    return _mean_of_words(-likelihood, ids)
 
 
-def presence_loss(image: Float[Tensor, "B E"], words: Words, scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Cross-entropy of an image's words among the vocabulary: what is in the photo at all, wherever it is.
-
-    Args:
-        image: embeddings, not normalised.
-        words: of the captions; a pair without any has no say.
-        scale: multiplier of the cosines.
-    """
-    logits = _word_logits(image, words, scale)
-    return _mean_of_words(-logits.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0), dim=-1), words.ids)
-
-
-def multiple_instance_loss(
-    regions: Float[Tensor, "B C E"], shares: Float[Tensor, "B C"], words: Words, scale: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of a photo's words among the vocabulary, each word scored by the region that says it best.
-
-    So no region may say a word that its photo does not hold. Multiple-instance learning: a photo is a bag of regions,
-    of which its captions say only what some of them are (Dietterich et al. 1997).
+def vocabulary_loss(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B W"]) -> Float[Tensor, ""]:
+    """Words compete for a photo: the cross-entropy of its captions' words among the vocabulary.
 
     Args:
-        regions: embeddings, not normalised.
-        shares: of the photo's patches, that each region has; an empty one has no say.
-        words: of the captions; a pair without any has no say.
-        scale: multiplier of the cosines.
+        logits: of the words at each photo as a whole, or at the region that says a word best.
+        ids: of the captions' words, see `Words`; a pair without any has no say.
     """
-    best = _best_logits(regions, shares, words, scale)
-    return _mean_of_words(-best.log_softmax(dim=-1).take_along_dim(words.ids.clamp(min=0), dim=-1), words.ids)
+    return _mean_of_words(-logits.log_softmax(dim=-1).take_along_dim(ids.clamp(min=0), dim=-1), ids)
 
 
-def retrieval_loss(
-    regions: Float[Tensor, "B C E"], shares: Float[Tensor, "B C"], words: Words, scale: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of a word's photo among it and those without the word, each scored by the region that says it best.
+def retrieval_loss(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B W"]) -> Float[Tensor, ""]:
+    """Photos compete for a word: the cross-entropy of a word's photo among it and those that do not hold the word.
 
-    In `multiple_instance_loss` words compete for a photo; here the photos of a process's batch compete for a word, so
-    that what is in many photos may not say it. Without it nothing makes a word's scores comparable between photos.
+    So what is in many photos may not say it, and a word's logits can be compared between photos and their regions.
 
     Args:
-        regions: embeddings, not normalised.
-        shares: of the photo's patches, that each region has; an empty one has no say.
-        words: of the captions; a pair without any competes for those of the others only.
-        scale: multiplier of the cosines.
+        logits: of the words at each photo of the batch, or at the region that says a word best.
+        ids: of the captions' words, see `Words`; a pair without any competes for those of the others only.
     """
-    best, ids = _best_logits(regions, shares, words, scale), words.ids.clamp(min=0)
-    # The -1 after the last word of a row is counted in a column of its own.
-    columns = words.ids.where(words.ids >= 0, best.shape[1])
-    holds = best.new_zeros(len(best), best.shape[1] + 1, dtype=torch.bool).scatter(1, columns, True)[:, :-1]
-    others = best.masked_fill(holds, -OUTSIDE).logsumexp(dim=0)
-    return _mean_of_words(F.softplus(others[ids] - best.take_along_dim(ids, dim=1)), words.ids)
-
-
-def _best_logits(
-    regions: Float[Tensor, "B C E"], shares: Float[Tensor, "B C"], words: Words, scale: Float[Tensor, ""]
-) -> Float[Tensor, "B V"]:
-    """Of each photo and word: that of the region which says it best; an empty one has no say."""
-    logits = _word_logits(regions, words, scale)
-    return logits.masked_fill((shares == 0)[..., None], -torch.inf).amax(dim=1)
-
-
-def _word_logits(x: Float[Tensor, "*batch E"], words: Words, scale: Float[Tensor, ""]) -> Float[Tensor, "*batch V"]:
-    return scale * F.normalize(x, dim=-1) @ F.normalize(words.vocabulary, dim=-1).T
+    # The -1 after the last word of a row is marked in a column of its own.
+    columns = ids.where(ids >= 0, logits.shape[1])
+    holds = logits.new_zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool).scatter(1, columns, True)[:, :-1]
+    others = logits.masked_fill(holds, -OUTSIDE).logsumexp(dim=0)
+    known = ids.clamp(min=0)
+    return _mean_of_words(F.softplus(others[known] - logits.take_along_dim(known, dim=1)), ids)
 
 
 def _mean_of_words(values: Float[Tensor, "B W"], ids: Int[Tensor, "B W"]) -> Float[Tensor, ""]:
@@ -292,24 +287,23 @@ def _reconstruction(inputs: LossInputs) -> Float[Tensor, ""]:
 
 
 def _words(inputs: LossInputs) -> Float[Tensor, ""]:
-    assert inputs.regions is not None and inputs.hard is not None and inputs.words
-    shares = inputs.hard.detach().mean(dim=-1)
-    return words_loss(inputs.regions, shares, inputs.words, inputs.scale, inputs.settings.words_power)
+    assert inputs.words
+    return words_loss(inputs.word_logits, inputs.shares, inputs.words.ids, inputs.settings.words_power)
 
 
 def _multiple_instance(inputs: LossInputs) -> Float[Tensor, ""]:
-    assert inputs.regions is not None and inputs.hard is not None and inputs.words
-    return multiple_instance_loss(inputs.regions, inputs.hard.detach().mean(dim=-1), inputs.words, inputs.scale)
+    assert inputs.words
+    return vocabulary_loss(inputs.best_logits, inputs.words.ids)
 
 
 def _retrieval(inputs: LossInputs) -> Float[Tensor, ""]:
-    assert inputs.regions is not None and inputs.hard is not None and inputs.words
-    return retrieval_loss(inputs.regions, inputs.hard.detach().mean(dim=-1), inputs.words, inputs.scale)
+    assert inputs.words
+    return retrieval_loss(inputs.best_logits, inputs.words.ids)
 
 
 def _presence(inputs: LossInputs) -> Float[Tensor, ""]:
     assert inputs.words
-    return presence_loss(inputs.image, inputs.words, inputs.scale)
+    return vocabulary_loss(word_logits(inputs.image, inputs.words, inputs.scale), inputs.words.ids)
 
 
 # Anyone can add a term, under the name that a recipe weighs it by: LOSSES["mine"] = Loss(my_formula).

@@ -14,7 +14,7 @@ from helpers.small_runs import CACHE
 from segclip import load
 from segclip.config import LossSettings
 from segclip.data.shards import Shards
-from segclip.losses import Words, multiple_instance_loss, presence_loss, retrieval_loss, words_loss
+from segclip.losses import Words, best_logits, retrieval_loss, vocabulary_loss, word_logits, words_loss
 from segclip.model.layers import Adapter
 from segclip.model.segclip import Noise, combine_parts
 from segclip.train.caption_words import CaptionWords
@@ -64,10 +64,12 @@ def test_losses_with_words_compare_regions_and_image_with_the_vocabulary() -> No
 
     found, image = terms(words), model.image.gather(patches)
     shares, scale = image.hard.mean(dim=-1), model.logit_scale.exp()
-    torch.testing.assert_close(found["words"], words_loss(image.regions, shares, words, scale, 3.0))
-    torch.testing.assert_close(found["multiple_instance"], multiple_instance_loss(image.regions, shares, words, scale))
-    torch.testing.assert_close(found["retrieval"], retrieval_loss(image.regions, shares, words, scale))
-    torch.testing.assert_close(found["presence"], presence_loss(image.embedding, words, scale))
+    logits, whole = word_logits(image.regions, words, scale), word_logits(image.embedding, words, scale)
+    best = best_logits(logits, shares)
+    torch.testing.assert_close(found["words"], words_loss(logits, shares, words.ids, 3.0))
+    torch.testing.assert_close(found["multiple_instance"], vocabulary_loss(best, words.ids))
+    torch.testing.assert_close(found["retrieval"], retrieval_loss(best, words.ids))
+    torch.testing.assert_close(found["presence"], vocabulary_loss(whole, words.ids))
     assert terms(None) == {}
 
 
