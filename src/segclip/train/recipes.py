@@ -32,7 +32,7 @@ def mini() -> TrainConfig:
         init_from="mini",
         cache=CacheConfig(patches=128),
         init_centers="k-means",
-        steps=1500,
+        steps=800,
         batch=256,
         captions="one",
         crop_scale=(1.0, 1.0),  # captions are of whole photos
@@ -41,6 +41,7 @@ def mini() -> TrainConfig:
             "reconstruction": 0.1,
             "words": 1.0,
             "multiple_instance": 2.0,
+            "retrieval": 8.0,
             "presence": 1.0,
         },
         soft_target_scale=12.0,
