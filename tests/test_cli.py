@@ -438,7 +438,7 @@ def test_a_command_is_what_its_line_in_the_table_says(name: str, capsys: pytest.
         (["evaluate"], ["One of voc2012, context60"]),
         (
             ["train"],
-            ["paper", "mini", "debug", "on generated scenes", "--resume", "[1500 steps, batch 256, lr 0.001, bf16"],
+            ["paper", "mini", "debug", "on generated scenes", "--resume", "[800 steps, batch 256, lr 0.001, bf16"],
         ),
         (["train"], ["[10 epochs, batch 768, lr 0.004, fp32, from --init-from]", "lr 0.002, fp32, a new model]"]),
         (["train", "debug"], ["--model.embed", "(default: 64)", "--init-from", "--max-grad-norm"]),
