@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers import GOLDEN
 from helpers.formats import State, Tree, to_openai
-from helpers.small_model import small_model
-from safetensors.torch import load_file
+from helpers.small_model import PLAIN, small_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segclip.checkpoints.loading import load
@@ -67,3 +67,31 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_model(small_model(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def plain_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CLIP without centers, with random weights, in a file that no test changes."""
+    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
+    save_model(small_model(PLAIN), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def heads() -> dict[str, Tensor]:
+    """What the authors of dense heads computed."""
+    return load_file(GOLDEN / "heads.safetensors")
+
+
+@pytest.fixture(scope="session")
+def clip_file(heads: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small CLIP that they computed it with."""
+    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
+    save_file({name.removeprefix("weights/"): tensor for name, tensor in heads.items() if "weights/" in name}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip(clip_file: Path) -> SegCLIP:
+    """The same; shared, so tests leave it as it is."""
+    return load(clip_file, "cpu")

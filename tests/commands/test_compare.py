@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
-from helpers.small_model import PLAIN, small_model
 from PIL import Image
 
 from segclip import Segmenter
-from segclip.checkpoints.native import save_model
 from segclip.cli import main
 from segclip.commands import compare
 from segclip.data.own_pictures import is_own
@@ -25,14 +23,6 @@ LABELS = ["cup|mug", "table"]
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "cup.png"
     Image.fromarray(skimage.data.coffee()[::4, ::4]).save(path)  # 100x150
-    return path
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP without centers."""
-    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
-    save_model(small_model(PLAIN), path)
     return path
 
 
@@ -56,13 +46,25 @@ def kept_pictures(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Image.Imag
 
 
 def test_each_head_and_protocol_has_its_place(
-    run: Run, photo: Path, clip: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, photo: Path, plain_clip: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = kept_pictures(monkeypatch)
-    ways = ("--models", clip, weights, clip, "--heads", "naclip", "sclip", "sclip", "--protocols", "open", "paper")
+    ways = (
+        "--models",
+        plain_clip,
+        weights,
+        plain_clip,
+        "--heads",
+        "naclip",
+        "sclip",
+        "sclip",
+        "--protocols",
+        "open",
+        "paper",
+    )
     code, out, err = run(*ways)
     assert code == 0 and f"{weights}: has learned centers, and no dense head; shown once" in err
-    own = [f"{clip} {head} {protocol}" for head in ("naclip", "sclip") for protocol in ("open", "paper")]
+    own = [f"{plain_clip} {head} {protocol}" for head in ("naclip", "sclip") for protocol in ("open", "paper")]
     titles = [title.split(": ")[0] for title, _ in pictures]
     assert titles == ["the photo", *own, f"{weights} open", f"{weights} paper"]
     assert all(float(title.split(": ")[1].removesuffix(" s")) >= 0 for title, _ in pictures[1:])
@@ -71,13 +73,13 @@ def test_each_head_and_protocol_has_its_place(
         assert sheet.width > 3 * 480 and sheet.height > 3 * 320
     assert is_own(tmp_path / "sheet.png")
     for number, head in ((1, "naclip"), (3, "sclip")):
-        expected = Segmenter(clip, head=head, device="cpu").segment(photo, LABELS).overlay()
+        expected = Segmenter(plain_clip, head=head, device="cpu").segment(photo, LABELS).overlay()
         np.testing.assert_array_equal(np.asarray(pictures[number][1]), np.asarray(expected))
 
 
-def test_what_fails_stops_no_other(run: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_stops_no_other(run: Run, plain_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = kept_pictures(monkeypatch)
-    (tmp_path / "half.safetensors").write_bytes(clip.read_bytes()[:1000])
+    (tmp_path / "half.safetensors").write_bytes(plain_clip.read_bytes()[:1000])
     segment = compare._segment
 
     def refuse(model: Any, head: str | None, *rest: Any) -> Any:
@@ -86,11 +88,11 @@ def test_what_fails_stops_no_other(run: Run, clip: Path, tmp_path: Path, monkeyp
         return segment(model, head, *rest)
 
     monkeypatch.setattr(compare, "_segment", refuse)
-    models = (tmp_path / "half.safetensors", clip, tmp_path / "nowhere.safetensors")
+    models = (tmp_path / "half.safetensors", plain_clip, tmp_path / "nowhere.safetensors")
     code, out, err = run("--models", *models, "--heads", "sclip", "naclip", out="new/sheet.jpg")
     assert code == 1 and "naclip" in out and "sclip" not in out
     assert [isinstance(picture, str) for _, picture in pictures] == [False, True, True, False, True]
-    assert pictures[2] == (f"{clip} sclip open", f"{clip} sclip open: no room for it")
+    assert pictures[2] == (f"{plain_clip} sclip open", f"{plain_clip} sclip open: no room for it")
     for name, reason in (("half.safetensors", "truncated"), ("nowhere.safetensors", "no such file")):
         place = next(picture for title, picture in pictures if name in title)
         assert isinstance(place, str) and name in place and reason in place and name in err
@@ -165,8 +167,8 @@ def test_large_photos_are_scaled_and_small_ones_are_not() -> None:
     assert scale_down(photo[:100, :100], labels[:100, :100])[0].shape == (100, 100, 3)
 
 
-def test_labels_of_a_file(clip: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_of_a_file(plain_clip: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "labels.txt").write_text("cup|mug\ntable\n")
     argv = ["compare", photo, "--labels-file", tmp_path / "labels.txt", "--out", tmp_path / "of-file.png"]
-    assert main([str(a) for a in (*argv, "--models", clip, "--background", "none")]) == 0
+    assert main([str(a) for a in (*argv, "--models", plain_clip, "--background", "none")]) == 0
     assert "cup" in capsys.readouterr().out and (tmp_path / "of-file.png").stat().st_size

@@ -11,12 +11,10 @@ import torch
 from helpers.benchmark_files import write_folder
 from helpers.dense_export_script import LABELS
 from helpers.pixels import normalise
-from helpers.small_model import PLAIN, small_model
 from helpers.small_runs import run_script
 from PIL import Image
 
 from segclip.checkpoints.loading import load
-from segclip.checkpoints.native import save_model
 from segclip.checkpoints.variants import vary
 from segclip.cli import main
 from segclip.model.dense import HEADS
@@ -31,13 +29,6 @@ from segclip.web.service import open_service
 PHOTO = skimage.data.coffee()[::4, ::3]  # 100x200
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
-    save_model(small_model(PLAIN), path)
-    return path
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
@@ -47,8 +38,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_each_head_segments_by_each_protocol(clip: Path, protocol: str) -> None:
-    model, maps = load(clip, "cpu"), {}
+def test_each_head_segments_by_each_protocol(plain_clip: Path, protocol: str) -> None:
+    model, maps = load(plain_clip, "cpu"), {}
     for head in HEADS:
         found = Segmenter(model, protocol, head=head).segment(PHOTO, LABELS, background=None, presence=None)
         assert found.labels.shape == PHOTO.shape[:2] and set(np.unique(found.labels)) <= {1, 2, 3}
@@ -56,28 +47,32 @@ def test_each_head_segments_by_each_protocol(clip: Path, protocol: str) -> None:
     assert len(set(maps.values())) == len(HEADS), "each in its own way"
 
 
-def test_segment_takes_a_head(clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segment_takes_a_head(
+    plain_clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     masks = {}
     for head in ("naclip", "sclip"):
         options = ["--background", "none", "--presence", "none", "--head", head, "--out", str(tmp_path / head)]
-        assert main(["segment", str(photos), "--labels", *LABELS, "--model", str(clip), *options]) == 0
+        assert main(["segment", str(photos), "--labels", *LABELS, "--model", str(plain_clip), *options]) == 0
         masks[head] = np.asarray(Image.open(tmp_path / head / "coffee.mask.png"))
-        expected = Segmenter(clip, head=head).segment(PHOTO, LABELS, background=None, presence=None)
+        expected = Segmenter(plain_clip, head=head).segment(PHOTO, LABELS, background=None, presence=None)
         assert (masks[head] == expected.labels).all()
     assert (masks["naclip"] != masks["sclip"]).any()
     command = ["segment", str(photos), "--labels", "cup", "--out", str(tmp_path)]
     for options, why in (
         (["--head", "sclip"], "head 'sclip': this model's regions come of its centers"),
-        (["--head", "slip", "--model", str(clip)], "head 'slip'; known are naclip,"),
+        (["--head", "slip", "--model", str(plain_clip)], "head 'slip'; known are naclip,"),
     ):
         capsys.readouterr()
         assert main([*command, *options]) == 2
         assert why in capsys.readouterr().err
 
 
-def test_evaluate_takes_and_records_a_head(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_takes_and_records_a_head(
+    plain_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, file = write_folder(tmp_path / "set", (0, 1), (1, 2)), tmp_path / "r.json"
-    command = ["evaluate", "folder", "--root", str(root), "--model", str(clip), "--protocol", "paper"]
+    command = ["evaluate", "folder", "--root", str(root), "--model", str(plain_clip), "--protocol", "paper"]
     assert main([*command, "--head", "clearclip", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     assert result["head"] == "clearclip" and 0 < result["miou"] < 1
@@ -87,9 +82,9 @@ def test_evaluate_takes_and_records_a_head(clip: Path, tmp_path: Path, capsys: p
 
 
 def test_annotate_goes_on_with_the_same_head_alone(
-    clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain_clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["annotate", str(photos), "--labels", *LABELS, "--model", str(clip), "--out", str(tmp_path / "out")]
+    command = ["annotate", str(photos), "--labels", *LABELS, "--model", str(plain_clip), "--out", str(tmp_path / "out")]
     command += ["--background", "none", "--presence", "none"]
     assert main([*command, "--head", "maskclip"]) == 0
     coco = json.loads((tmp_path / "out" / "coco.json").read_text())
@@ -97,21 +92,21 @@ def test_annotate_goes_on_with_the_same_head_alone(
     assert main(command) == 2 and "another --out" in capsys.readouterr().err
 
 
-def test_the_page_takes_a_head(clip: Path) -> None:
-    service = open_service([str(clip)], "cpu", head="qk")
+def test_the_page_takes_a_head(plain_clip: Path) -> None:
+    service = open_service([str(plain_clip)], "cpu", head="qk")
     assert {s.model.config.head for s in service._segmenters["clip.safetensors"].values()} == {"qk"}
     with pytest.raises(ValueError, match="only a CLIP without such"):
         open_service(["mini"], "cpu", head="qk")
 
 
 def test_regions_are_k_means_where_each_patch_is_a_region(
-    clip: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_clip: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     monkeypatch.setattr(
         "segclip.commands.regions.gather", lambda model, *_: seen.append(model.config) or gather(model, PHOTO, LABELS)
     )
-    command = ["regions", str(photos), "--out", str(tmp_path / "out"), "--model", str(clip)]
+    command = ["regions", str(photos), "--out", str(tmp_path / "out"), "--model", str(plain_clip)]
     assert main(command) == main([*command, "--grouping", "k-means", "--centers", "3"]) == 0
     mini = ["--model", "mini", "--grouping", "refined"]
     assert main([*command[:4], *mini]) == 0
@@ -122,15 +117,15 @@ def test_regions_are_k_means_where_each_patch_is_a_region(
 
 
 @pytest.fixture(scope="module")
-def exported(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(plain_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    run_script("dense_export_script.py", str(clip), str(folder))
+    run_script("dense_export_script.py", str(plain_clip), str(folder))
     return folder
 
 
 @pytest.mark.slow
-def test_an_exported_label_map_is_the_models(clip: Path, exported: Path) -> None:
-    model = vary(load(clip, "cpu"), head="sclip")
+def test_an_exported_label_map_is_the_models(plain_clip: Path, exported: Path) -> None:
+    model = vary(load(plain_clip, "cpu"), head="sclip")
     session = onnxruntime.InferenceSession(str(exported / "labels.onnx"))
     for size in ((64, 64), (80, 48)):
         pixels = normalised(size)
@@ -147,8 +142,8 @@ def test_an_exported_label_map_is_the_models(clip: Path, exported: Path) -> None
     ("file", "variant"),
     [("proxy.onnx", {"head": "proxy"}), ("k-means.pt2", {"grouping": "k-means", "centers": 3})],
 )
-def test_exported_regions_are_the_models(file: str, variant: dict, clip: Path, exported: Path) -> None:
-    model, pixels = vary(load(clip, "cpu"), **variant), normalised((80, 64))
+def test_exported_regions_are_the_models(file: str, variant: dict, plain_clip: Path, exported: Path) -> None:
+    model, pixels = vary(load(plain_clip, "cpu"), **variant), normalised((80, 64))
     with torch.inference_mode():
         output = model.encode_image(pixels)
         if file.endswith(".onnx"):

@@ -7,10 +7,8 @@ from typing import cast
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import GOLDEN
 from helpers.pixels import random_photo
 from helpers.small_model import PLAIN, SENTENCE, small_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segclip import load
@@ -28,23 +26,6 @@ from segclip.segment.protocols.paper import region_owner
 OFFSET = 0.1  # of all these codes, where positions are resized
 # Their names where ours differ, and whether their arrays hold the class token too.
 TAGS = {"qk": "vanilla"}
-
-
-@pytest.fixture(scope="module")
-def heads() -> dict[str, Tensor]:
-    return load_file(GOLDEN / "heads.safetensors")
-
-
-@pytest.fixture(scope="module")
-def weights_file(heads: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
-    save_file({name.removeprefix("weights/"): tensor for name, tensor in heads.items() if "weights/" in name}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def clip(weights_file: Path) -> SegCLIP:
-    return load(weights_file, "cpu")
 
 
 def normalise(photo: Tensor) -> Tensor:
@@ -198,9 +179,9 @@ def test_anyone_can_add_a_head(clip: SegCLIP, monkeypatch: pytest.MonkeyPatch) -
     assert (twice - once).abs().max() > 0.1
 
 
-def test_a_head_that_cannot_be(clip: SegCLIP, tiny: SegCLIP, weights_file: Path) -> None:
+def test_a_head_that_cannot_be(clip: SegCLIP, tiny: SegCLIP, clip_file: Path) -> None:
     with pytest.raises(ValueError, match="head 'nacl'; known are naclip, sclip, clearclip, maskclip"):
-        change_head(load(weights_file, "cpu"), "nacl")
+        change_head(load(clip_file, "cpu"), "nacl")
     with pytest.raises(ValueError, match="this model's regions come of its centers, and only a CLIP without such has"):
         change_head(load("mini", "cpu"), "sclip")
     with pytest.raises(ValueError, match="head 'naclip' over an image tower without its class token"):

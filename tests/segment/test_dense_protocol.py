@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import GOLDEN
 from helpers.pixels import random_photo
 from helpers.small_model import CLIP, PLAIN, SENTENCE, small_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segclip import Segmenter, load
+from segclip import Segmenter
 from segclip.checkpoints.variants import change_grouping, change_head
 from segclip.model.dense import HEADS, proxy
 from segclip.model.segclip import SegCLIP
@@ -27,18 +25,6 @@ from segclip.segment.windows import patch_grid, resize_map
 GIVEN = DenseProtocol(window=96, stride=48, logit_scale=100.0, threshold=0.3)
 SIZES = {"square": (80, 80), "wide": (75, 122), "photo": (60, 85)}
 TAGS = {"qk": "vanilla"}
-
-
-@pytest.fixture(scope="module")
-def heads() -> dict[str, Tensor]:
-    return load_file(GOLDEN / "heads.safetensors")
-
-
-@pytest.fixture(scope="module")
-def clip(heads: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> SegCLIP:
-    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
-    save_file({name.removeprefix("weights/"): tensor for name, tensor in heads.items() if "weights/" in name}, path)
-    return load(path, "cpu")
 
 
 def label(model: SegCLIP, heads: dict[str, Tensor], shape: str, protocol: DenseProtocol) -> Tensor:
