@@ -1,8 +1,8 @@
 """Prompt templates: the texts that a label is inserted into."""
 
 PAPER_TEMPLATES = ("a photo of a {}.",)  # arXiv 2211.14813, evaluation protocol
-# Found on training photos; more of them cost time and gave little: docs/lab-notes.md.
-OPEN_TEMPLATES = ("a {}", "a bad photo of a {}.", "a photo of the clean {}.", "a photo of the small {}.")
+# The first is how training says a word; how they were chosen: docs/lab-notes.md.
+OPEN_TEMPLATES = ("a {}", "a bad photo of a {}.")
 # For classes of ImageNet, by OpenAI (github.com/openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb, MIT);
 # dense heads are evaluated with them.
 # fmt: off

@@ -71,10 +71,10 @@ class OpenProtocol:
     scale: float = 2.0
     longest: float = 8.0
     window: float = 4.0
-    everywhere: float = 0.5
+    everywhere: float = 0.7
     whole: float = 0.3
-    absent: float = 0.7
-    behind: float = 3.5
+    absent: float = 0.6
+    behind: float = 2.9
     spread: float = 0.98
     power: float = 4.0
     level: float = 0.6
