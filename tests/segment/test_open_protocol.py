@@ -159,7 +159,8 @@ def test_a_label_far_behind_the_best_one_is_absent() -> None:
 
 def test_among_many_labels_each_must_stand_out_further() -> None:
     photo, output = two_halves()
-    few, many = (label(photo, output, torch.cat([RED, WORDS[:n]]), presence="auto").presence for n in (9, 190))
+    protocol = OpenProtocol(behind=10.0)  # far from what bounds the presence of the best label
+    few, many = (label(photo, output, torch.cat([RED, WORDS[:n]]), "auto", "auto", protocol).presence for n in (9, 190))
     assert few[0] > many[0] > 0.5
     assert (few[1:] > many[1:10]).all()
 
