@@ -50,7 +50,7 @@ def test_cached_features_give_the_losses_of_the_model() -> None:
 
 def test_losses_with_words_compare_regions_and_image_with_the_vocabulary() -> None:
     """Two of their words for the first photo, none for the second; without words these terms are left out."""
-    model, weights = small_model(ADAPTED), dict.fromkeys(("words", "multiple_instance", "retrieval", "presence"), 1.0)
+    model, weights = small_model(ADAPTED), {"words": 1.0, "multiple_instance": 1.0, "retrieval": 1.0, "presence": 1.0}
     patches, text = torch.randn(2, 16, 64), torch.randn(2, 64)
     words = Words(torch.tensor([[3, 0], [-1, -1]]), torch.randn(5, 64))
     noise = Noise(torch.zeros(2, 4, 16), torch.rand(1, 16), torch.zeros(1, 4, 3))
