@@ -17,8 +17,6 @@ from torch import Tensor
 from segclip.config import LABEL_SMOOTHING, PAPER_SETTINGS, LossSettings, SuperpixelLoss
 from segclip.utils.tables import choose
 
-OUTSIDE = 1e4  # more than any two logits differ
-
 
 @dataclass(frozen=True)
 class Masked:
@@ -258,7 +256,7 @@ def retrieval_loss(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B W"]) -> Flo
     # The -1 after the last word of a row is marked in a column of its own.
     columns = ids.where(ids >= 0, logits.shape[1])
     holds = logits.new_zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool).scatter(1, columns, True)[:, :-1]
-    others = logits.masked_fill(holds, -OUTSIDE).logsumexp(dim=0)
+    others = logits.masked_fill(holds, torch.finfo(logits.dtype).min).logsumexp(dim=0)
     known = ids.clamp(min=0)
     return _mean_of_words(F.softplus(others[known] - logits.take_along_dim(known, dim=1)), ids)
 

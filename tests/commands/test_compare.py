@@ -49,19 +49,8 @@ def test_each_head_and_protocol_has_its_place(
     run: Run, photo: Path, plain_clip: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = kept_pictures(monkeypatch)
-    ways = (
-        "--models",
-        plain_clip,
-        weights,
-        plain_clip,
-        "--heads",
-        "naclip",
-        "sclip",
-        "sclip",
-        "--protocols",
-        "open",
-        "paper",
-    )
+    heads, protocols = ("--heads", "naclip", "sclip", "sclip"), ("--protocols", "open", "paper")
+    ways = ("--models", plain_clip, weights, plain_clip, *heads, *protocols)
     code, out, err = run(*ways)
     assert code == 0 and f"{weights}: has learned centers, and no dense head; shown once" in err
     own = [f"{plain_clip} {head} {protocol}" for head in ("naclip", "sclip") for protocol in ("open", "paper")]

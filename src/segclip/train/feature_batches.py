@@ -20,6 +20,7 @@ from segclip.data.shards import SampleError, Shards
 from segclip.losses import Words
 from segclip.model.grouping import sample_gumbel
 from segclip.model.segclip import Noise, Parts, SegCLIP
+from segclip.text.prompts import OPEN_TEMPLATES
 from segclip.text.tokenizers import PADDING
 from segclip.train.caption_words import CaptionWords
 from segclip.train.config import TrainConfig
@@ -189,7 +190,7 @@ class CachedStream:
 
 def as_text(word: str) -> str:
     """A word of the vocabulary as the text tower is given it."""
-    return f"a {word}"
+    return OPEN_TEMPLATES[0].format(word)
 
 
 def read_captions(shards: Shards) -> list[list[str]]:
