@@ -1,8 +1,8 @@
 """Our file of weights: one safetensors file, the model's configuration in its metadata.
 
 With `eight_bit`, a large weight matrix is stored as int8 with a float32 scale per row (row: index of its first axis)
-under the name `NAME.scale`, and the rest as float16: small tensors, and matrices near an identity, whose small values 8
-bits would lose. Loading gives float32 again.
+under the name `NAME.scale`, and the rest as float16: small tensors, and matrices that 8 bits would change too much,
+because a few values of a row are far larger than the others. Loading gives float32 again.
 """
 
 import json
@@ -25,7 +25,7 @@ MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"  # embedded in 
 FORMAT, FORMAT_VERSION = "segclip", "2"
 EARLIER_VERSION = "1"  # of 0.1, which had other names for the image tower
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
-ALONE = 4.0  # largest value of a row by the next; past it (near an identity) 8 bits lose the small values
+MOST_CHANGED = 0.02  # of a matrix by 8 bits, relative to its norm; most change by 0.004 to 0.008
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # in a folder that SegCLIP.save_pretrained wrote
 EXPECTED = (
     "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
@@ -271,25 +271,21 @@ def _quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.ndim == 0:
             stored[name] = tensor
-            continue
-        rows = tensor.flatten(min(tensor.ndim - 1, 1))
-        if tensor.ndim < 2 or tensor.numel() < SMALLEST_EIGHT_BIT or _near_identity(rows):
+        elif tensor.ndim >= 2 and tensor.numel() >= SMALLEST_EIGHT_BIT and (rounded := _round(tensor.flatten(1))):
+            rows, scale = rounded
+            stored[name], stored[f"{name}.scale"] = rows.view_as(tensor), scale
+        else:
             half = tensor.half()
             stored[name] = half if half.isfinite().all() else tensor
-            continue
-        scale = rows.abs().amax(dim=-1) / 127
-        rows = (rows / scale.clamp(min=torch.finfo().tiny)[:, None]).round().clamp(-127, 127)
-        stored[name] = rows.to(torch.int8).view_as(tensor)
-        stored[f"{name}.scale"] = scale
     return stored
 
 
-def _near_identity(rows: Tensor) -> bool:
-    """Whether one value stands alone in most rows."""
-    if rows.shape[-1] < 2:
-        return False
-    largest, second = rows.abs().topk(2).values.unbind(dim=-1)
-    return bool((largest / second).nanmedian() > ALONE)
+def _round(rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """8 bits and the scale of each row; None where that would change the matrix too much."""
+    scale = rows.abs().amax(dim=-1) / 127
+    rounded = (rows / scale.clamp(min=torch.finfo().tiny)[:, None]).round().clamp(-127, 127)
+    changed = (rounded * scale[:, None] - rows).abs().sum()
+    return None if changed > MOST_CHANGED * rows.abs().sum() else (rounded.to(torch.int8), scale)
 
 
 def _dequantise(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
