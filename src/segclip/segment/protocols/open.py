@@ -76,7 +76,7 @@ class OpenProtocol:
     everywhere: float = 0.7
     whole: float = 0.3
     patch_weight: float = 0.8
-    absent: float = 0.6
+    absent: float = 0.7
     behind: float = 2.9
     spread: float = 0.9
     power: float = 4.0
