@@ -97,8 +97,10 @@ def test_patches_have_a_say_of_their_own() -> None:
     assert (label(photo, grouped, torch.cat([RED, BLUE]), None).labels == 1).all()
     assert output.features is not None
     own = replace(grouped, patches=F.pad(output.features, (0, 2)) + OTHER)
-    found = label(photo, own, torch.cat([RED + OTHER, BLUE + OTHER]), None).labels
-    assert (found[:, :30] == 1).all()
+    labels = torch.cat([RED + OTHER, BLUE + OTHER])
+    found = label(photo, own, labels, None).labels
+    assert (found[:, :30] == 1).all() and (found[:, 34:] == 2).all()
+    assert (label(photo, own, labels, None, protocol=OpenProtocol(patch_weight=0.0)).labels == 1).all()
 
 
 def test_a_small_thing_does_not_vanish_in_its_superpixel() -> None:

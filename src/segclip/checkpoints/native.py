@@ -25,7 +25,7 @@ MINI = Path(__file__).parents[1] / "assets" / "mini.safetensors"  # embedded in 
 FORMAT, FORMAT_VERSION = "segclip", "2"
 EARLIER_VERSION = "1"  # of 0.1, which had other names for the image tower
 SMALLEST_EIGHT_BIT = 32768  # elements; below it (centers, biases, norms) float16 costs next to nothing
-MOST_CHANGED = 0.02  # of a matrix by 8 bits, relative to its norm; most change by 0.004 to 0.008
+MOST_CHANGED = 0.02  # of the sum of a matrix's absolute values, by rounding; of most, 0.004 to 0.009 are
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # in a folder that SegCLIP.save_pretrained wrote
 EXPECTED = (
     "expected weights of SegCLIP (the authors' segclip.bin or segclip's own safetensors) or of a CLIP ViT "
