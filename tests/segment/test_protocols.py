@@ -149,6 +149,7 @@ def test_a_setting_that_may_be_nothing(text: str, value: int | None) -> None:
         ("colour=3", "'colour=3'.*FIELD=VALUE.* scale, longest"),
         ("scale", "scale=; expected a number"),
         ("level=2", r"level 2.*0\.\.1"),
+        ("patch_weight=1.5", r"patch_weight 1\.5.*0\.\.1"),
         ("scale=0", "scale 0.*above 0"),
         ("scale=NaN", "scale nan.*above 0"),
         ("templates=[]", r"templates \[\]"),
