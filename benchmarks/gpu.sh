@@ -18,7 +18,7 @@ prepare() {
   local pip=("$PYTHON" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all:
     --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64
     --platform manylinux2014_x86_64)
-  "${pip[@]}" -d .gpu/wheels docstring-parser ftfy typeguard tyro wcwidth
+  "${pip[@]}" -d .gpu/wheels docstring-parser ftfy lemminflect typeguard tyro wcwidth
   "${pip[@]}" -d .gpu/opencv 'opencv-contrib-python-headless==4.10.0.84'
   "$PYTHON" -m zipfile -e .gpu/opencv/*.whl .gpu/opencv
   tar -C .gpu/opencv -cJf .gpu/opencv.tar.xz cv2 opencv_contrib_python_headless.libs

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
+import torch.nn.functional as F
 from gpu_inference import draw_photo, label_maps, structured_model
-from gpu_report import Figures, Report, Sizes
+from gpu_report import Figures, Report, Sizes, has_mini
 from safetensors.torch import load_file
 from torch import Tensor
 from training import random_model, random_pairs
@@ -25,19 +26,22 @@ from training import random_model, random_pairs
 from segclip.checkpoints import authors
 from segclip.checkpoints.clip_weights import our_name
 from segclip.checkpoints.loading import load
-from segclip.checkpoints.native import load_model
+from segclip.checkpoints.native import load_model, save_model
+from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
 from segclip.data.photos import paper_size, resize_photo
 from segclip.data.prepare import prepare
 from segclip.data.scenes import write_scenes
 from segclip.data.shards import Shards
 from segclip.data.sources.open import open_source
+from segclip.model.dense import HEADS
 from segclip.model.segclip import Noise, SegCLIP
 from segclip.segment.encoder import DType, Encoder
 from segclip.segment.protocols.paper import paper_scores
 from segclip.segment.segmenter import Segmenter
+from segclip.train.config import CacheConfig
 from segclip.train.optim import freeze
 from segclip.train.photo_batches import PairBatch, PairLearner
-from segclip.train.recipes import debug, paper
+from segclip.train.recipes import debug, mini, paper
 from segclip.train.run import train
 from segclip.train.step import backward
 from segclip.utils.processes import alone
@@ -46,6 +50,23 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 ABSOLUTE, RELATIVE = 1e-4, 1e-3  # tolerances: of arrays and losses; of gradients
 STEPS, BATCH = 4, 8  # of the run that is interrupted half-way
 LONGEST = 45  # seconds that the two processes may take
+# Photos inside scikit-image, with what is asked of them.
+LABELS = {
+    "chelsea": ["cat", "dog", "car", "boat"],
+    "coffee": ["cup", "saucer", "spoon", "table"],
+    "astronaut": ["person", "flag", "helmet", "space shuttle"],
+    "rocket": ["rocket", "tower", "sky"],
+}
+# Small towers: those that stay as they are, and one beside a CLIP.
+FROZEN = ModelConfig(
+    ImageConfig("dinov2", width=64, trunk_layers=1, region_layers=0, patch=14, side=56, position_grid=4),
+    TextConfig("sentence", width=64, layers=1, heads=1, context=32, vocabulary=BERT_VOCABULARY, adapter=64),
+    embed=64,
+    centers=4,
+    center_in_region=False,
+    decoder_layers=1,
+)
+AFFINITY = ImageConfig("dinov2", width=64, trunk_layers=1, region_layers=0, patch=8, side=56, position_grid=7)
 
 
 def check(report: Report, sizes: Sizes) -> None:
@@ -54,10 +75,13 @@ def check(report: Report, sizes: Sizes) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     report.measure("golden arrays", 10, partial(golden_arrays, sizes.device))
     report.measure("label maps", 20, partial(equal_label_maps, sizes))
+    report.measure("photos", 30, partial(equal_photos, sizes))
+    report.measure("heads", 10, partial(equal_heads, sizes))
     report.measure("training step", 15, partial(equal_step, sizes))
     with tempfile.TemporaryDirectory() as folder:
         report.measure("shards", 5, partial(write_shards, Path(folder)))
         report.measure("resume", 25, partial(resumes, sizes.device, Path(folder)))
+        report.measure("cached features", 60, partial(equal_cached, sizes.device, Path(folder)))
         report.measure("two processes", 30, partial(two_processes, Path(folder)))
 
 
@@ -129,6 +153,42 @@ def equal_label_maps(sizes: Sizes) -> Figures:
         found[f"{name} equal"] = share(own.cpu() == expected)
     found["bfloat16 of the CPU equal"] = share(label_maps(Encoder(model, "bfloat16"), windows, embeds) == expected)
     return found | {"passed": found["float32 equal"] >= 0.999, "bfloat16 within 1%": found["bfloat16 equal"] >= 0.99}
+
+
+def equal_photos(sizes: Sizes) -> Figures:
+    """What "open" finds in whole photos, as the CPU finds it in float32: share of equal pixels, presences."""
+    name, config = sizes.models[-1]
+    torch.manual_seed(0)
+    trained = name == "mini" and has_mini()
+    model = load("mini", "cpu") if trained else SegCLIP(config).eval()
+    plain = Segmenter(model)
+    photos = {photo: getattr(skimage.data, photo)() for photo in LABELS}
+    expected = {photo: plain.segment(pixels, LABELS[photo]) for photo, pixels in photos.items()}
+    found: Figures = {"weights": "mini" if trained else "random"}
+    dtypes: tuple[DType, ...] = ("float32", "bfloat16", "int8")
+    for dtype in dtypes:
+        segmenter = Segmenter(model, device=sizes.device, dtype=dtype)
+        own = {photo: segmenter.segment(pixels, LABELS[photo]) for photo, pixels in photos.items()}
+        pairs = [(own[photo], expected[photo]) for photo in photos]
+        found[dtype] = {
+            "equal": float(np.mean([(ours.labels == theirs.labels).mean() for ours, theirs in pairs])),
+            "presence": float(max(np.abs(ours.presence - theirs.presence).max() for ours, theirs in pairs)),
+        }
+    return found | {"passed": found["float32"]["equal"] >= 0.999 and found["float32"]["presence"] < RELATIVE}
+
+
+def equal_heads(sizes: Sizes) -> Figures:
+    """Regions of a plain CLIP by each dense head, and those of the CPU: the largest difference, as cosines."""
+    config = replace(sizes.paper, image=replace(sizes.paper.image, class_token=True), grouping="patches")
+    photo = torch.from_numpy(draw_photo(0, (config.image.side, config.image.side * 2)))[None]
+    found: Figures = {}
+    for head in HEADS:
+        torch.manual_seed(0)
+        model = SegCLIP(replace(config, head=head, affinity=AFFINITY if HEADS[head].affinity else None)).eval()
+        expected = Encoder(model)(photo).regions
+        own = Encoder(model.to(sizes.device))(photo.to(sizes.device)).regions
+        found[head] = difference(F.normalize(own.cpu(), dim=-1), F.normalize(expected, dim=-1))
+    return found | {"passed": max(found.values()) < ABSOLUTE}
 
 
 def equal_step(sizes: Sizes) -> Figures:
@@ -203,6 +263,21 @@ def resumes(device: str, folder: Path) -> Figures:
             "resumed": max(difference(third[key], value) for key, value in first.items()),
         }
     return found | {"passed": found["deterministic"]["resumed"] == 0}
+
+
+def equal_cached(device: str, folder: Path) -> Figures:
+    """A run of `mini`'s recipe over small frozen towers, on the CPU and here: the largest difference in its weights."""
+    save_model(SegCLIP(FROZEN).eval(), folder / "towers.safetensors")
+    config = replace(
+        mini(), init_from=str(folder / "towers.safetensors"), cache=CacheConfig(folder=str(folder / "features")),
+        steps=STEPS, batch=BATCH, precision="fp32", trackers=(), validate_every=100
+    )  # fmt: skip
+    run = partial(train, config, Shards(folder / "shards"))
+    theirs, own = (
+        load_model(run(folder / f"cached-{kind}", processes=alone(kind))).state_dict() for kind in ("cpu", device)
+    )
+    worst = max(difference(own[key], value) for key, value in theirs.items())
+    return {"weights": worst, "passed": worst < RELATIVE}
 
 
 @contextlib.contextmanager
