@@ -44,12 +44,13 @@ from segclip.train.resolve import resolve
 from segclip.train.run import build_stream, train
 from segclip.utils.processes import alone
 
-ALL = mini().losses
+ALL = {name: weight for name, weight in mini().losses.items() if weight}
 PAPER = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0}
 NO_CENTERS = "no centers"
 VARIANTS: dict[str, dict] = {
     "all": {},
     **{f"without {loss}": {"losses": {name: ALL[name] for name in ALL if name != loss}} for loss in ALL},
+    "with words and multiple_instance": {"losses": {**ALL, "words": 1.0, "multiple_instance": 2.0}},
     "the paper's losses, centers learn": {"losses": PAPER, "frozen": TOWERS},
     "contrastive alone": {"losses": {"contrastive": 1.0}},
     NO_CENTERS: {},

@@ -36,7 +36,15 @@ def mini() -> TrainConfig:
         batch=256,
         captions="one",
         crop_scale=(1.0, 1.0),  # captions are of whole photos
-        losses={"contrastive": 0.5, "reconstruction": 0.1, "retrieval": 8.0, "presence": 1.0},
+        losses={
+            "contrastive": 0.5,
+            "reconstruction": 0.1,
+            "retrieval": 8.0,
+            "presence": 1.0,
+            # In which words compete for a region: beside `retrieval` they blur where things are (docs/lab-notes.md).
+            "words": 0.0,
+            "multiple_instance": 0.0,
+        },
         soft_target_scale=12.0,
         # The centers stay where k-means put them: most of those that learn end up without a patch (docs/lab-notes.md).
         # So the superpixel loss, which moves patches between centers, is left out.

@@ -38,7 +38,7 @@ FEW = 10  # labels; among more, each must stand out further
 STEEPNESS = 2.0  # of presence around its bar, per deviation of the reference words
 TINY = 1e-6
 OUTSIDE = 1e4  # more than any two logits differ
-STEPS = 24  # of spreading; with the default `spread`, what would come later weighs 0.9^24 = 0.08 in all
+STEPS = 24  # of spreading; with the default `spread`, what would come later weighs 0.85^24 = 0.02 in all
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class OpenProtocol:
     patch_weight: float = 0.8
     absent: float = 0.7
     behind: float = 2.9
-    spread: float = 0.9
+    spread: float = 0.85
     power: float = 4.0
     level: float = 0.6
     superpixel_side: int = 480
