@@ -18,7 +18,7 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 from gpu_inference import draw_photo, label_maps, structured_model
-from gpu_report import Figures, Report, Sizes, has_mini
+from gpu_report import MINI, Figures, Report, Sizes, has_mini
 from safetensors.torch import load_file
 from torch import Tensor
 from training import random_model, random_pairs
@@ -27,7 +27,6 @@ from segclip.checkpoints import authors
 from segclip.checkpoints.clip_weights import our_name
 from segclip.checkpoints.loading import load
 from segclip.checkpoints.native import load_model, save_model
-from segclip.config import BERT_VOCABULARY, ImageConfig, ModelConfig, TextConfig
 from segclip.data.photos import paper_size, resize_photo
 from segclip.data.prepare import prepare
 from segclip.data.scenes import write_scenes
@@ -58,15 +57,15 @@ LABELS = {
     "rocket": ["rocket", "tower", "sky"],
 }
 # Small towers: those that stay as they are, and one beside a CLIP.
-FROZEN = ModelConfig(
-    ImageConfig("dinov2", width=64, trunk_layers=1, region_layers=0, patch=14, side=56, position_grid=4),
-    TextConfig("sentence", width=64, layers=1, heads=1, context=32, vocabulary=BERT_VOCABULARY, adapter=64),
+FROZEN = replace(
+    MINI,
+    image=replace(MINI.image, width=64, trunk_layers=1, side=56, position_grid=4),
+    text=replace(MINI.text, width=64, layers=1, heads=1, context=32),
     embed=64,
     centers=4,
-    center_in_region=False,
     decoder_layers=1,
 )
-AFFINITY = ImageConfig("dinov2", width=64, trunk_layers=1, region_layers=0, patch=8, side=56, position_grid=7)
+AFFINITY = FROZEN.image
 
 
 def check(report: Report, sizes: Sizes) -> None:
